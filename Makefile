@@ -1,0 +1,61 @@
+# make demo   the main job, end to end          make bench  native against onnxruntime
+# make test   lint, types, format and tests     make clean  forgets everything that was made
+# Each sets itself up from nothing in .venv; with no C++ compiler on the machine, the ziglang package serves.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.installed
+LIBRARY := runtime/_lib/librunnel.so
+CORE := $(wildcard runtime/build_core.py runtime/core/*.cc runtime/core/*.cpp runtime/core/*.h runtime/core/*.hpp)
+CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint format check-style types clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+setup: $(STAMP) $(if $(CORE),$(LIBRARY))
+
+$(STAMP): setup.py pyproject.toml $(wildcard tools/packaging/*.py)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "runnel needs Python 3.10 or newer; name one with: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(PY) || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+	@echo "installing runnel and its tools into $(VENV)"
+	@$(PIP) install 'setuptools>=77' $$($(PYTHON) tools/packaging/find_compiler.py)
+	@$(PIP) install -e '.[compiler,demo,test]'
+	@touch $@
+
+$(LIBRARY): $(STAMP) $(CORE)
+	@$(PY) setup.py --quiet build_core --inplace
+	@touch $@
+
+demo: setup
+	@$(PY) -m runnel.tools.demo
+
+bench: setup
+	@$(PY) -m runnel.tools.peers
+
+lint: setup check-style types
+
+check-style: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(if $(CXX_FILES),$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES))
+
+types: setup
+	$(PY) tools/packaging/check_types.py
+
+format: setup
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	$(if $(CXX_FILES),$(VENV)/bin/clang-format -i $(CXX_FILES))
+
+test: lint
+	$(PY) -m pytest -q
+
+clean:
+	rm -rf $(VENV) build dist runtime/_lib *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,51 @@
+"""runnel runs offline ONNX models as exact streams on small boards.
+
+The names below are imported when they are first used, so that ``import runnel.runtime`` needs numpy alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runnel.errors import BundleError, InputError, InternalError, Reason, Refused, RunnelError, StreamError
+    from runnel.runtime.program import load
+    from runnel.tools.build import compile_model as compile
+    from runnel.tools.build import inspect_model as inspect
+
+__all__ = [
+    "BundleError",
+    "InputError",
+    "InternalError",
+    "Reason",
+    "Refused",
+    "RunnelError",
+    "StreamError",
+    "compile",
+    "inspect",
+    "load",
+]
+
+_ELSEWHERE = {
+    "load": ("runnel.runtime.program", "load"),
+    "compile": ("runnel.tools.build", "compile_model"),
+    "inspect": ("runnel.tools.build", "inspect_model"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("runnel")
+    if name not in __all__:
+        raise AttributeError(f"module 'runnel' has no attribute '{name}'")
+    module, attribute = _ELSEWHERE.get(name, ("runnel.errors", name))
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

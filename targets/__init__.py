@@ -1,0 +1,1 @@
+"""Boards and chips: one TOML each, and the loader."""
