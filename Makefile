@@ -8,7 +8,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 LIBRARY := runtime/_lib/librunnel.so
-CORE := $(wildcard runtime/build_core.py runtime/core/*.cc runtime/core/*.cpp runtime/core/*.h runtime/core/*.hpp)
+RECIPE := $(wildcard runtime/build_core.py)
+CORE := $(shell find runtime/core -type f 2>/dev/null)
 CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
 export PYTHONNOUSERSITE := 1
 
@@ -18,7 +19,7 @@ export PYTHONNOUSERSITE := 1
 help:
 	@sed -n '1,3s/^# //p' Makefile
 
-setup: $(STAMP) $(if $(CORE),$(LIBRARY))
+setup: $(STAMP) $(if $(RECIPE),$(LIBRARY))
 
 $(STAMP): setup.py pyproject.toml $(wildcard tools/packaging/*.py)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -26,10 +27,10 @@ $(STAMP): setup.py pyproject.toml $(wildcard tools/packaging/*.py)
 	@test -x $(PY) || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 	@echo "installing runnel and its tools into $(VENV)"
 	@$(PIP) install 'setuptools>=77' $$($(PYTHON) tools/packaging/find_compiler.py)
-	@$(PIP) install -e '.[compiler,demo,test]'
+	@$(PIP) install --no-build-isolation -e '.[compiler,demo,test]'
 	@touch $@
 
-$(LIBRARY): $(STAMP) $(CORE)
+$(LIBRARY): $(STAMP) $(RECIPE) $(CORE)
 	@$(PY) setup.py --quiet build_core --inplace
 	@touch $@
 

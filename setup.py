@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Command, setup
+from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
@@ -60,7 +61,9 @@ class BuildCore(Command):
         return str(Path(self.build_lib or "build/lib") / "runnel" / LIBRARY)
 
     def get_source_files(self) -> list[str]:
-        sources = [p for p in (ROOT / "runtime" / "core").rglob("*") if p.suffix in (".cc", ".cpp", ".h", ".hpp", ".inc")]
+        sources = [
+            p for p in (ROOT / "runtime" / "core").rglob("*") if p.suffix in (".cc", ".cpp", ".h", ".hpp", ".inc")
+        ]
         return [str(p.relative_to(ROOT)) for p in sources]
 
     def get_outputs(self) -> list[str]:
@@ -73,19 +76,25 @@ class BuildCore(Command):
 class Build(build):
     sub_commands = [("build_core", None), *build.sub_commands]
 
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # a module that was deleted must not live on in a wheel
+        super().run()
+
+
+class PlatformDistribution(Distribution):
+    def has_ext_modules(self) -> bool:
+        return True
+
 
 class PlatformWheel(bdist_wheel):
     """One wheel for every Python 3 of a platform: the core is reached through ctypes, not through Python's C API."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
 setup(
+    distclass=PlatformDistribution,
     package_dir={"runnel": "runnel", **{f"runnel.{folder}": folder for folder in FOLDERS}},
     packages=packages(),
     package_data={"": DATA},

@@ -17,7 +17,9 @@ def main() -> int:
         stale.unlink()
     for source in [*(ROOT / "runnel").glob("*.py*"), *(ROOT / folder for folder in FOLDERS)]:
         (package / source.name).symlink_to(source)
-    return subprocess.run([sys.executable, "-m", "mypy", "-p", "runnel", *sys.argv[1:]], cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", "-p", "runnel", *sys.argv[1:]], cwd=ROOT, check=False
+    ).returncode
 
 
 if __name__ == "__main__":
