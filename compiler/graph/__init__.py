@@ -1,0 +1,1 @@
+"""Loading and normalising ONNX models."""

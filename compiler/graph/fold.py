@@ -1,0 +1,189 @@
+"""Constant folding, constant branches, dead code, and concrete shapes by running the model once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+from runnel.compiler.graph.model import Graph, Node, Port, _attribute, _constant
+from runnel.errors import InputError
+
+FOLD_LIMIT = 64 << 20
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def node_proto(node: Node) -> onnx.NodeProto:
+    """The node as ONNX."""
+    return helper.make_node(
+        node.op, node.inputs, node.outputs, name=node.name, domain=node.domain,
+        **{k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in node.attrs.items()},
+    )  # fmt: skip
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """An onnxruntime session with one thread, no graph rewriting beyond the basic, and no log on the terminal."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def fold(graph: Graph) -> None:
+    """Replace every node whose inputs are constants by its value, take constant If branches, drop dead nodes; in place."""
+    changed = True
+    while changed:
+        changed = False
+        pending: list[Node] = []
+        kept: list[Node] = []
+        known = set(graph.constants)
+        for node in graph.nodes:
+            if node.op == "Identity" and node.inputs[0] in known:
+                if node.inputs[0] in graph.constants:
+                    graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]]
+                    known.add(node.outputs[0])
+                    continue
+            if node.op == "If" and node.inputs[0] in graph.constants:
+                kept += _take_branch(graph, node)
+                changed = True
+                continue
+            is_constant = all(not i or i in known for i in node.inputs) and node.op not in _RANDOM
+            if is_constant and node.domain in ("", "ai.onnx") and not _has_subgraph(node):
+                pending.append(node)
+                known.update(node.outputs)
+            else:
+                kept.append(node)
+        if pending:
+            _evaluate(graph, pending)
+            changed = True
+        graph.nodes = kept
+        if not changed:
+            break
+    _drop_dead(graph)
+
+
+def _has_subgraph(node: Node) -> bool:
+    return any(isinstance(v, onnx.GraphProto) for v in node.attrs.values())
+
+
+def _take_branch(graph: Graph, node: Node) -> list[Node]:
+    branch = node.attrs["then_branch" if bool(np.asarray(graph.constants[node.inputs[0]]).reshape(-1)[0]) else "else_branch"]
+    prefix = f"{node.name}/"
+    inner = {o for n in branch.node for o in n.output} | {t.name for t in branch.initializer}
+    rename = {n: prefix + n for n in inner}
+    for out, name in zip(branch.output, node.outputs, strict=True):
+        if out.name in inner:
+            rename[out.name] = name
+    for tensor in branch.initializer:
+        graph.constants[rename[tensor.name]] = numpy_helper.to_array(tensor)
+    nodes = []
+    for proto in branch.node:
+        attrs = {a.name: _attribute(a) for a in proto.attribute}
+        outputs = [rename.get(o, o) for o in proto.output]
+        if proto.op_type == "Constant":
+            graph.constants[outputs[0]] = _constant(attrs)
+            continue
+        inputs = [rename.get(i, i) for i in proto.input]
+        nodes.append(Node(proto.op_type, prefix + proto.name, inputs, outputs, attrs, proto.domain))
+    for out, name in zip(branch.output, node.outputs, strict=True):
+        if out.name not in inner:
+            nodes.append(Node("Identity", prefix + name, [out.name], [name]))
+    return nodes
+
+
+def _evaluate(graph: Graph, nodes: list[Node]) -> None:
+    used = {i for n in nodes for i in n.inputs if i in graph.constants}
+    outputs = [o for n in nodes for o in n.outputs if o]
+    proto = helper.make_graph(
+        [node_proto(n) for n in nodes], "fold", [], [helper.make_empty_tensor_value_info(o) for o in outputs],
+        [numpy_helper.from_array(np.ascontiguousarray(graph.constants[i]), i) for i in sorted(used)],
+    )  # fmt: skip
+    model = helper.make_model(proto, opset_imports=graph.proto.opset_import, ir_version=min(graph.proto.ir_version, 10))
+    try:
+        values = session(model).run(outputs, {})
+    except Exception as error:
+        raise InputError(f"a constant part of {graph.name} cannot be evaluated: {str(error).splitlines()[0][:200]}.") from None
+    for name, value in zip(outputs, values, strict=True):
+        graph.constants[name] = np.asarray(value)
+
+
+def _drop_dead(graph: Graph) -> None:
+    needed = {p.name for p in graph.outputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            kept.append(node)
+            needed.update(i for i in node.inputs if i)
+            for value in node.attrs.values():
+                if isinstance(value, onnx.GraphProto):
+                    needed |= captured_names(value)
+    graph.nodes = kept[::-1]
+    graph.constants = {k: v for k, v in graph.constants.items() if k in needed}
+
+
+def captured_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a subgraph may read from the graph around it."""
+    names = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= captured_names(attribute.g)
+    return names
+
+
+def to_proto(graph: Graph, inputs: list[Port] | None = None, extra_outputs: list[str] | None = None) -> onnx.ModelProto:
+    """The normalised graph as ONNX again."""
+    ports = inputs if inputs is not None else graph.inputs
+    elem = {p.name: helper.np_dtype_to_tensor_dtype(np.dtype(p.dtype)) for p in [*ports, *graph.outputs]}
+    outs = [helper.make_tensor_value_info(p.name, elem[p.name], list(p.shape)) for p in graph.outputs]
+    outs += [helper.make_empty_tensor_value_info(n) for n in extra_outputs or [] if n not in {p.name for p in graph.outputs}]
+    proto = helper.make_graph(
+        [node_proto(n) for n in graph.nodes], "runnel",
+        [helper.make_tensor_value_info(p.name, elem[p.name], list(p.shape)) for p in ports], outs,
+        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in graph.constants.items()],
+    )  # fmt: skip
+    return helper.make_model(proto, opset_imports=graph.proto.opset_import, ir_version=max(8, min(graph.proto.ir_version, 10)))
+
+
+def concrete_ports(graph: Graph, axes: Mapping[str, int], length: int) -> list[Port]:
+    """The inputs with the time axis set to ``length``."""
+    ports = []
+    for p in graph.inputs:
+        shape = tuple(length if axes.get(p.name) == a else d for a, d in enumerate(p.shape))
+        ports.append(Port(p.name, p.dtype, shape))
+    return ports
+
+
+def probe_shapes(graph: Graph, axes: Mapping[str, int], lengths: list[int]) -> tuple[int, dict[str, tuple[tuple[int, ...], str]]]:
+    """Run the model once at the first of ``lengths`` that it takes; (length, {tensor: (shape, dtype)}).
+
+    Raises InputError with the model's own complaint when it takes none of them.
+    """
+    wanted = [o for n in graph.nodes for o in n.outputs if o]
+    complaint = ""
+    for length in lengths:
+        ports = concrete_ports(graph, axes, length)
+        for p in ports:
+            if not all(isinstance(d, int) for d in p.shape):
+                raise InputError(f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}.")
+        feeds = {p.name: np.zeros([int(d or 0) for d in p.shape], p.dtype) for p in ports}
+        for port in ports:
+            if port.dtype == "float32":
+                feeds[port.name] = np.random.default_rng(0).standard_normal(feeds[port.name].shape).astype(np.float32)
+        model = to_proto(graph, ports, wanted)
+        for out in model.graph.output:
+            if out.type.HasField("tensor_type"):
+                out.type.tensor_type.ClearField("shape")
+        try:
+            values = session(model).run(wanted, feeds)
+        except Exception as error:
+            complaint = str(error).splitlines()[0][:300]
+            continue
+        shapes = {n: (tuple(np.shape(v)), np.asarray(v).dtype.name) for n, v in zip(wanted, values, strict=True)}
+        if any(0 in s for s, _ in shapes.values()) and length != lengths[-1]:
+            continue
+        return length, shapes | {p.name: (tuple(int(d or 0) for d in p.shape), p.dtype) for p in ports}
+    raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}: {complaint}.")

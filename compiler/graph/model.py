@@ -1,0 +1,183 @@
+"""A normalised ONNX graph: plain nodes, folded constants, a known time axis, concrete shapes at one probing length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from runnel.compiler.graph.upgrade import upgrade_to_13
+from runnel.errors import InputError
+
+OLDEST_OPSET, NEWEST_OPSET = 7, 26
+RULES_OPSET = 13
+
+
+@dataclass(eq=False)
+class Node:
+    """One ONNX node. An absent optional input is an empty name."""
+
+    op: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or next((o for o in self.outputs if o), self.op)
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the model. shape: int, symbolic name (str) or None for each axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(eq=False)
+class Graph:
+    """nodes in topological order; constants by name; opset of the standard domain."""
+
+    name: str
+    nodes: list[Node]
+    constants: dict[str, np.ndarray]
+    inputs: list[Port]
+    outputs: list[Port]
+    opset: int
+    proto: onnx.ModelProto
+
+
+def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
+    """Read an ONNX model from a path, bytes or a proto. Raises InputError with one sentence when it is not usable."""
+    model, name = _read(source)
+    opset = _check_opsets(model, name)
+    try:
+        onnx.checker.check_model(model, full_check=False)
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}; export it again.") from None
+    if opset in (11, 12):
+        upgrade_to_13(model)
+        opset = RULES_OPSET
+    elif opset < RULES_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, RULES_OPSET)
+        except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
+            raise InputError(
+                f"{name} uses opset {opset} and could not be brought to opset {RULES_OPSET} "
+                f"({_first_line(error)}); export it with opset {RULES_OPSET} or newer."
+            ) from None
+        opset = RULES_OPSET
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return _from_proto(model, name, opset)
+
+
+def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    if isinstance(source, onnx.ModelProto):
+        return onnx.ModelProto.FromString(source.SerializeToString()), source.graph.name or "the model"
+    if isinstance(source, bytes):
+        name, data = "the model", source
+        folder = None
+    else:
+        path = Path(source)
+        name, folder = path.name, path.parent
+        try:
+            data = path.read_bytes()
+        except IsADirectoryError:
+            raise InputError(f"{path} is a folder; give the path of an .onnx file.") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}; check the path.") from None
+    if not data:
+        raise InputError(f"{name} is empty; it should be an ONNX model.")
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception:  # protobuf's DecodeError lives in a private module that differs between versions
+        raise InputError(f"{name} is not an ONNX file, or it is truncated; export or copy it again.") from None
+    if not model.graph.node and not model.graph.output:
+        raise InputError(f"{name} is not an ONNX file, or holds no graph; export or copy it again.")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        if folder is None:
+            raise InputError(f"{name} keeps its weights in other files; give its path, not its bytes.")
+        try:
+            onnx.load_external_data_for_model(model, str(folder))
+        except Exception as error:
+            raise InputError(f"the external weights of {name} cannot be read: {_first_line(error)}.") from None
+    return model, name
+
+
+def _check_opsets(model: onnx.ModelProto, name: str) -> int:
+    versions = {o.domain or "ai.onnx": o.version for o in model.opset_import}
+    opset = versions.get("ai.onnx")
+    if opset is None:
+        raise InputError(f"{name} does not say which opset it uses; it may be truncated. Export it again.")
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(
+            f"{name} uses opset {opset}; runnel reads {OLDEST_OPSET} to {NEWEST_OPSET}. Export it with opset 17, say."
+        )
+    return int(opset)
+
+
+def _from_proto(model: onnx.ModelProto, name: str, opset: int) -> Graph:
+    graph = model.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    nodes = []
+    for proto in graph.node:
+        attrs = {a.name: _attribute(a) for a in proto.attribute}
+        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+            constants[proto.output[0]] = _constant(attrs)
+            continue
+        nodes.append(Node(proto.op_type, proto.name, list(proto.input), list(proto.output), attrs, proto.domain))
+    inputs = [_port(v) for v in graph.input if v.name not in constants]
+    outputs = [_port(v) for v in graph.output]
+    if not inputs:
+        raise InputError(f"{name} has no inputs, so there is nothing to stream.")
+    return Graph(name, nodes, constants, inputs, outputs, opset, model)
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "RepeatedScalarContainer":
+        return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value]
+    return value
+
+
+def _constant(attrs: dict[str, Any]) -> np.ndarray:
+    if "value" in attrs:
+        return np.asarray(attrs["value"])
+    for key, dtype in (("value_float", np.float32), ("value_int", np.int64), ("value_floats", np.float32),
+                       ("value_ints", np.int64)):  # fmt: skip
+        if key in attrs:
+            return np.array(attrs[key], dtype)
+    return np.array(next(iter(attrs.values())))
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise InputError(f"'{value.name}' is a {kind}, not a tensor; runnel streams tensors.")
+    tensor = value.type.tensor_type
+    dims: list[int | str | None] = []
+    for d in tensor.shape.dim:
+        which = d.WhichOneof("value")
+        dims.append(d.dim_value if which == "dim_value" else (d.dim_param or None) if which else None)
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except (KeyError, TypeError):
+        raise InputError(f"'{value.name}' has an element type that runnel does not know.") from None
+    return Port(value.name, dtype, tuple(dims))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

@@ -1,0 +1,89 @@
+"""Which axis of which input is time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from runnel.compiler.graph.model import Graph, Port
+from runnel.errors import InputError
+
+BATCH_NAMES = {"batch", "batch_size", "batchsize", "n", "b", "bs", "nbatch", "num_batch"}
+
+
+def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | None) -> dict[str, int]:
+    """The time axis of each input that has one; batch axes are fixed to 1 in ``graph.inputs``.
+
+    named: the user's choice, by input name. window: in window mode the model's own fixed length of the axis.
+    Raises InputError where the choice is not clear.
+    """
+    _fix_batch(graph)
+    names = {p.name for p in graph.inputs}
+    if named:
+        axes = {}
+        for name, axis in named.items():
+            if name not in names:
+                raise InputError(f"time_axis names '{name}', but the model's inputs are {_quoted(names)}.")
+            rank = len(next(p for p in graph.inputs if p.name == name).shape)
+            if not -rank <= axis < rank:
+                raise InputError(f"time_axis {name}:{axis} is outside the input's {rank} axes.")
+            axes[name] = axis % rank
+        return axes
+    if window is not None:
+        return _window_axes(graph, window)
+    symbols: dict[str, list[tuple[str, int]]] = {}
+    for port in graph.inputs:
+        for axis, dim in enumerate(port.shape):
+            if not isinstance(dim, int):
+                symbols.setdefault(dim or f"?{port.name}:{axis}", []).append((port.name, axis))
+    if not symbols:
+        raise InputError(
+            "no input has a symbolic dimension, so the time axis is not clear; export the model with a symbolic time axis, "
+            "name it (--time-axis INPUT:AXIS), or compile it in window mode (--window W)."
+        )
+    if len(symbols) > 1:
+        listed = ", ".join(f"'{s}' ({i} axis {a})" for s, places in symbols.items() for i, a in places)
+        example = next(iter(symbols.values()))[0]
+        raise InputError(
+            f"there are {len(symbols)} candidate time axes: {listed}; say which one is time with "
+            f"--time-axis {example[0]}:{example[1]} (or time_axis={{'{example[0]}': {example[1]}}})."
+        )
+    places = next(iter(symbols.values()))
+    axes = dict(places)
+    if len(axes) != len(places):
+        raise InputError(
+            f"the symbolic dimension '{next(iter(symbols))}' stands on two axes of one input; a stream has one time axis."
+        )
+    return axes
+
+
+def _window_axes(graph: Graph, window: int) -> dict[str, int]:
+    axes = {}
+    for port in graph.inputs:
+        at = [a for a, d in enumerate(port.shape) if d == window or not isinstance(d, int)]
+        exact = [a for a in at if port.shape[a] == window]
+        at = exact if len(exact) == 1 else at
+        if len(at) == 1:
+            axes[port.name] = at[0]
+        elif len(at) > 1:
+            raise InputError(
+                f"{port.name} has {len(at)} axes that could be the window of {window} frames; "
+                f"say which with --time-axis {port.name}:{at[0]}."
+            )
+    if not axes:
+        shapes = ", ".join(f"{p.name} {list(p.shape)}" for p in graph.inputs)
+        raise InputError(f"no input has an axis of {window} frames ({shapes}); give the model's own window length.")
+    return axes
+
+
+def _fix_batch(graph: Graph) -> None:
+    for i, port in enumerate(graph.inputs):
+        if port.shape and isinstance(port.shape[0], str) and port.shape[0].lower() in BATCH_NAMES:
+            graph.inputs[i] = replace(port, shape=(1, *port.shape[1:]))
+        elif len(port.shape) > 1:
+            shape = tuple(1 if isinstance(d, str) and d.lower() in BATCH_NAMES - {"n", "b"} else d for d in port.shape)
+            graph.inputs[i] = Port(port.name, port.dtype, shape)
+
+
+def _quoted(names: set[str]) -> str:
+    return ", ".join(f"'{n}'" for n in sorted(names))

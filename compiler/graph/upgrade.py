@@ -1,0 +1,51 @@
+"""Opset 11 and 12 models in the form of opset 13: axes and sizes become inputs, softmax gets one axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from runnel.errors import InputError
+
+MOVED = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
+
+
+def upgrade_to_13(model: onnx.ModelProto) -> None:
+    """Rewrite in place. Raises InputError for a softmax over several axes, which opset 13 does not have."""
+    ranks = _ranks(model)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if (moved := MOVED.get(node.op_type)) is not None:
+            for attribute in list(node.attribute):
+                if attribute.name == moved:
+                    name = f"{node.output[0]}/{moved}"
+                    values = np.array(helper.get_attribute_value(attribute), np.int64)
+                    model.graph.initializer.append(numpy_helper.from_array(values, name))
+                    node.input.append(name)
+                    node.attribute.remove(attribute)
+        elif node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            rank = ranks.get(node.input[0])
+            if axis != -1 and rank is not None and axis % rank != rank - 1:
+                raise InputError(
+                    f"{node.op_type} '{node.name}' normalises over several axes at once (opset 12); export the model with opset 13."
+                )
+            if axis != -1 and rank is None:
+                raise InputError(f"the rank of the input of {node.op_type} '{node.name}' is not known; export with opset 13.")
+            for attribute in [a for a in node.attribute if a.name == "axis"]:
+                node.attribute.remove(attribute)
+            node.attribute.append(helper.make_attribute("axis", -1))
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = 13
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # inference is a help here, not a check: ranks it cannot give stay unknown
+        inferred = model.graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

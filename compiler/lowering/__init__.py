@@ -1,0 +1,1 @@
+"""From the stream graph to frame programs, kernels' groups and the plan."""

@@ -1,0 +1,70 @@
+"""The frame program: what one frame of a stream computes, with time removed from every shape.
+
+The streaming rewrite knows *when* a frame is made; this module's types say *what* is computed for it. A frame is the
+tensor of the model with its time axis taken out: ``[1, 64, T]`` becomes ``(1, 64)``. Nodes carry static shapes only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class FrameValue:
+    """One frame of a tensor, or a value inside a kernel. Compared by identity.
+
+    name: for messages only. shape: time removed, static. dtype: numpy name ("float32", "int64", "bool").
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, eq=False)
+class FrameNode:
+    """An operation on frames. ``inputs`` hold values or constants (numpy arrays, broadcast by numpy's rules).
+
+    ``op`` is one of the vocabulary in ``docs/kernels.md``. There is one output.
+    """
+
+    op: str
+    inputs: tuple[FrameValue | np.ndarray | None, ...]
+    output: FrameValue
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a kernel sees an input.
+
+    taps: frames of the input that one output frame reads (1: just a frame).
+    contiguous: the taps lie one after the other in memory, ``frame elements`` apart; else each has its own offset.
+    row_pitch: elements between the first tap of consecutive output rows, when several rows are made in one call.
+    """
+
+    taps: int = 1
+    contiguous: bool = False
+    row_pitch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Nodes that become one kernel: in order of evaluation, the last node makes the group's only output.
+
+    inputs: the values the group reads from memory, with their access.
+    rows: the row counts wanted beside 1 (a kernel for R rows makes R consecutive output frames), e.g. (4,).
+    out_row_pitch: elements between consecutive output rows.
+    """
+
+    nodes: tuple[FrameNode, ...]
+    inputs: dict[FrameValue, Access]
+    rows: tuple[int, ...] = ()
+    out_row_pitch: int = 0
+
+    @property
+    def output(self) -> FrameValue:
+        return self.nodes[-1].output

@@ -1,0 +1,361 @@
+"""From an offline graph to the stream graph: walks the nodes, applies each op's rule, collects every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+import onnx
+
+from runnel.compiler.graph.fold import captured_names, fold, probe_shapes
+from runnel.compiler.graph.model import Graph, Node, Port
+from runnel.compiler.graph.time_axis import find_time_axis
+from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.count import Count, CountTooLong
+from runnel.compiler.streaming.ir import (
+    STACKED,
+    Feedback,
+    Operand,
+    Pointwise,
+    Source,
+    Stream,
+    StreamFact,
+    StreamGraph,
+    StreamNode,
+    Tail,
+    Unfold,
+)
+from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, missing_rule
+from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
+from runnel.errors import InputError, InternalError, Reason, Refused
+
+PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 16]
+
+
+class Poisoned:
+    """The output of a node that was refused."""
+
+
+Value = Union[Stream, np.ndarray, Tail, Poisoned]
+
+
+class Analysis:
+    """The state of one walk. Rules read values and shapes from it and add stream nodes to it."""
+
+    def __init__(self, graph: Graph, axes: Mapping[str, int], window: tuple[int, int] | None) -> None:
+        self.graph = graph
+        self.axes = dict(axes)
+        self.window = window
+        self.nodes: list[StreamNode] = []
+        self.values: dict[str, Value] = dict(graph.constants)
+        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+        self.probe_length = 0
+        self.reasons: list[Reason] = []
+        self.current: Node | None = None
+        self._unfolded: dict[Stream, Stream] = {}
+
+    # What rules use -------------------------------------------------------------------------------------------------
+
+    def value(self, name: str) -> Value | None:
+        """The value of an input; None where the optional input is absent."""
+        return self.values[name] if name else None
+
+    def stream(self, node: Node, i: int = 0) -> Stream:
+        """Input i, which must be a stream."""
+        value = self.values[node.inputs[i]]
+        if isinstance(value, Tail):
+            raise Refusal(
+                "computes with frames that are known only at the end of the stream",
+                "make that value an output of the model and compute with it afterwards",
+            )
+        if not isinstance(value, Stream):
+            raise Refusal(f"expects data that depends on time as its input {i}", "fold the constant part before exporting")
+        return value
+
+    def constant(self, node: Node, i: int, what: str) -> np.ndarray | None:
+        """Input i as a constant, None if absent; refuses when it depends on time."""
+        if i >= len(node.inputs) or not node.inputs[i]:
+            return None
+        value = self.values[node.inputs[i]]
+        if not isinstance(value, np.ndarray):
+            raise Refusal(f"its {what} depends on time", f"export the model with a constant {what}")
+        return value
+
+    def emit(
+        self, node: Node, kind: type[StreamNode], inputs: Sequence[Operand], axis: int, final: Count, length: Count,
+        output: int = 0, shape: tuple[int | None, ...] | None = None, op: str | None = None, suffix: str = "", **fields: Any,
+    ) -> Stream:  # fmt: skip
+        """Add a stream node and return its output, whose shape comes from the probe unless given."""
+        name = node.outputs[output] + suffix
+        if shape is None:
+            probed, dtype = self.shapes[node.outputs[output]]
+            if axis != STACKED:
+                if probed[axis] != length(self.probe_length):
+                    raise InternalError(
+                        f"{node.op} '{node.name}': the rule says {length(self.probe_length)} frames for {self.probe_length} "
+                        f"input frames, the model makes {probed[axis]}; please report this model"
+                    )
+                shape = tuple(None if a == axis else d for a, d in enumerate(probed))
+            else:
+                shape = probed
+        else:
+            dtype = next(x.dtype for x in inputs if isinstance(x, Stream))
+        clock = next((x.fact.clock for x in inputs if isinstance(x, Stream)), "")
+        stream = Stream(name, shape, dtype, StreamFact(axis, final, length, clock))
+        made = kind(node.name, op or node.op, list(inputs), stream, **fields)
+        stream.node = made
+        self.nodes.append(made)
+        return stream
+
+    def pointwise(
+        self, node: Node, inputs: Sequence[Operand], axis: int, attrs: dict[str, Any] | None = None, output: int = 0,
+        op: str | None = None, suffix: str = "", shape: tuple[int | None, ...] | None = None,
+    ) -> Stream:  # fmt: skip
+        """A node whose output frame n needs frame n of its inputs only; refuses inputs of different lengths."""
+        streams = [x for x in inputs if isinstance(x, Stream)]
+        final, length = streams[0].fact.final, streams[0].fact.length
+        for other in streams[1:]:
+            if other.fact.length != length:
+                raise Refusal(
+                    f"its inputs have different lengths, {length} and {other.fact.length} frames for T input frames",
+                    "pad or slice them to the same length",
+                )
+            final = final.minimum_with(other.fact.final)
+        return self.emit(node, Pointwise, inputs, axis, final, length, output, shape, op, suffix,
+                         attrs=dict(node.attrs if attrs is None else attrs), domain=node.domain)  # fmt: skip
+
+    # Window mode ----------------------------------------------------------------------------------------------------
+
+    def stacked(self, x: Stream, node: Node) -> Stream:
+        """The whole window of x as one frame."""
+        if x.axis == STACKED:
+            return x
+        if x not in self._unfolded:
+            assert self.window is not None
+            width, hop = self.window
+            frames = x.fact.length(width)
+            step = x.fact.rate * hop
+            if step.denominator != 1:
+                raise Refusal(
+                    f"a hop of {hop} frames is not a whole number of frames here (the strides before it amount to "
+                    f"{x.fact.rate.denominator})",
+                    f"use a hop that is a multiple of {x.fact.rate.denominator}",
+                )
+            stride = int(step)
+            final = x.fact.final.affine(1, stride - frames, stride)
+            length = x.fact.length.affine(1, stride - frames, stride)
+            shape = tuple(frames if d is None else d for d in x.shape)
+            self._unfolded[x] = self.emit(
+                node, Unfold, [x], STACKED, final, length, shape=shape, op="Unfold", suffix=f"/{x.name}/window",
+                kernel=frames, stride=stride,
+            )  # fmt: skip
+        return self._unfolded[x]
+
+    # The walk -------------------------------------------------------------------------------------------------------
+
+    def add_source(self, port: Port, axis: int) -> None:
+        time = Count.time()
+        shape = port.shape if axis == STACKED else tuple(None if a == axis else d for a, d in enumerate(port.shape))
+        stream = Stream(port.name, shape, port.dtype, StreamFact(axis, time, time, port.name))  # type: ignore[arg-type]
+        stream.node = Source(port.name, "Source", [], stream)
+        self.nodes.append(stream.node)
+        self.values[port.name] = stream
+
+    def visit(self, node: Node) -> None:
+        """Apply the node's rule; a refusal is collected and its outputs are poisoned."""
+        inputs = [self.values[i] for i in _reads(node) if i in self.values]
+        if any(isinstance(v, Poisoned) for v in inputs):
+            self._poison(node)
+            return
+        self.current = node
+        try:
+            results = self._results(node, inputs)
+        except Refusal as refusal:
+            self.reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
+            self._poison(node)
+            return
+        except CountTooLong as error:
+            self.reasons.append(Reason(node.name, node.op, str(error), "use rates with a small common multiple"))
+            self._poison(node)
+            return
+        for name, result in zip(node.outputs, results, strict=False):
+            if name:
+                self.values[name] = result
+
+    def _results(self, node: Node, inputs: list[Value]) -> list[Value]:
+        streams = [v for v in inputs if isinstance(v, Stream)]
+        if node.op in SYMBOLIC_OPS and (node.op in ("Shape", "Size") or any(is_symbolic(v) for v in inputs)) and (
+            node.op in ("Shape", "Size") or not streams
+        ):
+            return [evaluate_symbolic(self, node)]
+        if not streams and not any(isinstance(v, Tail) for v in inputs):
+            if any(is_symbolic(v) for v in inputs):
+                raise Refusal("builds data from the length of the stream", "export the model without absolute positions or lengths")
+            return self._fold_one(node)
+        if streams and all(s.axis == STACKED for s in streams):
+            return self._stacked_node(node)
+        if any(s.axis == STACKED for s in streams):
+            for name in node.inputs:
+                value = self.values.get(name)
+                if isinstance(value, Stream):
+                    self.values[name] = self.stacked(value, node)
+            return self._stacked_node(node)
+        if node.domain not in ("", "ai.onnx") or node.op not in RULES:
+            if self.window is not None and node.domain in ("", "ai.onnx"):
+                return self._as_window(node, missing_rule(node.op))
+            raise missing_rule(node.op)
+        try:
+            return RULES[node.op](self, node)
+        except MixesTime as refusal:
+            if self.window is None:
+                raise
+            return self._as_window(node, refusal)
+
+    def _as_window(self, node: Node, refusal: Refusal) -> list[Value]:
+        saved = {}
+        for name in node.inputs:
+            value = self.values.get(name)
+            if isinstance(value, Stream):
+                saved[name] = value
+                self.values[name] = self.stacked(value, node)
+        try:
+            return self._stacked_node(node)
+        finally:
+            self.values.update(saved)
+
+    def _stacked_node(self, node: Node) -> list[Value]:
+        operands: list[Operand] = []
+        for name in node.inputs:
+            value = self.value(name)
+            if is_symbolic(value) or isinstance(value, Tail):
+                raise Refusal("uses the length of the stream inside a window", "export the model with fixed shapes")
+            operands.append(value)  # type: ignore[arg-type]
+        results: list[Value] = []
+        for i, name in enumerate(node.outputs):
+            results.append(self.pointwise(node, operands, STACKED, output=i) if name else Poisoned())
+        if len([o for o in node.outputs if o]) > 1:
+            for i, result in enumerate(results):
+                if isinstance(result, Stream):
+                    assert isinstance(result.node, Pointwise)
+                    result.node.attrs["runnel.output"] = i
+        return results
+
+    def _fold_one(self, node: Node) -> list[Value]:
+        small = Graph(
+            self.graph.name, [node], {i: v for i in node.inputs if isinstance(v := self.values.get(i), np.ndarray)}, [],
+            [Port(o, "float32", ()) for o in node.outputs if o], self.graph.opset, self.graph.proto,
+        )  # fmt: skip
+        fold(small)
+        return [small.constants[o] if o else Poisoned() for o in node.outputs]
+
+    def _poison(self, node: Node) -> None:
+        for name in node.outputs:
+            if name:
+                self.values[name] = Poisoned()
+
+
+def analyse(
+    graph: Graph,
+    *,
+    time_axis: Mapping[str, int] | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+    states: Mapping[str, str] | None = None,
+    initial: Mapping[str, np.ndarray] | None = None,
+) -> StreamGraph:
+    """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
+
+    Raises Refused with every reason at once, InputError where the time axis is not clear or the model does not run.
+    """
+    fold(graph)
+    if states:
+        axes = {p.name: STACKED for p in graph.inputs}
+    else:
+        axes = find_time_axis(graph, time_axis, window)
+    analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None)
+    early = _ops_without_rule(graph, axes) if window is None and not states else []
+    lengths = [window] if window is not None else [1] if states else PROBE_LENGTHS
+    probe_axes = {} if states else axes
+    try:
+        analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths)
+    except InputError:
+        if early:
+            raise Refused(early) from None
+        raise
+    feedback = {inp: out for out, inp in (states or {}).items()}
+    for port in graph.inputs:
+        if port.name in feedback:
+            _add_feedback(analysis, port, feedback[port.name], (initial or {}).get(port.name))
+        elif port.name in axes:
+            analysis.add_source(port, axes[port.name])
+        else:
+            raise InputError(
+                f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}=…)."
+            )
+    for node in graph.nodes:
+        analysis.visit(node)
+    outputs = _outputs(analysis, graph, set(states or {}))
+    if analysis.reasons:
+        raise Refused(analysis.reasons)
+    inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
+    result = StreamGraph(graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window)
+    return result
+
+
+def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:
+    time = Count.time()
+    shape = tuple(int(d) for d in port.shape if isinstance(d, int))
+    if initial is not None and tuple(initial.shape) != shape:
+        raise InputError(f"the initial value of '{port.name}' has shape {list(initial.shape)}; the model needs {list(shape)}.")
+    driver = next(p.name for p in analysis.graph.inputs if p.name != port.name)
+    stream = Stream(port.name, shape, port.dtype, StreamFact(STACKED, time, time, driver))
+    stream.node = Feedback(port.name, "Feedback", [], stream, source=source, initial=initial)
+    analysis.nodes.append(stream.node)
+    analysis.values[port.name] = stream
+
+
+def _outputs(analysis: Analysis, graph: Graph, state_outputs: set[str]) -> dict[str, Stream | Tail]:
+    outputs: dict[str, Stream | Tail] = {}
+    for port in graph.outputs:
+        value = analysis.values.get(port.name)
+        node = Node("Output", port.name, [port.name], [port.name])
+        if isinstance(value, Stream):
+            if analysis.window is not None:
+                try:
+                    value = analysis.stacked(value, node)
+                except Refusal as refusal:
+                    analysis.reasons.append(Reason(port.name, "Output", refusal.reason, refusal.remedy))
+                    continue
+            outputs[port.name] = value
+        elif isinstance(value, Tail):
+            outputs[port.name] = value
+        elif not isinstance(value, Poisoned):
+            analysis.reasons.append(
+                Reason(port.name, "Output", "does not depend on the input frames", "drop this output from the model")
+            )
+    return outputs
+
+
+def _ops_without_rule(graph: Graph, axes: Mapping[str, int]) -> list[Reason]:
+    tainted = set(axes)
+    reasons = []
+    for node in graph.nodes:
+        if not tainted.intersection(_reads(node)):
+            continue
+        if node.op in ("Shape", "Size"):
+            continue
+        tainted.update(o for o in node.outputs if o)
+        if node.op not in RULES or node.domain not in ("", "ai.onnx"):
+            refusal = missing_rule(node.op)
+            reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
+    return reasons
+
+
+def _reads(node: Node) -> list[str]:
+    """The node's inputs and whatever its subgraphs read from outside."""
+    names = [i for i in node.inputs if i]
+    for value in node.attrs.values():
+        if isinstance(value, onnx.GraphProto):
+            names += sorted(captured_names(value))
+    return names

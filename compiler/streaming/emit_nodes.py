@@ -1,0 +1,204 @@
+"""How each kind of stream node is written in the portable form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runnel.compiler.streaming.emit import Builder, Chunk
+from runnel.compiler.streaming.ir import (
+    STACKED,
+    Feedback,
+    Pointwise,
+    Recurrent,
+    Shift,
+    Source,
+    Stream,
+    StreamNode,
+    Tail,
+    Unfold,
+    Upsample,
+    Window,
+)
+
+
+def emit_node(b: Builder, node: StreamNode, chunks: dict[Stream, Chunk]) -> Chunk:
+    """Write the node; returns what a call carries of its output."""
+    if isinstance(node, Source):
+        return Chunk(node.output.name, 0, b.frames_of(node.output))
+    if isinstance(node, Feedback):
+        shape = node.output.frame_shape
+        b.add_state(node.output.name, node.source, shape, node.output.dtype, 0.0 if node.initial is None else node.initial)
+        return Chunk(node.output.name, 0, 1)
+    if isinstance(node, Pointwise):
+        return _pointwise(b, node, chunks)
+    x = node.streams[0]
+    writer = {Window: _window, Upsample: _upsample, Shift: _shift, Recurrent: _recurrent, Unfold: _unfold}[type(node)]
+    return writer(b, node, x, chunks[x])  # type: ignore[operator]
+
+
+def _pointwise(b: Builder, node: Pointwise, chunks: dict[Stream, Chunk]) -> Chunk:
+    delay = max(chunks[s].delay for s in node.streams)
+    names: list[str] = []
+    for operand in node.inputs:
+        if operand is None:
+            names.append("")
+        elif isinstance(operand, Stream):
+            names.append(b.delayed(operand, chunks[operand], delay).name)
+        else:
+            names.append(b.constant(operand))
+    frames = chunks[node.streams[0]].frames
+    attrs = dict(node.attrs)
+    if node.op in ("Reshape", "Expand") and node.output.axis != STACKED:
+        shape = attrs.pop("shape")
+        names = [names[0], b.constant([frames if d is None else d for d in shape])]
+        attrs.pop("allowzero", None)
+    while names and not names[-1]:
+        names.pop()
+    index = attrs.pop("runnel.output", None)
+    if index is None:
+        return Chunk(b.node(node.op, names, b.fresh(node.output.name), node.domain, **attrs), delay, frames)
+    outputs = [b.fresh(node.output.name) if i == index else "" for i in range(index + 1)]
+    if not all(outputs):
+        outputs = [o or b.fresh("unused") for o in outputs]
+    from onnx import helper
+
+    b.nodes.append(helper.make_node(node.op, names, outputs, name=outputs[index], domain=node.domain, **attrs))
+    return Chunk(outputs[index], delay, frames)
+
+
+def _reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,
+             padded: bool, hint: str) -> tuple[str, int]:  # fmt: skip
+    """The input frames of ``frames`` windows and the delay of the output."""
+    delay = max(0, -(-(chunk.delay + span - stride - left) // stride))
+    past = stride * delay + left - chunk.delay
+    name = b.masked(x, chunk, fill) if padded else chunk.name
+    whole = b.history(x, name, chunk.frames, past, fill, hint)
+    have, need = chunk.frames + past, stride * (frames - 1) + span
+    return (b.slice(whole, 0, need, x.axis) if have > need else whole), delay
+
+
+def _window(b: Builder, node: Window, x: Stream, chunk: Chunk) -> Chunk:
+    frames = b.frames_of(node.output)
+    padded = node.left > 0 or node.right > 0
+    name, delay = _reading(
+        b, x, chunk, node.left, node.stride, node.span, frames, node.fill, padded, f"window.{node.output.name}"
+    )
+    names = [name, *("" if w is None else b.constant(w) for w in node.inputs[1:] if not isinstance(w, Stream))]
+    while not names[-1]:
+        names.pop()
+    return Chunk(b.node(node.op, names, b.fresh(node.output.name), **node.attrs), delay, frames)
+
+
+def _unfold(b: Builder, node: Unfold, x: Stream, chunk: Chunk) -> Chunk:
+    name, delay = _reading(b, x, chunk, 0, node.stride, node.kernel, 1, 0.0, False, f"window.{node.output.name}")
+    return Chunk(name, delay, 1)
+
+
+def _upsample(b: Builder, node: Upsample, x: Stream, chunk: Chunk) -> Chunk:
+    frames, past = b.frames_of(node.output), node.taps - 1
+    whole = b.history(x, b.masked(x, chunk, 0.0), chunk.frames, past, 0.0, f"upsample.{node.output.name}")
+    names = [whole, *("" if w is None else b.constant(w) for w in node.inputs[1:] if not isinstance(w, Stream))]
+    while not names[-1]:
+        names.pop()
+    full = b.node("ConvTranspose", names, **node.attrs)
+    name = b.slice(full, node.stride * past, node.stride * past + frames, x.axis)
+    return Chunk(name, node.stride * chunk.delay + node.crop, frames)
+
+
+def _shift(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
+    if node.mode != "constant":
+        return _mirror(b, node, x, chunk)
+    if node.pads:
+        chunk = Chunk(b.masked(x, chunk, node.fill), chunk.delay, chunk.frames)
+    late = -node.offset - chunk.delay
+    if late > 0:
+        whole = b.history(x, chunk.name, chunk.frames, late, node.fill, f"shift.{node.output.name}")
+        chunk = Chunk(b.slice(whole, 0, chunk.frames, x.axis), chunk.delay + late, chunk.frames)
+    return Chunk(chunk.name, chunk.delay + node.offset, chunk.frames)
+
+
+def _mirror(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
+    """Reflect and edge pads: frames are picked by number from the recent past."""
+    left, right, rate = node.left, node.right or 0, x.fact.rate
+    reflect = node.mode == "reflect"
+    delay = chunk.delay + (left if reflect else 0)
+    past = 2 * (left + right) if reflect else left + right
+    whole = b.history(x, chunk.name, chunk.frames, past, 0.0, f"pad.{node.output.name}")
+    number = b.node("Sub", [b.numbers(rate, delay, chunk.frames), b.constant(left)])
+    last = b.node("Sub", [b.length(x.fact.length), b.constant(1)])
+    if reflect:
+        number = b.node("Abs", [number])
+        over = b.node("Sub", [b.node("Mul", [last, b.constant(2)]), number])
+        number = b.node("Min", [number, over])
+    else:
+        number = b.node("Min", [b.node("Max", [number, b.constant(0)]), last])
+    first = b.start(rate, chunk.delay + past)
+    place = b.node("Sub", [number, first])
+    place = b.node("Min", [b.node("Max", [place, b.constant(0)]), b.constant(chunk.frames + past - 1)])
+    return Chunk(b.node("Gather", [whole, place], axis=x.axis), delay, chunk.frames)
+
+
+def _bounds(b: Builder, x: Stream, chunk: Chunk) -> tuple[str, str]:
+    """Scalars: where in the chunk the stream's own frames begin and end."""
+    start = b.start(x.fact.rate, chunk.delay)
+    n, zero = b.constant(chunk.frames), b.constant(0)
+    low = b.node("Min", [b.node("Max", [b.node("Neg", [start]), zero]), n])
+    high = b.node("Min", [b.node("Max", [b.node("Sub", [b.length(x.fact.length), start]), zero]), n])
+    return low, high
+
+
+def _recurrent(b: Builder, node: Recurrent, x: Stream, chunk: Chunk) -> Chunk:
+    weights = [None if not isinstance(w, np.ndarray) else w for w in node.inputs[1:4]]
+    recurrence = weights[1]
+    assert recurrence is not None
+    hidden = recurrence.shape[2]
+    shape = (1, 1, hidden)
+    kinds = ["h", "c"] if node.op == "LSTM" else ["h"]
+    initial = [v if isinstance(v, np.ndarray) else 0.0 for v in node.inputs[4 : 4 + len(kinds)]]
+    ports = [b.state(f"{k}.{node.output.name}", shape, x.dtype, v) for k, v in zip(kinds, initial, strict=True)]
+    name, lengths, back = chunk.name, "", ""
+    if not b.steady:
+        low, high = _bounds(b, x, chunk)
+        count = b.node("Max", [b.node("Sub", [high, low]), b.constant(0)])
+        if chunk.frames > 1 and chunk.delay > 0:
+            last, zero, steps = b.constant(chunk.frames - 1), b.constant(0), b.constant(np.arange(chunk.frames))
+            forth = b.node("Min", [b.node("Add", [steps, low]), last])
+            back = b.node("Max", [b.node("Sub", [steps, low]), zero])
+            name = b.node("Gather", [name, forth], axis=0)
+        any_frames = b.node("Less", [b.constant(0), count])
+        at_least_one = b.node("Max", [count, b.constant(1)])
+        lengths = b.node("Reshape", [b.node("Cast", [at_least_one], to=6), b.constant([1])])
+    from onnx import helper
+
+    y = b.fresh(node.output.name)
+    finals = [b.fresh(k) for k in kinds]
+    names = [name, *("" if w is None else b.constant(w) for w in weights), lengths, *(p[0] for p in ports)]
+    attrs = {k: v for k, v in node.attrs.items() if k not in ("layout",)}
+    b.nodes.append(helper.make_node(node.op, names, [y, *finals], name=y, **attrs))
+    for (state, out), final in zip(ports, finals, strict=True):
+        if b.steady:
+            b.node("Identity", [final], out)
+        else:
+            b.node("Where", [any_frames, final, state], out)
+    if back:
+        y = b.node("Gather", [y, back], axis=0)
+    return Chunk(y, chunk.delay, chunk.frames)
+
+
+def emit_tail(b: Builder, name: str, tail: Tail, chunk: Chunk) -> list[int]:
+    """The last frames so far, as an output; returns its shape."""
+    x = tail.stream
+    shape = tuple(tail.start if d is None else d for d in x.shape)
+    state, out = b.state(f"tail.{name}", shape, x.dtype, 0.0)
+    whole = b.node("Concat", [state, chunk.name], axis=x.axis)
+    _, high = _bounds(b, x, chunk)
+    first = b.node("Reshape", [high, b.constant([1])])
+    last = b.node("Add", [first, b.constant([tail.start])])
+    recent = b.slice(whole, first, last, x.axis, out)
+    kept = b.slice(recent, 0, tail.start - tail.stop, x.axis)
+    dims = [tail.start - tail.stop if d is None else d for d in x.shape]
+    if tail.squeeze:
+        kept = b.node("Squeeze", [kept, b.constant(list(tail.squeeze))])
+        dims = [d for i, d in enumerate(dims) if i not in tail.squeeze]
+    b.node("Identity", [kept], name)
+    return dims

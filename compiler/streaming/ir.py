@@ -1,0 +1,211 @@
+"""The stream graph: tensors with what they mean in time, and nodes that say how frames are made from frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Union
+
+import numpy as np
+
+from runnel.compiler.streaming.count import Count
+
+STACKED = -1
+"""The axis of a tensor whose frames are whole tensors: windows, and the steps of a model that brings its own state."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamFact:
+    """What a tensor is in time.
+
+    axis: its time axis, or STACKED. final(t): after t input frames, how many of its first frames have values that cannot change
+    any more. length(T): how many frames it has for an input of T. clock: the input that drives it.
+    """
+
+    axis: int
+    final: Count
+    length: Count
+    clock: str = ""
+
+    @cached_property
+    def made(self) -> Count:
+        """After t input frames: how many frames are final and certain to exist. A longer input never has fewer."""
+        return self.final.minimum_with(self.length.affine(1, 0))
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per input frame."""
+        return self.length.rate or self.final.rate
+
+    def due(self, n: int) -> int:
+        """The number of input frames after which frame n is final."""
+        return self.made.first(n)
+
+    @cached_property
+    def hold(self) -> int:
+        """Start-up frames that come late, in one burst."""
+        first = int(np.argmax(self.made.values > 0)) if (self.made.values > 0).any() else 0
+        return max(0, self.made(first) - 1) if self.made(0) == 0 else 0
+
+
+@dataclass(eq=False)
+class Stream:
+    """A tensor of the stream graph. shape: None at the time axis (nowhere when stacked). dtype: numpy name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    fact: StreamFact
+    node: StreamNode | None = None
+
+    @property
+    def axis(self) -> int:
+        return self.fact.axis
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape with time removed."""
+        return tuple(d for d in self.shape if d is not None)
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name} {self.shape})"
+
+
+Operand = Union[Stream, np.ndarray, None]
+
+
+@dataclass(eq=False)
+class StreamNode:
+    """How ``output`` is made. name: the ONNX node it comes from."""
+
+    name: str
+    op: str
+    inputs: list[Operand]
+    output: Stream
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [x for x in self.inputs if isinstance(x, Stream)]
+
+
+@dataclass(eq=False)
+class Source(StreamNode):
+    """An input of the model."""
+
+
+@dataclass(eq=False)
+class Pointwise(StreamNode):
+    """Frame n of the output needs frame n of each input and nothing else. The ONNX op with its attributes as they were.
+
+    target: for Reshape and Expand, the output's shape with None at the time axis.
+    """
+
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+
+@dataclass(eq=False)
+class Window(StreamNode):
+    """Conv, MaxPool or AveragePool over time: frame n reads frames stride·n - left + dilation·k, k < kernel.
+
+    Frames outside the input read as ``fill``. time: which spatial axis is time. spatial_*: the attributes with the entries of
+    time as they were in the model (kernel, stride, dilation) and pads of time zero.
+    """
+
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    left: int = 0
+    right: int = 0
+    fill: float = 0.0
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def span(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+
+@dataclass(eq=False)
+class Upsample(StreamNode):
+    """ConvTranspose over time: y[n] = sum of w[k]·x[j] with n + crop = stride·j + dilation·k."""
+
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    crop: int = 0
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def span(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def taps(self) -> int:
+        """Input frames that one block of ``stride`` output frames reads."""
+        return -(-self.span // self.stride)
+
+
+@dataclass(eq=False)
+class Shift(StreamNode):
+    """y[n] = x[n + offset]; outside x by mode: "constant" (fill), "reflect" or "edge". A slice or a pad of the time axis."""
+
+    offset: int = 0
+    left: int = 0
+    right: int | None = 0
+    fill: float = 0.0
+    mode: str = "constant"
+
+    @property
+    def pads(self) -> bool:
+        return self.left > 0 or self.right is None or self.right > 0
+
+
+@dataclass(eq=False)
+class Recurrent(StreamNode):
+    """GRU, LSTM or RNN along time. inputs: x, W, R, B or None, initial h or None, initial c or None. The output is Y."""
+
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Unfold(StreamNode):
+    """y[n] = frames stride·n … stride·n + kernel - 1 of x, as one stacked frame (window mode)."""
+
+    kernel: int = 1
+    stride: int = 1
+
+
+@dataclass(eq=False)
+class Feedback(StreamNode):
+    """A state that the model brings itself: frame n is frame n - 1 of another tensor (named by ``source``), first ``initial``."""
+
+    source: str = ""
+    initial: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """Frames [-start, -stop) of a tensor, counted from the end: known only when the stream ends."""
+
+    stream: Stream
+    start: int
+    stop: int = 0
+    squeeze: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class StreamGraph:
+    """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode."""
+
+    name: str
+    inputs: list[Stream]
+    outputs: dict[str, Stream | Tail]
+    nodes: list[StreamNode]
+    opset: int
+    window: tuple[int, int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [n.output for n in self.nodes]

@@ -1,0 +1,62 @@
+"""The rule registry: one rule an op, no default rule. A rule turns a node into stream nodes or refuses with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Node
+    from runnel.compiler.streaming.analysis import Analysis, Value
+
+Rule = Callable[["Analysis", "Node"], "list[Value]"]
+RULES: dict[str, Rule] = {}
+
+
+class Refusal(Exception):
+    """Why a node cannot stream exactly, and what to do about it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+class MixesTime(Refusal):
+    """The node mixes frames in a way that only a fixed window defines."""
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register the function as the rule of these ops of the standard domain."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            if op in RULES:
+                raise ValueError(f"two rules for {op}")
+            RULES[op] = function
+        return function
+
+    return register
+
+
+WITHOUT_RULE = {
+    "ReverseSequence": ("reverses time, as a bidirectional recurrence does, and so needs the whole future", "train or export the model with forward recurrence only"),
+    "InstanceNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch statistics"),
+    "GroupNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch statistics"),
+    "GlobalAveragePool": ("averages over the whole of time", "use window mode (--window W) for a fixed-window classifier"),
+    "GlobalMaxPool": ("takes the maximum over the whole of time", "use window mode (--window W) for a fixed-window classifier"),
+    "TopK": ("orders values over time", "use window mode (--window W)"),
+    "NonZero": ("has an output whose length depends on the data", "remove it from the exported graph"),
+    "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
+    "Scan": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
+    "Range": ("makes a table of positions", "export the model without absolute positions"),
+    "Resize": ("resamples the time axis", "use a transposed convolution"),
+    "CumSum": ("accumulates over time", "export the model without it"),
+}  # fmt: skip
+
+
+def missing_rule(op: str) -> Refusal:
+    """The refusal of an op that has no rule."""
+    reason, remedy = WITHOUT_RULE.get(
+        op, ("has no streaming rule, and no rule means no guess", "express it with supported ops (docs/coverage.md)")
+    )
+    return Refusal(reason, remedy)

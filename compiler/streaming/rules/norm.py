@@ -1,0 +1,76 @@
+"""Normalisation, reductions and softmax over axes that are not time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Node
+    from runnel.compiler.streaming.analysis import Analysis, Value
+
+REDUCTIONS = (
+    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin",
+)  # fmt: skip
+
+
+@rule("BatchNormalization")
+def batch_normalization(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    if node.attrs.get("training_mode") or any(node.outputs[1:]):
+        raise Refusal("is in training mode and normalises by the batch", "export the model in inference mode")
+    if x.axis == 1:
+        raise Refusal("has another scale for every frame", "move the time axis off axis 1 before it")
+    parameters = [a.constant(node, i, "parameter") for i in range(1, 5)]
+    return [a.pointwise(node, [x, *parameters], x.axis)]
+
+
+@rule("LayerNormalization", "RMSNormalization")
+def layer_normalization(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    axis = int(node.attrs.get("axis", -1)) % len(x.shape)
+    if any(node.outputs[1:]):
+        raise Refusal("gives its statistics as outputs", "export the model in inference mode")
+    if x.axis >= axis:
+        raise MixesTime("normalises over time", "normalise over channels only")
+    scale, bias = (a.constant(node, i, "parameter") for i in (1, 2))
+    for parameter in (scale, bias):
+        at = x.axis - (len(x.shape) - (parameter.ndim if parameter is not None else 0))
+        if parameter is not None and at >= 0 and parameter.shape[at] != 1:
+            raise Refusal("has another scale for every frame", "export the model without absolute positions")
+    return [a.pointwise(node, [x, scale, bias], x.axis)]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
+def softmax(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    if int(node.attrs.get("axis", -1)) % len(x.shape) == x.axis:
+        raise MixesTime("normalises over the whole of time", "attention over time needs a causal or sliding mask")
+    return [a.pointwise(node, [x], x.axis)]
+
+
+@rule(*REDUCTIONS)
+def reduction(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    rank = len(x.shape)
+    if node.op in ("ArgMax", "ArgMin"):
+        axes = [int(node.attrs.get("axis", 0)) % rank]
+        given: np.ndarray | None = None
+    else:
+        given = a.constant(node, 1, "list of axes")
+        listed = node.attrs.get("axes", given)
+        if listed is None and not node.attrs.get("noop_with_empty_axes"):
+            listed = list(range(rank))
+        axes = [int(v) % rank for v in (listed if listed is not None else [])]
+    if x.axis in axes:
+        raise MixesTime(
+            "reduces over the whole of time, so its value is known only at the end",
+            "use window mode (--window W) for a fixed-window classifier",
+        )
+    keep = bool(node.attrs.get("keepdims", 1))
+    axis = x.axis if keep else x.axis - sum(v < x.axis for v in axes)
+    return [a.pointwise(node, [x] if given is None else [x, given], axis)]

@@ -1,0 +1,167 @@
+"""Ops that move axes: transpose, reshape, squeeze, and slices, pads and joins off the time axis."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.ir import Stream
+from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.rules.elementwise import broadcast_axis
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Node
+    from runnel.compiler.streaming.analysis import Analysis, Value
+
+
+@rule("Transpose")
+def transpose(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    perm = node.attrs.get("perm") or list(range(len(x.shape)))[::-1]
+    return [a.pointwise(node, [x], list(perm).index(x.axis), attrs={"perm": list(perm)})]
+
+
+@rule("Unsqueeze", "Squeeze")
+def squeeze(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    listed = node.attrs.get("axes", a.constant(node, 1, "list of axes"))
+    rank = len(x.shape)
+    if listed is None:
+        axes = [i for i, d in enumerate(x.shape) if d == 1]
+    else:
+        axes = [int(v) for v in np.asarray(listed).reshape(-1)]
+    if node.op == "Squeeze":
+        axes = [v % rank for v in axes]
+        if x.axis in axes:
+            raise MixesTime("removes the time axis", "use window mode (--window W)")
+        axis = x.axis - sum(v < x.axis for v in axes)
+    else:
+        axes = sorted(v % (rank + len(axes)) for v in axes)
+        axis = x.axis
+        for v in axes:
+            axis += v <= axis
+    return [a.pointwise(node, [x, np.array(axes, np.int64)], axis, attrs={})]
+
+
+@rule("Reshape", "Flatten")
+def reshape(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    if node.op == "Flatten":
+        at = int(node.attrs.get("axis", 1))
+        at = at + len(x.shape) if at < 0 else at
+        before = [d for d in x.shape[:at]]
+        target: list[Any] = [-1, prod(d for d in x.shape[at:] if d)] if None in before else [prod(d for d in before if d), -1]
+        if None not in before and None not in x.shape[at:]:
+            target = [prod(d for d in before if d), prod(d for d in x.shape[at:] if d)]
+    else:
+        value = a.value(node.inputs[1])
+        if not isinstance(value, np.ndarray):
+            raise Refusal("takes its shape from data", "export the model with fixed shapes")
+        target = list(value.reshape(-1))
+        if not node.attrs.get("allowzero"):
+            target = [x.shape[i] if not isinstance(d, Count) and d == 0 else d for i, d in enumerate(target)]
+    shape = place_time(a, x, target)
+    return [a.pointwise(node, [x], shape.index(None), attrs={"shape": shape}, op="Reshape")]
+
+
+def place_time(a: Analysis, x: Stream, target: list[Any]) -> list[int | None]:
+    """The target with None where the time axis comes to stand; refuses reshapes that fold time with other axes."""
+    before, after = prod(d for d in x.shape[: x.axis] if d), prod(d for d in x.shape[x.axis + 1 :] if d)
+    length = x.fact.length if a.window is None else x.fact.length(a.window[0])
+    known = [d for d in target if d is not None and d != length and not (not isinstance(d, Count) and d == -1)]
+    for at in range(len(target)):
+        d = target[at]
+        if not (d is None or d == length or (not isinstance(d, Count) and d == -1)):
+            continue
+        rest = [v for i, v in enumerate(target) if i != at]
+        if any(isinstance(v, Count) or v is None for v in rest):
+            continue
+        rest = [int(v) for v in rest]
+        if -1 in rest:
+            others = prod(v for v in rest if v != -1)
+            rest = [before * after // others if v == -1 and others else v for v in rest]
+        if prod(rest[:at]) == before and prod(rest[at:]) == after:
+            return [*rest[:at], None, *rest[at:]]
+    raise MixesTime(
+        f"folds time together with other axes (from {_show(x)} to {[str(d) for d in known] and [str(d) for d in target]})",
+        "keep time as an axis of its own",
+    )
+
+
+def _show(x: Stream) -> str:
+    return str(["T" if d is None else d for d in x.shape])
+
+
+@rule("Expand")
+def expand(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    value = a.value(node.inputs[1])
+    if not isinstance(value, np.ndarray):
+        raise Refusal("takes its shape from data", "export the model with fixed shapes")
+    target = list(value.reshape(-1))
+    rank = max(len(target), len(x.shape))
+    target = [1] * (rank - len(target)) + target
+    axis = rank - len(x.shape) + x.axis
+    if not (target[axis] == 1 or target[axis] == x.fact.length):
+        raise MixesTime("repeats along time", "export the model with broadcasting instead")
+    if any(isinstance(d, Count) for i, d in enumerate(target) if i != axis):
+        raise MixesTime("repeats a frame along time", "export the model with broadcasting instead")
+    shape = [None if i == axis else int(d) for i, d in enumerate(target)]
+    return [a.pointwise(node, [x], axis, attrs={"shape": shape})]
+
+
+@rule("Gather")
+def gather(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    indices = a.constant(node, 1, "list of indices")
+    assert indices is not None
+    axis = int(node.attrs.get("axis", 0)) % len(x.shape)
+    if axis == x.axis:
+        raise MixesTime("picks frames by number", "slice time instead of gathering")
+    return [a.pointwise(node, [x, indices], x.axis + (indices.ndim - 1 if axis < x.axis else 0))]
+
+
+@rule("Split")
+def split(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    axis = int(node.attrs.get("axis", 0)) % len(x.shape)
+    if axis == x.axis:
+        raise MixesTime("splits time into parts", "slice time instead of splitting it")
+    size = x.shape[axis]
+    assert size is not None
+    given = node.attrs.get("split", a.constant(node, 1, "list of sizes"))
+    if given is None:
+        parts = len(node.outputs)
+        each = -(-size // parts)
+        sizes = [each] * (parts - 1) + [size - each * (parts - 1)]
+    else:
+        sizes = [int(v) for v in np.asarray(given).reshape(-1)]
+    results: list[Value] = []
+    start = 0
+    for i, width in enumerate(sizes):
+        bounds = [np.array([v], np.int64) for v in (start, start + width, axis)]
+        results.append(a.pointwise(node, [x, *bounds], x.axis, attrs={}, op="Slice", output=i))
+        start += width
+    return results
+
+
+@rule("Concat")
+def concat(a: Analysis, node: Node) -> list[Value]:
+    from runnel.compiler.streaming.rules.time import concat_time
+
+    operands = [v if isinstance(v := a.value(n), np.ndarray) else a.stream(node, i) for i, n in enumerate(node.inputs)]
+    rank = len(operands[0].shape)
+    axis = int(node.attrs.get("axis", 0)) % rank
+    streams = [x for x in operands if isinstance(x, Stream)]
+    if axis in {x.axis for x in streams}:
+        return concat_time(a, node, operands, axis)
+    time = broadcast_axis([x for x in operands if isinstance(x, Stream)], rank)
+    for x in operands:
+        if isinstance(x, np.ndarray) and x.shape[time] != 1:
+            raise MixesTime("joins frames with a constant table", "export the model without absolute positions")
+        if isinstance(x, np.ndarray):
+            raise Refusal("joins a constant of one frame to a stream", "add the constant in the layer after it")
+    return [a.pointwise(node, list(operands), time)]
