@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16000
-WINDOW = 512
-HOP = 256
-BINS = WINDOW // 2 + 1
+from .constants import BINS, HOP, WINDOW
+
 CHANNELS = 72
 HIDDEN = 112
 POWER_FLOOR = 1e-8
@@ -29,7 +27,7 @@ LOOKAHEAD_SAMPLES = LOOKAHEAD_FRAMES * HOP + WINDOW - 1
 
 
 def sqrt_hann(length: int = WINDOW) -> Tensor:
-    """Periodic square-root Hann window; its square overlap-adds to one at half-window hops. Returns (length,) float32."""
+    """Periodic square-root Hann window, (length,) float32; its square overlap-adds to one at half-window hops."""
     return torch.hann_window(length, periodic=True, dtype=torch.float64).sqrt().float()
 
 
