@@ -1,1 +1,6 @@
 """The .rnl writer."""
+
+from runnel.compiler.bundle.checksum import crc32c
+from runnel.compiler.bundle.write import ALIGNMENT, MANIFEST_KEYS, SCHEMA, SEGMENT_BYTES, program_hash, write_bundle
+
+__all__ = ["ALIGNMENT", "MANIFEST_KEYS", "SCHEMA", "SEGMENT_BYTES", "crc32c", "program_hash", "write_bundle"]

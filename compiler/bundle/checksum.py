@@ -23,7 +23,7 @@ def _table() -> Words:
 
 @cache
 def _advance(length: int) -> Words:
-    """What ``length`` zero bytes do to a register, as four tables of 256 (the map is linear over bits): (4, 256) uint32."""
+    """What ``length`` zero bytes do to a register; the map is linear over bits, so four tables do: (4, 256) uint32."""
     if length == 1:
         register = np.arange(256, dtype=np.uint32)[None, :] << (8 * np.arange(4, dtype=np.uint32))[:, None]
         return cast(Words, (register >> 8) ^ _table()[register & 255])
