@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from runnel.compiler.bundle.checksum import crc32c
-from runnel.errors import InputError, InternalError
+from runnel.errors import InternalError
+from runnel.files import replacing
 
 SCHEMA = 1
 ALIGNMENT = 64 * 1024
@@ -43,7 +42,7 @@ def write_bundle(
     """
     complete = _complete(manifest, entries)
     text = json.dumps(complete, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    with _replacing(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         pads = 0
         for name, payload in {MANIFEST: text.encode(), **entries}.items():
             pads += _align(archive, file, name, len(payload), pads)
@@ -130,32 +129,3 @@ def _align(archive: zipfile.ZipFile, file: BinaryIO, name: str, size: int, pads:
 def _store(archive: zipfile.ZipFile, name: str, payload: Payload) -> None:
     with archive.open(_entry(name, len(payload)), "w") as entry:
         entry.write(payload)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its name at the end; on any exception, Ctrl-C too, it is removed."""
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder; name a file for the bundle, such as {path / 'model.rnl'}.")
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"the bundle '{path}' cannot be written: {error.strerror}; choose another folder.") from error
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fchmod(handle, 0o666 & ~_umask())
-            os.fsync(handle)
-        os.replace(name, path)
-    except BaseException as error:
-        os.unlink(name)
-        if isinstance(error, OSError):
-            raise InputError(f"the bundle '{path}' cannot be written: {error.strerror}.") from error
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

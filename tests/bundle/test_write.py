@@ -130,7 +130,7 @@ def test_nothing_half_written_stays(
     def fail(*_: object) -> None:
         raise interruption
 
-    monkeypatch.setattr("runnel.compiler.bundle.write.os.fsync", fail)
+    monkeypatch.setattr("runnel.files.os.fsync", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(interruption, KeyboardInterrupt) else InputError):
         write_bundle(path, manifest(), ENTRIES)
     assert [p.name for p in tmp_path.iterdir()] == ["m.rnl"]
@@ -140,5 +140,5 @@ def test_nothing_half_written_stays(
 def test_a_folder_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file or directory"):
         write_bundle(tmp_path / "no" / "m.rnl", manifest(), ENTRIES)
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="not a file"):
         write_bundle(tmp_path, manifest(), ENTRIES)
