@@ -1,0 +1,81 @@
+"""Measures steps on one thread; several backends take turns, so that a busy machine troubles all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runnel.tools.measure import Timing, one_cpu, resident_bytes, summary
+
+Array = NDArray[Any]
+SECONDS = 2.0  # of steps for each backend, where their number is not given
+LEAST_STEPS, MOST_STEPS = 50, 100_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one backend."""
+
+    backend: str
+    chunk_frames: int
+    timing: Timing
+    state_bytes: int
+    resident_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        facts = {name: getattr(self, name) for name in ("backend", "chunk_frames", "state_bytes", "resident_bytes")}
+        return {**facts, "timing": self.timing.to_dict()}
+
+
+def noise(program: Any, frames: int) -> Any:
+    """Frames of quiet noise for every input, by name where there are several."""
+    random = np.random.default_rng(0)
+    values: dict[str, Array] = {}
+    for port in program.inputs:
+        shape = [frames if size is None else size for size in port.shape]
+        dtype = np.dtype(port.dtype)
+        quiet = random.standard_normal(shape) * 0.1
+        values[port.name] = quiet.astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+    return values if len(values) > 1 else next(iter(values.values()))
+
+
+def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5) -> list[Row]:
+    """Steps of ``chunk`` frames on each of ``programs``, by backend, pinned to one CPU, after a warm-up.
+
+    steps: how many for each backend in all (None: as many as SECONDS take).
+    """
+    streams = {backend: program.stream() for backend, program in programs.items()}
+    inputs = {backend: noise(program, chunk) for backend, program in programs.items()}
+    taken: dict[str, list[float]] = {backend: [] for backend in programs}
+    with one_cpu():
+        each = {b: _steps_each(streams[b], inputs[b], steps, rounds) for b in programs}
+        for _ in range(rounds):
+            for backend, stream in streams.items():
+                taken[backend] += _time(stream, inputs[backend], each[backend])
+    rows = []
+    for backend, program in programs.items():
+        timing = summary(taken[backend], len(taken[backend]) * chunk, program.rate)
+        rows.append(Row(backend, chunk, timing, program.state_bytes, resident_bytes()))
+    return rows
+
+
+def _steps_each(stream: Any, chunk: Any, steps: int | None, rounds: int) -> int:
+    """Warm a stream up; how many steps each round shall take."""
+    warm = _time(stream, chunk, LEAST_STEPS)
+    if steps is None:
+        steps = int(np.clip(SECONDS / max(float(np.median(warm)), 1e-9), LEAST_STEPS, MOST_STEPS))
+    return max(1, steps // rounds)
+
+
+def _time(stream: Any, chunk: Any, steps: int) -> list[float]:
+    taken = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        stream.push(chunk)
+        taken.append(time.perf_counter() - start)
+    return taken

@@ -1,0 +1,52 @@
+"""Measure a bundle on one thread: real-time factor, time per step, memory, state."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import runnel
+from runnel.errors import InputError
+from runnel.tools import terminal
+from runnel.tools.bench import Row, measure
+from runnel.tools.units import frame_count, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="the bundle, m.rnl")
+    parser.add_argument("--backend", default="native", help="native (default), onnxruntime, or both with a comma")
+    parser.add_argument("--chunk", metavar="N", help="frames of a step, or a time such as 10ms (default: the hop)")
+    parser.add_argument("--steps", type=positive, default=None, help="steps (default: as many as 2 s take)")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
+
+
+def main(args: argparse.Namespace) -> int:
+    backends = args.backend.split(",")
+    programs = {backend: runnel.load(args.bundle, backend=backend) for backend in backends}
+    first = programs[backends[0]]
+    if any(port.axis is None for port in first.inputs):
+        raise InputError("bench feeds inputs with a time axis; this model has others, so measure it from Python.")
+    chunk = frame_count(args.chunk, first.rate, "--chunk") if args.chunk else first.hop
+    rows = measure(programs, chunk, args.steps, args.rounds)
+    if args.json:
+        print(json.dumps([row.to_dict() for row in rows], indent=1))
+    else:
+        print(f"{args.bundle}: {terminal.frames(chunk, first.rate)} a step, one thread")
+        print(_table(rows))
+    return 0
+
+
+def _table(rows: list[Row]) -> str:
+    head = ["backend", "p50", "p99", "p99.9", "steps/s", "RTF", "state", "RSS"]
+    cells = []
+    for row in rows:
+        t = row.timing
+        times = [terminal.duration(v) for v in (t.p50, t.p99, t.p999)]
+        rtf = "-" if t.rtf is None else f"{t.rtf:.4f}"
+        memory = [terminal.size(row.state_bytes), terminal.size(row.resident_bytes)]
+        cells.append([row.backend, *times, f"{t.steps_per_second:.0f}", rtf, *memory])
+    text = terminal.table(head, cells)
+    if len(rows) == 2:
+        ratio = rows[0].timing.p50 / rows[1].timing.p50
+        text += f"\na step of {rows[0].backend} takes {ratio:.2f} of one of {rows[1].backend} (p50)"
+    return text

@@ -1,0 +1,117 @@
+"""Stream an input through a bundle in chunks, as a microphone would deliver it, and say what it took."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import runnel
+from runnel.errors import InputError
+from runnel.runtime.io import Sink, open_sink, open_source
+from runnel.tools import terminal
+from runnel.tools.measure import Outputs, Timing, by_name, drive
+from runnel.tools.units import frame_count, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="the bundle, m.rnl")
+    parser.add_argument(
+        "--in", dest="source", required=True, metavar="URI", help="wav:PATH, npy:PATH, or - (PCM s16le)"
+    )
+    parser.add_argument(
+        "--out", dest="sinks", action="append", default=[], metavar="[OUTPUT=]URI",
+        help="where an output goes (the first one, unless named); may be given for each output",
+    )  # fmt: skip
+    parser.add_argument("--backend", default="native", help="native (default) or onnxruntime")
+    parser.add_argument("--chunk", metavar="N", help="frames, a time such as 10ms, or all (default: 10ms, or the hop)")
+    parser.add_argument(
+        "--rate", type=positive, metavar="HZ", help="the rate of raw PCM, or of what does not say its own"
+    )
+    parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
+    parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
+
+
+def main(args: argparse.Namespace) -> int:
+    program = runnel.load(args.bundle, backend=args.backend)
+    timed = [port for port in program.inputs if port.axis is not None]
+    if len(timed) != 1 or len(program.inputs) != 1:
+        known = ", ".join(port.name for port in program.inputs)
+        raise InputError(f"run feeds one input and this model has {known}; push arrays from Python, by input name.")
+    source = open_source(args.source, timed[0], program.rate, args.rate, args.on_nonfinite)
+    rate = program.rate or source.rate
+    if args.realtime and rate is None:
+        raise InputError("--realtime needs the rate of the input; give --rate.")
+    chunk = _chunk(args.chunk, rate, program.hop)
+    with ExitStack() as stack:
+        sinks: dict[str, Sink] = {}
+        for text in args.sinks:
+            port, uri = _named_output(text, program.outputs)
+            if port.name in sinks:
+                raise InputError(f"output '{port.name}' is given two places; name one.")
+            sinks[port.name] = stack.enter_context(open_sink(uri, port, rate))
+
+        def emit(values: Outputs) -> None:
+            arrays = by_name(values, program.outputs)
+            for name, sink in sinks.items():
+                if name in arrays:
+                    sink.write(arrays[name])
+
+        stream = program.stream(on_nonfinite=args.on_nonfinite)
+        timing = drive(stream, source.chunks(chunk), timed[0].axis or 0, rate, emit, args.realtime)
+    notes = source.notes + [note for sink in sinks.values() for note in sink.notes]
+    page = sys.stderr if "-" in [text.rpartition("=")[2] for text in args.sinks] else sys.stdout
+    facts = _facts(program, args.backend, rate, chunk, timing, notes)
+    print(json.dumps(facts, indent=1) if args.json else _text(facts, timing, rate), file=page)
+    return 0
+
+
+def _chunk(text: str | None, rate: int | None, hop: int) -> int | None:
+    if text == "all":
+        return None
+    if text is not None:
+        return frame_count(text, rate, "--chunk")
+    return rate // 100 if rate is not None and rate >= 1000 else hop
+
+
+def _named_output(text: str, outputs: Any) -> tuple[Any, str]:
+    name, equals, uri = text.partition("=")
+    for port in outputs:
+        if equals and port.name == name:
+            return port, uri
+    return outputs[0], text
+
+
+def _facts(
+    program: Any, backend: str, rate: int | None, chunk: int | None, timing: Timing, notes: list[str]
+) -> dict[str, Any]:
+    return {
+        "backend": backend,
+        "rate": rate,
+        "chunk_frames": chunk,
+        "hop": program.hop,
+        "latency_frames": program.latency_frames,
+        "latency_ms": None if rate is None else 1000 * program.latency_frames / rate,
+        "state_bytes": program.state_bytes,
+        "timing": timing.to_dict(),
+        "notes": notes,
+    }
+
+
+def _text(facts: dict[str, Any], timing: Timing, rate: int | None) -> str:
+    span = "" if rate is None else f", {timing.frames / rate:.2f} s"
+    chunk = "all at once" if facts["chunk_frames"] is None else terminal.frames(facts["chunk_frames"], rate)
+    rows = {"input": f"{timing.frames} frames{span}, in {timing.steps} steps of {chunk}"}
+    if facts["notes"]:
+        rows["notes"] = " ".join(note[0].upper() + note[1:] for note in facts["notes"])
+    rows["backend"] = facts["backend"]
+    if timing.rtf is not None:
+        rows["real-time factor"] = f"{timing.rtf:.4f} ({1 / max(timing.rtf, 1e-12):.0f} times faster than real time)"
+    rows["step"] = f"p50 {terminal.duration(timing.p50)}, p99 {terminal.duration(timing.p99)}"
+    rows["look-ahead"] = terminal.frames(facts["latency_frames"], rate)
+    rows["state"] = terminal.size(facts["state_bytes"])
+    if timing.deadline_misses is not None:
+        rows["deadline misses"] = str(timing.deadline_misses)
+    return terminal.pairs(rows)

@@ -1,0 +1,39 @@
+"""Replay the examples that a bundle brings, in several chunkings, and compare with what the offline model gave."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from runnel.tools import terminal
+from runnel.tools.golden import verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="the bundle, m.rnl")
+    parser.add_argument("--backend", default="native", help="native (default), onnxruntime, or both with a comma")
+
+
+def main(args: argparse.Namespace) -> int:
+    results: list[dict[str, Any]] = []
+    for backend in args.backend.split(","):
+        results += verify(args.bundle, backend)
+    good = all(result["ok"] for result in results)
+    if args.json:
+        print(json.dumps({"ok": good, "results": results}, indent=1))
+        return 0 if good else 1
+    rows = [
+        [
+            r["backend"],
+            r["output"],
+            r["chunking"],
+            f"{r['error']:.2e}",
+            f"{r['tolerance']:.0e}",
+            "yes" if r["ok"] else "NO",
+        ]
+        for r in results
+    ]
+    print(terminal.table(["backend", "output", "chunking", "error of range", "allowed", "holds"], rows, left=3))
+    print("verified: the stream gives what the offline model gives" if good else "NOT verified: see the rows marked NO")
+    return 0 if good else 1

@@ -1,0 +1,41 @@
+"""The options that inspect and compile share: how a model is read, and what is asked of its stream."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from runnel.errors import InputError
+from runnel.tools.units import frame_count, named, named_axis, positive
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="the ONNX model")
+    parser.add_argument("--target", default="host", help="what it shall run on; see runnel targets (default: host)")
+    parser.add_argument("--hop", metavar="N", help="the most frames of one step: frames, or a time such as 10ms")
+    parser.add_argument("--rate", type=positive, metavar="HZ", help="frames a second of the input, for figures in time")
+    parser.add_argument(
+        "--time-axis", type=named_axis, action="append", default=[], metavar="INPUT:AXIS",
+        help="which axis is time, where that is not clear; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--window", metavar="W", help="window mode: the model's answer for the last W frames")
+    parser.add_argument("--mode", choices=("exact", "reuse"), default="exact", help="how windows share work (exact)")
+    parser.add_argument(
+        "--state", type=named, action="append", default=[], metavar="OUTPUT:INPUT",
+        help="a state that the model brings itself; may be repeated",
+    )  # fmt: skip
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of runnel.compile and runnel.inspect for parsed arguments."""
+    if args.mode != "exact" and args.window is None:
+        raise InputError(f"--mode {args.mode} is about windows; give --window too.")
+    return {
+        "target": args.target,
+        "hop": None if args.hop is None else frame_count(args.hop, args.rate, "--hop"),
+        "rate": args.rate,
+        "time_axis": dict(args.time_axis) or None,
+        "window": None if args.window is None else frame_count(args.window, args.rate, "--window"),
+        "mode": args.mode,
+        "state": dict(args.state) or None,
+    }

@@ -1,0 +1,158 @@
+"""The proof: what a bundle computes, against the offline model, where it runs. DESIGN 3.2 says what equal means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from runnel.compiler.graph.fold import session
+from runnel.errors import InternalError
+from runnel.runtime.program import Program, Stream, load
+
+TOLERANCE = 1e-5
+LOOSEST = 1e-4
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input of the offline model and what the model makes of it. axis: of time in each input."""
+
+    inputs: Arrays
+    outputs: Arrays
+    frames: int
+
+
+class Offline:
+    """The offline model on whole recordings. window: (W, H) to run it on every window and stack the results."""
+
+    def __init__(self, model: onnx.ModelProto, axes: dict[str, int], window: tuple[int, int] | None) -> None:
+        self.session = session(model)
+        self.axes, self.window = axes, window
+        self.names = [o.name for o in self.session.get_outputs()]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The model's outputs. Raises whatever onnxruntime raises for a length that the model does not take."""
+        if self.window is None:
+            return dict(zip(self.names, self.session.run(None, inputs), strict=True))
+        width, hop = self.window
+        frames = min(x.shape[self.axes[n]] for n, x in inputs.items())
+        results = []
+        for start in range(0, frames - width + 1, hop):
+            part = {n: np.take(x, range(start, start + width), axis=self.axes[n]) for n, x in inputs.items()}
+            results.append(self.session.run(None, part))
+        return {n: np.stack([r[i] for r in results]) for i, n in enumerate(self.names)}
+
+
+def stepwise(model: onnx.ModelProto, states: dict[str, str], initial: Arrays, inputs: Arrays) -> Arrays:
+    """A model that brings its own states ({output: input}), called frame by frame; inputs are stacked on a leading axis."""
+    run = session(model)
+    names = [o.name for o in run.get_outputs()]
+    carried = dict(initial)
+    results = []
+    for n in range(len(next(iter(inputs.values())))):
+        values = dict(zip(names, run.run(None, {k: x[n] for k, x in inputs.items()} | carried), strict=True))
+        carried = {inp: values[out] for out, inp in states.items()}
+        results.append(values)
+    return {name: np.stack([r[name] for r in results]) for name in names}
+
+
+def play(stream: Stream, inputs: Arrays, axes: dict[str, int], chunks: Sequence[int]) -> Arrays:
+    """Push the inputs in chunks and flush; the outputs, concatenated along time."""
+    frames = min(x.shape[axes[n]] for n, x in inputs.items())
+    pieces: list[Arrays] = []
+    start = 0
+    turn = 0
+    while start < frames:
+        size = min(chunks[turn % len(chunks)], frames - start)
+        part = {n: np.take(x, range(start, start + size), axis=axes[n]) for n, x in inputs.items()}
+        pieces.append(_named(stream, stream.push(part)))
+        start += size
+        turn += 1
+    pieces.append(_named(stream, stream.flush()))
+    outputs = {o.name: max(o.axis, 0) for o in stream.program.outputs}
+    return {n: np.concatenate([p[n] for p in pieces], axis=a) for n, a in outputs.items()}
+
+
+def _named(stream: Stream, result: Any) -> Arrays:
+    return result if isinstance(result, dict) else {stream.program.outputs[0].name: result}
+
+
+def deviation(got: Arrays, expected: Arrays) -> float:
+    """The largest difference, of the expected output's range (at least 1e-6); infinite for a wrong shape or a NaN."""
+    worst = 0.0
+    for name, right in expected.items():
+        have = got[name]
+        if have.shape != right.shape:
+            return float("inf")
+        if not right.size:
+            continue
+        if right.dtype.kind != "f":
+            worst = max(worst, float((have != right).any()))
+            continue
+        scale = max(float(np.abs(right).max()), 1e-6)
+        difference = np.abs(have.astype(np.float64) - right)
+        worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
+    return worst
+
+
+def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list[int]]:
+    """Ways to cut a recording: frame by frame (short ones), a prime, at random, whole."""
+    prime = next(p for p in (7, 13, 101, 499, 1009, 4999) if p > hop or p == 4999)
+    plans = {
+        "prime": [prime],
+        "random": [int(n) for n in rng.integers(1, max(3 * hop, 3), 64)],
+        "whole": [max(frames, 1)],
+    }
+    if frames <= 20000:
+        plans["frame by frame"] = [1]
+    return plans
+
+
+def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Sequence[str],
+          progress: Callable[[str, float | None], None] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Run every case on every backend and chunking; the proof for the manifest. Raises InternalError when one differs."""
+    rng = np.random.default_rng(1)
+    record: dict[str, Any] = {
+        "tolerance": TOLERANCE,
+        "frames": [c.frames for c in cases],
+        "where": "this machine",
+        "error": {},
+    }
+    for backend in backends:
+        program = load(path, backend=backend, poison=True)
+        worst = 0.0
+        for i, case in enumerate(cases):
+            first: Arrays | None = None
+            for name, plan in chunkings(case.frames, program.hop, rng).items():
+                if progress:
+                    progress(f"proving {backend}", (i + 0.5) / len(cases))
+                got = play(program.stream(), case.inputs, axes, plan)
+                worst = max(worst, deviation(got, case.outputs))
+                if first is not None and any(got[n].tobytes() != first[n].tobytes() for n in got):
+                    raise InternalError(
+                        f"the {backend} backend's output depends on how the input is cut ({name}); please report this model"
+                    )
+                first = first or got
+        record["error"][backend] = worst
+    limit = max(TOLERANCE, min(4 * record["error"].get("onnxruntime", 0.0), LOOSEST))
+    record["limit"] = limit
+    record["chunkings"] = ["frame by frame", "prime", "random", "whole"]
+    record["not_covered"] = "other lengths, other inputs, other machines"
+    for backend, worst in record["error"].items():
+        if not worst <= limit:
+            raise InternalError(
+                f"the {backend} backend differs from the offline model by {worst:.2g} of the output's range (limit {limit:.2g}); "
+                "no bundle was written; please report this model"
+            )
+    return record
+
+
+def outputs_of(program: Program) -> list[str]:
+    """Names, in the model's order."""
+    return [o.name for o in program.outputs]

@@ -1,0 +1,51 @@
+"""Numbers of frames as a person gives them: ``160``, ``10ms``, ``0.5s``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from fractions import Fraction
+
+from runnel.errors import InputError
+
+_SECONDS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
+
+
+def frame_count(text: str, rate: int | None, option: str) -> int:
+    """Frames of ``text`` at ``rate`` (frames a second). Raises InputError if that is not a whole number above 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|ms|us)?", text.strip())
+    if match is None:
+        raise InputError(f"{option} {text} is not understood; give frames or a time, such as 160 or 10ms.")
+    number, unit = Fraction(match[1]), match[2]
+    if unit is not None:
+        if rate is None:
+            raise InputError(f"{option} {text} needs the rate of the input; give --rate, or give frames.")
+        number *= _SECONDS[unit] * rate
+    if number.denominator != 1 or number < 1:
+        at = "" if rate is None else f" at {rate} Hz"
+        raise InputError(f"{option} {text} is {float(number):g} frames{at}; give a whole number of at least 1.")
+    return int(number)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def named(text: str) -> tuple[str, str]:
+    """``NAME:VALUE``, for argparse; the name may hold colons."""
+    name, colon, value = text.rpartition(":")
+    if not (name and colon and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME:VALUE")
+    return name, value
+
+
+def named_axis(text: str) -> tuple[str, int]:
+    """``NAME:AXIS``, for argparse."""
+    name, value = named(text)
+    try:
+        return name, int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not INPUT:AXIS, such as feat:1") from None
