@@ -1,0 +1,100 @@
+// runnel's runtime: runs a plan (docs/plan.md) over caller-owned memory.
+//
+// A program is immutable and may be shared by threads. A state belongs to one stream, a scratch to one thread; both are
+// blocks of the caller's, 64-byte aligned, without pointers inside. After rn_open nothing is allocated, and there are
+// no threads, no exceptions and no global state. Every function that can fail returns a code of `rn_code`.
+#ifndef RUNNEL_H_
+#define RUNNEL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define RN_API __attribute__((visibility("default")))
+#else
+#define RN_API
+#endif
+
+// Raised whenever a signature or the meaning of a code below changes.
+#define RN_ABI_VERSION 1
+
+typedef struct rn_program rn_program;
+
+enum rn_code {
+  RN_OK = 0,
+  RN_BAD_ARGUMENT = 1,  // a null or unaligned pointer, a negative count, an unknown policy
+  RN_BAD_PLAN = 2,      // the plan breaks a rule of docs/plan.md; rn_open's message says which
+  RN_NO_MEMORY = 3,     // rn_open could not allocate
+  RN_NOT_FINITE = 4,    // an input sample is NaN or infinite; nothing was written
+  RN_CAPACITY = 5,      // an output array is too small (ask rn_due); nothing was written
+  RN_FLUSHED = 6,       // the stream has ended; rn_init starts it again
+  RN_BAD_STATE = 7,     // not a state of this program, or one left broken by a failed step
+  RN_KERNEL = 8,        // a kernel reported a failure; the state must be initialised again
+  RN_TOO_LONG = 9,      // more than 2^44 frames
+  RN_UNSUPPORTED = 10   // the plan uses an instruction or a schema that this runtime lacks
+};
+
+enum rn_nonfinite { RN_NONFINITE_ERROR = 0, RN_NONFINITE_ZERO = 1, RN_NONFINITE_RESET = 2 };
+
+RN_API int rn_abi_version(void);
+
+// One sentence for a code.
+RN_API const char* rn_message(int code);
+
+// Checks a plan and makes a program. `plan` is not kept; `weights` and `image` (mapped executable) must outlive the
+// program. On failure *out is null and `message` (may be null) holds one sentence.
+RN_API int rn_open(const void* plan, size_t plan_bytes, const void* weights, size_t weights_bytes, const void* image,
+                   size_t image_bytes, const uint8_t program_hash[32], rn_program** out, char* message,
+                   size_t message_bytes);
+RN_API void rn_close(rn_program* program);
+
+RN_API size_t rn_state_bytes(const rn_program* program);
+RN_API size_t rn_scratch_bytes(const rn_program* program);
+// The most input frames of one step. rn_push takes any number and cuts it into steps.
+RN_API int64_t rn_hop(const rn_program* program);
+RN_API int32_t rn_input_count(const rn_program* program);
+RN_API int32_t rn_output_count(const rn_program* program);
+// Bytes of one unpadded frame, as in the caller's arrays.
+RN_API int64_t rn_input_frame_bytes(const rn_program* program, int32_t input);
+RN_API int64_t rn_output_frame_bytes(const rn_program* program, int32_t output);
+
+// Puts a state at the start of a stream. `poison` fills all that nobody has written, there and in every step's scratch,
+// with NaN, so that a read of it shows.
+RN_API int rn_init(const rn_program* program, void* state, int poison);
+
+// How many frames of each output a push of `frames` would write now, and with `end` a flush after it as well.
+RN_API int rn_due(const rn_program* program, const void* state, int64_t frames, int end, int64_t* counts);
+
+// Takes `frames` frames of every input. inputs[i]: [outer, frames, inner]. outputs[i]: [outer, capacity[i], inner], of
+// which the first written[i] frames of the middle axis are set. When the code is RN_BAD_ARGUMENT, RN_NOT_FINITE,
+// RN_CAPACITY, RN_FLUSHED, RN_BAD_STATE or RN_TOO_LONG the state is as it was.
+// `nonfinite`: refuse non-finite float32 samples, take them as 0, or start the stream again and take them as 0.
+RN_API int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
+                   void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite);
+
+// Ends the stream and writes what is left of every output.
+RN_API int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs,
+                    const int64_t* capacity, int64_t* written);
+
+// Whether any float32 sample of the inputs is NaN or infinite: 1 or 0.
+RN_API int rn_has_nonfinite(const rn_program* program, const void* const* inputs, int64_t frames);
+
+// Whether `bytes` is a snapshot (a copy of a state block) of this program: RN_OK or RN_BAD_STATE. Need not be aligned.
+RN_API int rn_check_state(const rn_program* program, const void* bytes, size_t n);
+// Input frames taken so far.
+RN_API int64_t rn_position(const rn_program* program, const void* state);
+// Steps, kernel calls and bytes copied to keep the margins of rings, since the stream started.
+RN_API void rn_counters(const void* state, int64_t counters[3]);
+
+// CRC-32C (Castagnoli), as used for weights segments.
+RN_API uint32_t rn_crc32c(const void* bytes, size_t n, uint32_t crc);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // RUNNEL_H_

@@ -1,0 +1,173 @@
+// A plan (docs/plan.md), checked and decoded once by rn_open.
+#ifndef RUNNEL_PLAN_H_
+#define RUNNEL_PLAN_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace runnel {
+
+constexpr int64_t kMaxFrames = int64_t{1} << 44;         // input frames of one stream
+constexpr int64_t kMaxVirtualFrames = int64_t{1} << 45;  // with the steps after the end
+constexpr int64_t kMaxEndSteps = int64_t{1} << 20;
+constexpr int64_t kMaxCount = int64_t{1} << 62;
+constexpr int64_t kMaxClocks = 4096;
+constexpr int kMaxArguments = 16;
+constexpr int64_t kStateHeaderBytes = 128;
+
+// Division of non-negative numbers by a constant without a division.
+struct Divider {
+  uint64_t divisor = 1;
+  uint64_t inverse = 0;  // floor((2^64 - 1) / divisor)
+
+  static Divider Of(int64_t d) { return {static_cast<uint64_t>(d), ~uint64_t{0} / static_cast<uint64_t>(d)}; }
+
+  int64_t Divide(int64_t x) const {
+#ifdef __SIZEOF_INT128__
+    // The estimate is at most one too small for any x < 2^64.
+    auto n = static_cast<uint64_t>(x);
+    auto q = static_cast<uint64_t>((static_cast<unsigned __int128>(n) * inverse) >> 64);
+    return static_cast<int64_t>(q + (n - q * divisor >= divisor));
+#else
+    return x / static_cast<int64_t>(divisor);
+#endif
+  }
+  int64_t Modulo(int64_t x) const { return x - Divide(x) * static_cast<int64_t>(divisor); }
+};
+
+enum class ClockOp : int32_t { kInput = 0, kAffine = 1, kMin = 2, kMax = 3, kConst = 4 };
+
+struct Clock {
+  ClockOp op;
+  int32_t a, b;
+  int64_t mul, add;
+  Divider div;
+};
+
+enum class Space : int32_t { kState = 1, kScratch = 2 };
+
+struct Buffer {
+  Space space;
+  int32_t made, length;  // clocks
+  uint32_t fill;         // float32 bits
+  int64_t base;
+  int64_t frame_bytes;
+  int64_t slots, margin;
+  int64_t lead, init_offset, init_frames;
+  bool tail;
+  int32_t last_writer;  // index of a top-level instruction, -1: an input or nothing
+  Divider ring;
+};
+
+enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3 };
+
+struct Operand {
+  OperandKind kind;
+  int32_t buffer;
+  int64_t weights_offset;
+  int64_t stride, offset, taps, dilation;
+};
+
+enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3 };
+enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
+
+struct Instruction {
+  InstructionOp op;
+  int32_t made, length;  // clocks
+  // CALL
+  const uint8_t* kernel;
+  const uint8_t* kernel_rows;  // null: none
+  int64_t rows;
+  int32_t first_operand, operands, arguments;
+  // REPEAT
+  int32_t body;
+  // COPY
+  int32_t source, target, source_length;
+  int64_t offset;
+  CopyMode mode;
+  uint32_t fill;
+};
+
+struct Input {
+  int32_t buffer;
+  bool is_float32;
+  int64_t outer, inner_bytes;
+};
+
+struct Output {
+  int32_t buffer;
+  int32_t made, length;  // clocks
+  int64_t shift;
+  int64_t outer, inner_bytes;
+  int64_t tail_start, tail_stop;  // tail_start > 0: only the frames [length - start, length - stop), at the end
+};
+
+template <typename T>
+struct Span {
+  T* data = nullptr;
+  int32_t size = 0;
+  T& operator[](int64_t i) const { return data[i]; }
+  T* begin() const { return data; }
+  T* end() const { return data + size; }
+};
+
+struct Program {
+  uint8_t hash[32];
+  int64_t layout;  // hash of the plan's bytes: what the bytes of a state mean
+  int64_t hop;
+  int64_t state_bytes, scratch_bytes;  // of the plan
+  int64_t working_bytes;               // scratch with what the interpreter keeps behind the plan's part
+  int64_t tap_entries;                 // of the longest tap tables of one call
+  const uint8_t* weights;
+  Span<Clock> clocks;
+  Span<int32_t> output_clocks;  // the clocks that outputs depend on, in order
+  Span<Buffer> buffers;
+  Span<Input> inputs;
+  Span<Output> outputs;
+  Span<Operand> operands;
+  Span<Instruction> instructions;  // of the first entry point
+};
+
+// What rn_open was given.
+struct Sources {
+  const uint8_t* plan;
+  size_t plan_bytes;
+  const uint8_t* weights;
+  size_t weights_bytes;
+  const uint8_t* image;
+  size_t image_bytes;
+  const uint8_t* hash;
+};
+
+struct Message {
+  char* text;
+  size_t bytes;
+};
+
+// Checks everything and makes a program in one block of PlatformAlloc. Returns an rn_code; writes one sentence on
+// failure.
+int DecodePlan(const Sources& sources, Program** out, Message message);
+
+// values[i] = clock i at t, for all clocks.
+void EvaluateClocks(const Program& program, int64_t t, int64_t* values);
+
+inline int64_t EvaluateClock(const Clock& clock, int64_t t, const int64_t* values) {
+  switch (clock.op) {
+    case ClockOp::kInput:
+      return t;
+    case ClockOp::kAffine: {
+      int64_t x = values[clock.a] * clock.mul + clock.add;
+      return x <= 0 ? 0 : clock.div.divisor == 1 ? x : clock.div.Divide(x);
+    }
+    case ClockOp::kMin:
+      return values[clock.a] < values[clock.b] ? values[clock.a] : values[clock.b];
+    case ClockOp::kMax:
+      return values[clock.a] > values[clock.b] ? values[clock.a] : values[clock.b];
+    default:
+      return clock.add;
+  }
+}
+
+}  // namespace runnel
+
+#endif  // RUNNEL_PLAN_H_
