@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from runnel.errors import InputError
-from runnel.tools.units import frame_count, named, named_axis, positive
+from runnel.tools.units import frame_count, named, named_axis, named_shape, named_value, positive
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--state", type=named, action="append", default=[], metavar="OUTPUT:INPUT",
         help="a state that the model brings itself; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--bind", type=named_value, action="append", default=[], metavar="INPUT:VALUE",
+        help="a fixed value for an input, a number or a .npy file; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shape", type=named_shape, action="append", default=[], metavar="INPUT:SIZES",
+        help="the shape of an input that leaves it open, such as state:2,1,128; may be repeated",
+    )  # fmt: skip
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -38,4 +46,6 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "window": None if args.window is None else frame_count(args.window, args.rate, "--window"),
         "mode": args.mode,
         "state": dict(args.state) or None,
+        "bind": dict(args.bind) or None,
+        "shape": dict(args.shape) or None,
     }

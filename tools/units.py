@@ -6,6 +6,8 @@ import argparse
 import re
 from fractions import Fraction
 
+import numpy as np
+
 from runnel.errors import InputError
 
 _SECONDS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
@@ -49,3 +51,23 @@ def named_axis(text: str) -> tuple[str, int]:
         return name, int(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not INPUT:AXIS, such as feat:1") from None
+
+
+def named_shape(text: str) -> tuple[str, list[int]]:
+    """``NAME:D,D,D``, for argparse."""
+    name, value = named(text)
+    try:
+        return name, [int(size) for size in value.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not INPUT:SIZE,SIZE,..., such as state:2,1,128") from None
+
+
+def named_value(text: str) -> tuple[str, np.ndarray]:
+    """``NAME:NUMBER`` or ``NAME:FILE.npy``, for argparse."""
+    name, value = named(text)
+    try:
+        if value.endswith(".npy"):
+            return name, np.load(value, allow_pickle=False)
+        return name, np.array(int(value) if value.lstrip("-").isdigit() else float(value))
+    except (OSError, ValueError, EOFError):
+        raise argparse.ArgumentTypeError(f"'{text}' gives neither a number nor a .npy file that can be read") from None

@@ -24,9 +24,10 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else Path(Path(args.model).stem + ".rnl")
     if out.resolve() == Path(args.model).resolve():
         raise InputError(f"'{out}' is the model itself; name another file with --out.")
+    options = model_options(args)
     progress = terminal.Progress()
     try:
-        info = runnel.compile(args.model, out, progress=progress, **model_options(args))
+        info = runnel.compile(args.model, out, progress=progress, **options)
     finally:
         progress.close()
     if args.json:

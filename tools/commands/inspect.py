@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    options = model_options(args)
     progress = Progress()
     try:
-        report = runnel.inspect(args.model, progress=progress, **model_options(args))
+        report = runnel.inspect(args.model, progress=progress, **options)
     finally:
         progress.close()
     print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())

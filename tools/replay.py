@@ -1,0 +1,76 @@
+"""Plays whole inputs through a stream in several chunkings and compares. Needs the runtime alone: a board can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runnel.tools.measure import by_name
+
+Arrays = dict[str, NDArray[Any]]
+FEW_FRAMES = 20_000  # up to here a recording is also played frame by frame
+SMALLEST_RANGE = 1e-6
+
+
+def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list[int]]:
+    """Ways to cut a recording, as sizes to be repeated: frame by frame (short ones), a prime, at random, whole."""
+    prime = next(p for p in (7, 13, 101, 499, 1009, 4999) if p > hop or p == 4999)
+    plans = {
+        "prime": [prime],
+        "random": [int(n) for n in rng.integers(1, max(3 * hop, 3), 64)],
+        "whole": [max(frames, 1)],
+    }
+    if frames <= FEW_FRAMES:
+        plans["frame by frame"] = [1]
+    return plans
+
+
+def play(stream: Any, inputs: Arrays, axes: Mapping[str, int], chunks: Sequence[int]) -> Arrays:
+    """Push the inputs in chunks and flush; the outputs by name, concatenated. axes: of time in each input."""
+    ports = stream.program.outputs
+    frames = min(x.shape[axes[name]] for name, x in inputs.items())
+    pieces: list[Arrays] = []
+    start = turn = 0
+    while start < frames:
+        size = min(chunks[turn % len(chunks)], frames - start)
+        part = {name: cut(x, axes[name], start, start + size) for name, x in inputs.items()}
+        pieces.append(by_name(stream.push(part), ports))
+        start, turn = start + size, turn + 1
+    pieces.append(by_name(stream.flush(), ports))
+    return {port.name: np.concatenate([p[port.name] for p in pieces], axis=leading(port.axis)) for port in ports}
+
+
+def leading(axis: int | None) -> int:
+    """Where results follow each other: the time axis, or the first one where a port has none."""
+    return 0 if axis is None or axis < 0 else axis
+
+
+def cut(value: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
+    """Frames ``start`` to ``stop`` of an array, contiguous."""
+    index = [slice(None)] * value.ndim
+    index[axis] = slice(start, stop)
+    return np.ascontiguousarray(value[tuple(index)])
+
+
+def deviation(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
+    """The largest difference, of the expected output's largest value; infinite for a wrong shape or a NaN.
+
+    Integer outputs deviate by 0 or 1.
+    """
+    worst = 0.0
+    for name, right in expected.items():
+        have = got[name]
+        if have.shape != right.shape or have.dtype != right.dtype:
+            return float("inf")
+        if not right.size:
+            continue
+        if right.dtype.kind != "f":
+            worst = max(worst, float((have != right).any()))
+            continue
+        difference = np.abs(have.astype(np.float64) - right)
+        scale = max(float(np.abs(right).max()), SMALLEST_RANGE)
+        worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
+    return worst
