@@ -32,6 +32,7 @@ _ELSEWHERE = {
     "compile": ("runnel.tools.build", "compile_model"),
     "inspect": ("runnel.tools.build", "inspect_model"),
 }
+_LAPTOP_ONLY = ("onnx", "onnxruntime", "tvm", "tvm_ffi", "ml_dtypes")
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +43,16 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'runnel' has no attribute '{name}'")
     module, attribute = _ELSEWHERE.get(name, ("runnel.errors", name))
-    value = getattr(import_module(module), attribute)
+    try:
+        value = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in _LAPTOP_ONLY:
+            raise
+        from runnel.errors import InputError
+
+        raise InputError(
+            f"runnel.{name} needs the laptop's half and '{error.name}' is not installed: pip install 'runnel[compiler]'"
+        ) from error
     globals()[name] = value
     return value
 
