@@ -50,7 +50,8 @@ class Offline:
 
 
 def stepwise(model: onnx.ModelProto, states: dict[str, str], initial: Arrays, inputs: Arrays) -> Arrays:
-    """A model that brings its own states ({output: input}), called frame by frame; inputs are stacked on a leading axis."""
+    """A model that brings its own states ({output: input}), called frame by frame; inputs are stacked on a leading
+    axis."""
     run = session(model)
     names = [o.name for o in run.get_outputs()]
     carried = dict(initial)
@@ -116,7 +117,8 @@ def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list
 
 def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Sequence[str],
           progress: Callable[[str, float | None], None] | None = None) -> dict[str, Any]:  # fmt: skip
-    """Run every case on every backend and chunking; the proof for the manifest. Raises InternalError when one differs."""
+    """Run every case on every backend and chunking; the proof for the manifest. Raises InternalError when one
+    differs."""
     rng = np.random.default_rng(1)
     record: dict[str, Any] = {
         "tolerance": TOLERANCE,
@@ -136,7 +138,8 @@ def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Seq
                 worst = max(worst, deviation(got, case.outputs))
                 if first is not None and any(got[n].tobytes() != first[n].tobytes() for n in got):
                     raise InternalError(
-                        f"the {backend} backend's output depends on how the input is cut ({name}); please report this model"
+                        f"the {backend} backend's output depends on how the input is cut ({name}); please report "
+                        f"this model"
                     )
                 first = first or got
         record["error"][backend] = worst
@@ -147,7 +150,8 @@ def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Seq
     for backend, worst in record["error"].items():
         if not worst <= limit:
             raise InternalError(
-                f"the {backend} backend differs from the offline model by {worst:.2g} of the output's range (limit {limit:.2g}); "
+                f"the {backend} backend differs from the offline model by {worst:.2g} of the output's range (limit "
+                f"{limit:.2g}); "
                 "no bundle was written; please report this model"
             )
     return record

@@ -33,7 +33,8 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def fold(graph: Graph) -> None:
-    """Replace every node whose inputs are constants by its value, take constant If branches, drop dead nodes; in place."""
+    """Replace every node whose inputs are constants by its value, take constant If branches, drop dead nodes; in
+    place."""
     changed = True
     while changed:
         changed = False
@@ -41,11 +42,10 @@ def fold(graph: Graph) -> None:
         kept: list[Node] = []
         known = set(graph.constants)
         for node in graph.nodes:
-            if node.op == "Identity" and node.inputs[0] in known:
-                if node.inputs[0] in graph.constants:
-                    graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]]
-                    known.add(node.outputs[0])
-                    continue
+            if node.op == "Identity" and node.inputs[0] in graph.constants:
+                graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]]
+                known.add(node.outputs[0])
+                continue
             if node.op == "If" and node.inputs[0] in graph.constants:
                 kept += _take_branch(graph, node)
                 changed = True
@@ -70,7 +70,9 @@ def _has_subgraph(node: Node) -> bool:
 
 
 def _take_branch(graph: Graph, node: Node) -> list[Node]:
-    branch = node.attrs["then_branch" if bool(np.asarray(graph.constants[node.inputs[0]]).reshape(-1)[0]) else "else_branch"]
+    branch = node.attrs[
+        "then_branch" if bool(np.asarray(graph.constants[node.inputs[0]]).reshape(-1)[0]) else "else_branch"
+    ]
     prefix = f"{node.name}/"
     inner = {o for n in branch.node for o in n.output} | {t.name for t in branch.initializer}
     rename = {n: prefix + n for n in inner}
@@ -99,13 +101,15 @@ def _evaluate(graph: Graph, nodes: list[Node]) -> None:
     outputs = [o for n in nodes for o in n.outputs if o]
     proto = helper.make_graph(
         [node_proto(n) for n in nodes], "fold", [], [helper.make_empty_tensor_value_info(o) for o in outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(graph.constants[i]), i) for i in sorted(used)],
+        [numpy_helper.from_array(np.asarray(graph.constants[i], order="C"), i) for i in sorted(used)],
     )  # fmt: skip
     model = helper.make_model(proto, opset_imports=graph.proto.opset_import, ir_version=min(graph.proto.ir_version, 10))
     try:
         values = session(model).run(outputs, {})
     except Exception as error:
-        raise InputError(f"a constant part of {graph.name} cannot be evaluated: {str(error).splitlines()[0][:200]}.") from None
+        raise InputError(
+            f"a constant part of {graph.name} cannot be evaluated: {str(error).splitlines()[0][:200]}."
+        ) from None
     for name, value in zip(outputs, values, strict=True):
         graph.constants[name] = np.asarray(value)
 
@@ -139,13 +143,17 @@ def to_proto(graph: Graph, inputs: list[Port] | None = None, extra_outputs: list
     ports = inputs if inputs is not None else graph.inputs
     elem = {p.name: helper.np_dtype_to_tensor_dtype(np.dtype(p.dtype)) for p in [*ports, *graph.outputs]}
     outs = [helper.make_tensor_value_info(p.name, elem[p.name], list(p.shape)) for p in graph.outputs]
-    outs += [helper.make_empty_tensor_value_info(n) for n in extra_outputs or [] if n not in {p.name for p in graph.outputs}]
+    outs += [
+        helper.make_empty_tensor_value_info(n) for n in extra_outputs or [] if n not in {p.name for p in graph.outputs}
+    ]
     proto = helper.make_graph(
         [node_proto(n) for n in graph.nodes], "runnel",
         [helper.make_tensor_value_info(p.name, elem[p.name], list(p.shape)) for p in ports], outs,
-        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in graph.constants.items()],
+        [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in graph.constants.items()],
     )  # fmt: skip
-    return helper.make_model(proto, opset_imports=graph.proto.opset_import, ir_version=max(8, min(graph.proto.ir_version, 10)))
+    return helper.make_model(
+        proto, opset_imports=graph.proto.opset_import, ir_version=max(8, min(graph.proto.ir_version, 10))
+    )
 
 
 def concrete_ports(graph: Graph, axes: Mapping[str, int], length: int) -> list[Port]:
@@ -157,7 +165,9 @@ def concrete_ports(graph: Graph, axes: Mapping[str, int], length: int) -> list[P
     return ports
 
 
-def probe_shapes(graph: Graph, axes: Mapping[str, int], lengths: list[int]) -> tuple[int, dict[str, tuple[tuple[int, ...], str]]]:
+def probe_shapes(
+    graph: Graph, axes: Mapping[str, int], lengths: list[int]
+) -> tuple[int, dict[str, tuple[tuple[int, ...], str]]]:
     """Run the model once at the first of ``lengths`` that it takes; (length, {tensor: (shape, dtype)}).
 
     Raises InputError with the model's own complaint when it takes none of them.

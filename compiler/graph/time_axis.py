@@ -38,7 +38,8 @@ def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | 
                 symbols.setdefault(dim or f"?{port.name}:{axis}", []).append((port.name, axis))
     if not symbols:
         raise InputError(
-            "no input has a symbolic dimension, so the time axis is not clear; export the model with a symbolic time axis, "
+            "no input has a symbolic dimension, so the time axis is not clear; export the model with a symbolic "
+            "time axis, "
             "name it (--time-axis INPUT:AXIS), or compile it in window mode (--window W)."
         )
     if len(symbols) > 1:
@@ -52,7 +53,8 @@ def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | 
     axes = dict(places)
     if len(axes) != len(places):
         raise InputError(
-            f"the symbolic dimension '{next(iter(symbols))}' stands on two axes of one input; a stream has one time axis."
+            f"the symbolic dimension '{next(iter(symbols))}' stands on two axes of one input; a stream has one time "
+            f"axis."
         )
     return axes
 

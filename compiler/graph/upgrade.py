@@ -30,10 +30,13 @@ def upgrade_to_13(model: onnx.ModelProto) -> None:
             rank = ranks.get(node.input[0])
             if axis != -1 and rank is not None and axis % rank != rank - 1:
                 raise InputError(
-                    f"{node.op_type} '{node.name}' normalises over several axes at once (opset 12); export the model with opset 13."
+                    f"{node.op_type} '{node.name}' normalises over several axes at once (opset 12); export the "
+                    f"model with opset 13."
                 )
             if axis != -1 and rank is None:
-                raise InputError(f"the rank of the input of {node.op_type} '{node.name}' is not known; export with opset 13.")
+                raise InputError(
+                    f"the rank of the input of {node.op_type} '{node.name}' is not known; export with opset 13."
+                )
             for attribute in [a for a in node.attribute if a.name == "axis"]:
                 node.attribute.remove(attribute)
             node.attribute.append(helper.make_attribute("axis", -1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ class Poisoned:
     """The output of a node that was refused."""
 
 
-Value = Union[Stream, np.ndarray, Tail, Poisoned]
+Value = Stream | np.ndarray | Tail | Poisoned
 
 
 class Analysis:
@@ -70,7 +70,9 @@ class Analysis:
                 "make that value an output of the model and compute with it afterwards",
             )
         if not isinstance(value, Stream):
-            raise Refusal(f"expects data that depends on time as its input {i}", "fold the constant part before exporting")
+            raise Refusal(
+                f"expects data that depends on time as its input {i}", "fold the constant part before exporting"
+            )
         return value
 
     def constant(self, node: Node, i: int, what: str) -> np.ndarray | None:
@@ -84,7 +86,8 @@ class Analysis:
 
     def emit(
         self, node: Node, kind: type[StreamNode], inputs: Sequence[Operand], axis: int, final: Count, length: Count,
-        output: int = 0, shape: tuple[int | None, ...] | None = None, op: str | None = None, suffix: str = "", **fields: Any,
+        output: int = 0, shape: tuple[int | None, ...] | None = None, op: str | None = None, suffix: str = "",
+        **fields: Any,
     ) -> Stream:  # fmt: skip
         """Add a stream node and return its output, whose shape comes from the probe unless given."""
         name = node.outputs[output] + suffix
@@ -93,7 +96,8 @@ class Analysis:
             if axis != STACKED:
                 if probed[axis] != length(self.probe_length):
                     raise InternalError(
-                        f"{node.op} '{node.name}': the rule says {length(self.probe_length)} frames for {self.probe_length} "
+                        f"{node.op} '{node.name}': the rule says {length(self.probe_length)} frames for "
+                        f"{self.probe_length} "
                         f"input frames, the model makes {probed[axis]}; please report this model"
                     )
                 shape = tuple(None if a == axis else d for a, d in enumerate(probed))
@@ -185,13 +189,18 @@ class Analysis:
 
     def _results(self, node: Node, inputs: list[Value]) -> list[Value]:
         streams = [v for v in inputs if isinstance(v, Stream)]
-        if node.op in SYMBOLIC_OPS and (node.op in ("Shape", "Size") or any(is_symbolic(v) for v in inputs)) and (
-            node.op in ("Shape", "Size") or not streams
+        if (
+            node.op in SYMBOLIC_OPS
+            and (node.op in ("Shape", "Size") or any(is_symbolic(v) for v in inputs))
+            and (node.op in ("Shape", "Size") or not streams)
         ):
             return [evaluate_symbolic(self, node)]
         if not streams and not any(isinstance(v, Tail) for v in inputs):
             if any(is_symbolic(v) for v in inputs):
-                raise Refusal("builds data from the length of the stream", "export the model without absolute positions or lengths")
+                raise Refusal(
+                    "builds data from the length of the stream",
+                    "export the model without absolute positions or lengths",
+                )
             return self._fold_one(node)
         if streams and all(s.axis == STACKED for s in streams):
             return self._stacked_node(node)
@@ -299,15 +308,16 @@ def analyse(
     if analysis.reasons:
         raise Refused(analysis.reasons)
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
-    result = StreamGraph(graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window)
-    return result
+    return StreamGraph(graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window)
 
 
 def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:
     time = Count.time()
     shape = tuple(int(d) for d in port.shape if isinstance(d, int))
     if initial is not None and tuple(initial.shape) != shape:
-        raise InputError(f"the initial value of '{port.name}' has shape {list(initial.shape)}; the model needs {list(shape)}.")
+        raise InputError(
+            f"the initial value of '{port.name}' has shape {list(initial.shape)}; the model needs {list(shape)}."
+        )
     driver = next(p.name for p in analysis.graph.inputs if p.name != port.name)
     stream = Stream(port.name, shape, port.dtype, StreamFact(STACKED, time, time, driver))
     stream.node = Feedback(port.name, "Feedback", [], stream, source=source, initial=initial)

@@ -1,6 +1,7 @@
 """Exact integer functions of time: how many frames exist at a tick, how long a tensor is for an input of T frames.
 
-Every such function that streaming needs is *eventually periodic-affine*: beyond some start, f(t + period) = f(t) + gain.
+Every such function that streaming needs is *eventually periodic-affine*: beyond some start, f(t + period) = f(t) +
+gain.
 The class holds the whole function as a finite table, so that composition is exact and equality is decidable.
 """
 
@@ -9,11 +10,11 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, lcm
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 
-Operand = Union["Count", int]
+Operand: TypeAlias = "Count | int"
 MAX_TABLE = 1 << 22
 
 
@@ -106,6 +107,18 @@ class Count:
                 values = (self.table(self.start + period * (2 + short // gain)) * mul + add) // div
             values = np.maximum(values, low)
         return Count(values, period, gain, ("affine", self.expr, mul, add, div))
+
+    def later(self, ticks: int) -> Count:
+        """f(t + ticks)."""
+        table = self.table(len(self.values) + ticks)[ticks:]
+        start = max(0, self.start - ticks)
+        return Count(table[: start + self.period], self.period, self.gain, ("later", self.expr, ticks))
+
+    def largest(self) -> int | None:
+        """The greatest value, or None when there is none."""
+        if self.gain > 0:
+            return None
+        return int(self.values.max())
 
     @cached_property
     def minimum(self) -> int:
@@ -225,10 +238,10 @@ def _canonical(values: np.ndarray, period: int, gain: int) -> tuple[np.ndarray, 
         if divisor == period or (gain * divisor) % period:
             continue
         step = gain * divisor // period
-        if np.array_equal(cycle[divisor:], cycle[:-divisor] + step) and cycle[0] + gain == cycle[-divisor] + step:
-            if np.array_equal(cycle[:divisor] + gain, cycle[-divisor:] + step):
-                values, period, gain = values[: start + divisor], divisor, step
-                break
+        turns = np.array_equal(cycle[:divisor] + gain, cycle[-divisor:] + step)
+        if turns and np.array_equal(cycle[divisor:], cycle[:-divisor] + step):
+            values, period, gain = values[: start + divisor], divisor, step
+            break
     start = len(values) - period
     if start:
         repeats = values[:start] + gain == values[period : period + start]

@@ -1,6 +1,7 @@
 """The portable form: a stream graph as plain ONNX that takes a fixed hop and carries its states as inputs and outputs.
 
-Every call takes ``hop`` frames and the scalars ``runnel.position`` (frames before this call) and ``runnel.length`` (frames of
+Every call takes ``hop`` frames and the scalars ``runnel.position`` (frames before this call) and ``runnel.length``
+(frames of
 the whole stream, ``UNKNOWN_LENGTH`` until it ends). A tensor of rate r carries r·hop frames a call, the first of which
 is frame r·position - delay. Frames outside a tensor's own range are replaced by its padding before a layer reads them.
 """
@@ -111,7 +112,9 @@ class Builder:
     def add_state(self, name: str, out: str, shape: tuple[int, ...], dtype: str, initial: np.ndarray | float) -> None:
         fill = initial if isinstance(initial, float) else None
         values = None if fill is not None else np.asarray(initial).astype(dtype).reshape(shape)
-        self.states.append({"in": name, "out": out, "shape": list(shape), "dtype": dtype, "fill": fill, "values": values})
+        self.states.append(
+            {"in": name, "out": out, "shape": list(shape), "dtype": dtype, "fill": fill, "values": values}
+        )
         self.state_ports.append((name, out, shape, dtype))
 
     # Time -----------------------------------------------------------------------------------------------------------
@@ -227,7 +230,11 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     from runnel.compiler.streaming.emit_nodes import emit_node, emit_tail
 
     base = natural_hop(graph)
-    hop = base if graph.window is not None or any(s.axis == STACKED for s in graph.streams) else -(-max(hop or 1, 1) // base) * base
+    hop = (
+        base
+        if graph.window is not None or any(s.axis == STACKED for s in graph.streams)
+        else -(-max(hop or 1, 1) // base) * base
+    )
     b = Builder(graph, hop, steady)
     chunks: dict[Stream, Chunk] = {}
     for node in graph.nodes:
@@ -261,14 +268,20 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
             ports_out.append(_value_info(out, dtype, dims))
     form.states = b.states
     used = {i for n in b.nodes for i in n.input}
-    ports_in = [p for p in ports_in if p.name in used or p.name in (POSITION, LENGTH) or p.name in {s.name for s in graph.inputs}]
+    ports_in = [
+        p
+        for p in ports_in
+        if p.name in used or p.name in (POSITION, LENGTH) or p.name in {s.name for s in graph.inputs}
+    ]
     proto = helper.make_graph(
         b.nodes, "runnel", ports_in, ports_out,
         [numpy_helper.from_array(v, k) for k, v in b.constants.items() if k in used],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", graph.opset)]
     opsets += [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in b.nodes} - {"", "ai.onnx"})]
-    form.model = helper.make_model(proto, opset_imports=opsets, producer_name="runnel", ir_version=10 if graph.opset >= 21 else 8)
+    form.model = helper.make_model(
+        proto, opset_imports=opsets, producer_name="runnel", ir_version=10 if graph.opset >= 21 else 8
+    )
     onnx.checker.check_model(form.model)
     return form
 

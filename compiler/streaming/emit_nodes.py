@@ -27,7 +27,9 @@ def emit_node(b: Builder, node: StreamNode, chunks: dict[Stream, Chunk]) -> Chun
         return Chunk(node.output.name, 0, b.frames_of(node.output))
     if isinstance(node, Feedback):
         shape = node.output.frame_shape
-        b.add_state(node.output.name, node.source, shape, node.output.dtype, 0.0 if node.initial is None else node.initial)
+        b.add_state(
+            node.output.name, node.source, shape, node.output.dtype, 0.0 if node.initial is None else node.initial
+        )
         return Chunk(node.output.name, 0, 1)
     if isinstance(node, Pointwise):
         return _pointwise(b, node, chunks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,8 @@ STACKED = -1
 class StreamFact:
     """What a tensor is in time.
 
-    axis: its time axis, or STACKED. final(t): after t input frames, how many of its first frames have values that cannot change
+    axis: its time axis, or STACKED. final(t): after t input frames, how many of its first frames have values that
+    cannot change
     any more. length(T): how many frames it has for an input of T. clock: the input that drives it.
     """
 
@@ -72,7 +73,7 @@ class Stream:
         return f"Stream({self.name} {self.shape})"
 
 
-Operand = Union[Stream, np.ndarray, None]
+Operand = Stream | np.ndarray | None
 
 
 @dataclass(eq=False)
@@ -109,7 +110,8 @@ class Pointwise(StreamNode):
 class Window(StreamNode):
     """Conv, MaxPool or AveragePool over time: frame n reads frames stride·n - left + dilation·k, k < kernel.
 
-    Frames outside the input read as ``fill``. time: which spatial axis is time. spatial_*: the attributes with the entries of
+    Frames outside the input read as ``fill``. time: which spatial axis is time. spatial_*: the attributes with the
+    entries of
     time as they were in the model (kernel, stride, dilation) and pads of time zero.
     """
 
@@ -148,7 +150,8 @@ class Upsample(StreamNode):
 
 @dataclass(eq=False)
 class Shift(StreamNode):
-    """y[n] = x[n + offset]; outside x by mode: "constant" (fill), "reflect" or "edge". A slice or a pad of the time axis."""
+    """y[n] = x[n + offset]; outside x by mode: "constant" (fill), "reflect" or "edge". A slice or a pad of the time
+    axis."""
 
     offset: int = 0
     left: int = 0
@@ -163,7 +166,8 @@ class Shift(StreamNode):
 
 @dataclass(eq=False)
 class Recurrent(StreamNode):
-    """GRU, LSTM or RNN along time. inputs: x, W, R, B or None, initial h or None, initial c or None. The output is Y."""
+    """GRU, LSTM or RNN along time. inputs: x, W, R, B or None, initial h or None, initial c or None. The output is
+    Y."""
 
     attrs: dict[str, Any] = field(default_factory=dict)
 
@@ -178,7 +182,8 @@ class Unfold(StreamNode):
 
 @dataclass(eq=False)
 class Feedback(StreamNode):
-    """A state that the model brings itself: frame n is frame n - 1 of another tensor (named by ``source``), first ``initial``."""
+    """A state that the model brings itself: frame n is frame n - 1 of another tensor (named by ``source``), first
+    ``initial``."""
 
     source: str = ""
     initial: np.ndarray | None = None

@@ -1,4 +1,5 @@
-"""The rule registry: one rule an op, no default rule. A rule turns a node into stream nodes or refuses with a reason."""
+"""The rule registry: one rule an op, no default rule. A rule turns a node into stream nodes or refuses with a
+reason."""
 
 from __future__ import annotations
 
@@ -39,11 +40,16 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 
 WITHOUT_RULE = {
-    "ReverseSequence": ("reverses time, as a bidirectional recurrence does, and so needs the whole future", "train or export the model with forward recurrence only"),
-    "InstanceNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch statistics"),
-    "GroupNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch statistics"),
-    "GlobalAveragePool": ("averages over the whole of time", "use window mode (--window W) for a fixed-window classifier"),
-    "GlobalMaxPool": ("takes the maximum over the whole of time", "use window mode (--window W) for a fixed-window classifier"),
+    "ReverseSequence": ("reverses time, as a bidirectional recurrence does, and so needs the whole future", "train "
+    "or export the model with forward recurrence only"),
+    "InstanceNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch "
+    "statistics"),
+    "GroupNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch "
+    "statistics"),
+    "GlobalAveragePool": ("averages over the whole of time", "use window mode (--window W) for a fixed-window "
+    "classifier"),
+    "GlobalMaxPool": ("takes the maximum over the whole of time", "use window mode (--window W) for a fixed-window "
+    "classifier"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
     "NonZero": ("has an output whose length depends on the data", "remove it from the exported graph"),
     "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),

@@ -52,7 +52,13 @@ def evaluate_symbolic(analysis: Analysis, node: Node) -> np.ndarray:
             for d in dims:
                 total = total * d
             return plain(_array(total))
-        return plain(_array(dims[_bound(node.attrs.get("start"), 0, len(dims)) : _bound(node.attrs.get("end"), len(dims), len(dims))]))
+        return plain(
+            _array(
+                dims[
+                    _bound(node.attrs.get("start"), 0, len(dims)) : _bound(node.attrs.get("end"), len(dims), len(dims))
+                ]
+            )
+        )
     values = [np.asarray(v, object) if isinstance(v := analysis.value(i), np.ndarray) else v for i in node.inputs]
     return plain(_compute(node, values))
 
@@ -149,7 +155,8 @@ def _arithmetic(op: str, v: list[Any]) -> Any:
 
 
 def _truncated(x: Any, y: Any) -> Any:
-    """ONNX integer division rounds towards zero; lengths are not negative, so a negative numerator is folded through."""
+    """ONNX integer division rounds towards zero; lengths are not negative, so a negative numerator is folded
+    through."""
     if isinstance(x, Count) and x.minimum < 0:
         raise Refusal("divides a length that may be negative", "export the model with simpler shape arithmetic")
     if not isinstance(x, Count) and not isinstance(y, Count):

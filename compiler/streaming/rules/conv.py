@@ -53,7 +53,8 @@ def window(a: Analysis, node: Node) -> list[Value]:
     fill = -np.inf if node.op == "MaxPool" else 0.0
     return [
         a.emit(
-            node, Window, operands, x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation, left=left,
+            node, Window, operands, x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation,
+            left=left,
             right=right, fill=fill, attrs=attrs,
         )
     ]  # fmt: skip
@@ -75,7 +76,10 @@ def spatial_attrs(node: Node, kernel: list[int], x: Stream) -> dict[str, Any]:
             size, stride = x.shape[i + 2], attrs["strides"][i]
             if size is None:
                 if stride != 1:
-                    raise Refusal("pads time by an amount that depends on the length (auto_pad with a stride)", "use explicit pads")
+                    raise Refusal(
+                        "pads time by an amount that depends on the length (auto_pad with a stride)",
+                        "use explicit pads",
+                    )
                 total = span - 1
             else:
                 total = max(0, (-(-size // stride) - 1) * stride + span - size)
@@ -114,7 +118,8 @@ def conv_transpose(a: Analysis, node: Node) -> list[Value]:
     length = x.fact.length.affine(stride, span - stride - left - right + extra)
     return [
         a.emit(
-            node, Upsample, [x, weight, bias], x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation,
+            node, Upsample, [x, weight, bias], x.axis, final, length, kernel=kernel[i], stride=stride,
+            dilation=dilation,
             crop=left, attrs=attrs,
         )
     ]  # fmt: skip

@@ -19,7 +19,9 @@ _ATTENTION = "attention over time needs a causal, sliding or chunked mask that r
 @rule("MatMul")
 def matmul(a: Analysis, node: Node) -> list[Value]:
     left, right = (a.value(i) for i in node.inputs)
-    operands: list[Operand] = [v if isinstance(v, np.ndarray) else a.stream(node, i) for i, v in enumerate((left, right))]
+    operands: list[Operand] = [
+        v if isinstance(v, np.ndarray) else a.stream(node, i) for i, v in enumerate((left, right))
+    ]
     ranks = [len(x.shape) for x in operands if x is not None]
     rank = max(ranks)
     axes = set()

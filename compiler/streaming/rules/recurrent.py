@@ -40,7 +40,15 @@ def recurrent(a: Analysis, node: Node) -> list[Value]:
         )
     if not node.outputs[0]:
         raise Refusal("gives only its last state, which is known at the end", "use the sequence output")
-    y = a.emit(node, Recurrent, [x, *weights, *initial], 1 if layout else 0, x.fact.final, x.fact.length, attrs=dict(node.attrs))
+    y = a.emit(
+        node,
+        Recurrent,
+        [x, *weights, *initial],
+        1 if layout else 0,
+        x.fact.final,
+        x.fact.length,
+        attrs=dict(node.attrs),
+    )
     results: list[Value] = [y]
     for i, name in enumerate(node.outputs[1:], 1):
         results.append(_last(a, node, y, i) if name else y)

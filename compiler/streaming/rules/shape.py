@@ -52,8 +52,10 @@ def reshape(a: Analysis, node: Node) -> list[Value]:
     if node.op == "Flatten":
         at = int(node.attrs.get("axis", 1))
         at = at + len(x.shape) if at < 0 else at
-        before = [d for d in x.shape[:at]]
-        target: list[Any] = [-1, prod(d for d in x.shape[at:] if d)] if None in before else [prod(d for d in before if d), -1]
+        before = list(x.shape[:at])
+        target: list[Any] = (
+            [-1, prod(d for d in x.shape[at:] if d)] if None in before else [prod(d for d in before if d), -1]
+        )
         if None not in before and None not in x.shape[at:]:
             target = [prod(d for d in before if d), prod(d for d in x.shape[at:] if d)]
     else:
@@ -86,7 +88,8 @@ def place_time(a: Analysis, x: Stream, target: list[Any]) -> list[int | None]:
         if prod(rest[:at]) == before and prod(rest[at:]) == after:
             return [*rest[:at], None, *rest[at:]]
     raise MixesTime(
-        f"folds time together with other axes (from {_show(x)} to {[str(d) for d in known] and [str(d) for d in target]})",
+        f"folds time together with other axes (from {_show(x)} to "
+        f"{[str(d) for d in known] and [str(d) for d in target]})",
         "keep time as an axis of its own",
     )
 

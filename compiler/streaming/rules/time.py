@@ -65,7 +65,9 @@ def _tail(a: Analysis, x: Stream, start: Any, end: Any) -> Tail | None:
     if isinstance(start, Count):
         back = length - start
         if not back.is_const:
-            raise Refusal("starts at a frame whose number depends on the length", "slice from the start or from the end")
+            raise Refusal(
+                "starts at a frame whose number depends on the length", "slice from the start or from the end"
+            )
         start = -int(back.values[0])
     if start >= 0:
         return None
@@ -164,8 +166,8 @@ def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: fl
         final = x.fact.made.affine(1, left).minimum_with(gate)
     amount = None if isinstance(right, Count) else int(right)
     return a.emit(
-        node, Shift, [x], x.axis, final, length, suffix=suffix, shape=x.shape, op="Shift", offset=-left, left=max(left, 0),
-        right=amount, fill=fill, mode=mode,
+        node, Shift, [x], x.axis, final, length, suffix=suffix, shape=x.shape, op="Shift", offset=-left,
+        left=max(left, 0), right=amount, fill=fill, mode=mode,
     )  # fmt: skip
 
 

@@ -1,0 +1,339 @@
+"""Rings, offsets and the words of the plan (docs/plan.md)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
+from runnel.compiler.lowering.frame import Access, Group
+from runnel.compiler.lowering.fuse import FusedStep, fuse
+from runnel.compiler.lowering.lower import Lowering
+from runnel.compiler.lowering.signals import LANES, Copy, NoKernel, Read, Signal
+from runnel.compiler.streaming.clocks import ClockProgram, NoClock
+from runnel.compiler.streaming.count import Count
+
+MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
+SCHEMA = 1
+ALIGN = 64
+STATE, SCRATCH = 1, 2
+STATE_HEADER = 128
+CALL, REPEAT, COPY = 1, 2, 3
+WEIGHTS, IN, OUT, RUN = range(4)
+ROWS = 4
+
+
+@dataclass(eq=False)
+class Ring:
+    """Where a signal's frames are kept. lead: frames before frame 0 that are read. tail: whether frames after the
+    end are read."""
+
+    signal: Signal
+    space: int = STATE
+    slots: int = 0
+    margin: int = 0
+    lead: int = 0
+    tail: int = 0
+    base: int = 0
+    init_offset: int = -1
+
+    @property
+    def bytes(self) -> int:
+        return (self.slots + self.margin) * self.signal.frame_bytes
+
+
+@dataclass
+class NativeProgram:
+    """What the native backend needs: the plan, the kernel image, the weights, and figures for the manifest."""
+
+    plan: bytes
+    image: Image
+    weights: bytes
+    hop: int
+    state_bytes: int
+    scratch_bytes: int
+    kernels: list[dict[str, Any]] = field(default_factory=list)
+
+
+def capacity(made: Count, hop: int) -> int:
+    """The most frames of one step."""
+    return int((made.later(hop) - made).largest() or 0)
+
+
+class Planner:
+    """Lays out one native program. Raises NoKernel when something has no kernel, no clock or no bounded ring."""
+
+    def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
+        self.low, self.hop, self.module = low, hop, module
+        self.groups = fuse(low)
+        self.clocks = ClockProgram()
+        self.weights = bytearray()
+        self._placed: dict[tuple[Any, ...], int] = {}
+        self.rings: dict[Signal, Ring] = {}
+        self.order: list[Signal] = []
+
+    def build(self, progress: Callable[[str, float | None], None] | None = None) -> NativeProgram:
+        kernels = [self._kernel(g) if isinstance(g, FusedStep) else None for g in self.groups]
+        if progress:
+            progress("compiling kernels", None)
+        image = self.module.build()
+        used = self._used_signals()
+        for signal in used:
+            self.rings[signal] = self._ring(signal)
+        self._widen(kernels)
+        self.order = used
+        state_bytes, scratch_bytes = self._place()
+        code, instructions, symbols = self._code(kernels)
+        for signal in used:
+            ring = self.rings[signal]
+            if signal.initial is not None:
+                frames = np.zeros((len(signal.initial), signal.pitch), signal.dtype)
+                frames[:, : signal.elements] = signal.initial.reshape(len(signal.initial), -1)
+                ring.init_offset = self._weights(frames)
+        words = self._words(code, instructions, symbols, image, state_bytes, scratch_bytes)
+        plan = struct.pack(f"<{len(words)}q", *words)
+        return NativeProgram(
+            plan, image, bytes(self.weights), self.hop, state_bytes, scratch_bytes, self._describe(kernels)
+        )
+
+    # Kernels --------------------------------------------------------------------------------------------------------
+
+    def _kernel(self, group: FusedStep) -> Kernel:
+        inputs = {
+            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch) for r in group.reads
+        }  # fmt: skip
+        most = capacity(group.count, self.hop)
+        rows = (ROWS,) if most >= ROWS and not group.loop and group.anchor is not None else ()
+        nodes = tuple(s.node for s in group.steps)
+        out = group.output
+        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch))
+
+    @staticmethod
+    def _contiguous(read: Read) -> bool:
+        return read.taps > 1 and read.dilation == 1 and read.signal.pitch == read.signal.elements
+
+    # Rings ----------------------------------------------------------------------------------------------------------
+
+    def _used_signals(self) -> list[Signal]:
+        used = list(self.low.inputs)
+        for group in self.groups:
+            if group.output not in used:
+                used.append(group.output)
+        return used
+
+    def _all_reads(self, signal: Signal) -> list[tuple[Count, int, int]]:
+        """(count, stride, lowest offset) of everything that reads the signal from memory."""
+        reads = []
+        for group in self.groups:
+            for read in group.reads if isinstance(group, FusedStep) else [group.read]:
+                if read.signal is signal:
+                    count = group.count if isinstance(group, FusedStep) else group.output.made
+                    reads.append((count, read.stride, read.lowest))
+        for view, tail in self.low.outputs.values():
+            if view.signal is signal:
+                made = self._output_clock(view.signal.made, view.offset, view.length)
+                reads.append((made, 1, view.offset - (tail.start + self.hop if tail else 0)))
+        return reads
+
+    @staticmethod
+    def _output_clock(made: Count, shift: int, length: Count) -> Count:
+        return made.affine(1, -shift).minimum_with(length.affine(1, 0))
+
+    def _ring(self, signal: Signal) -> Ring:
+        ring = Ring(signal)
+        needed = most = capacity(signal.made, self.hop)
+        crosses = signal.initial is not None
+        for count, stride, lowest in self._all_reads(signal):
+            oldest = count * stride + lowest
+            behind = (signal.made.later(self.hop) - oldest).largest()
+            if behind is None:
+                raise NoKernel(
+                    f"'{signal.name}' would have to keep frames without bound, because its readers fall behind"
+                )
+            needed = max(needed, behind)
+            crosses |= (signal.made - oldest).largest() is None or bool((signal.made - oldest).largest() or 0 > 0)
+            crosses |= ((signal.made - oldest).largest() or 0) > 0
+            ring.lead = max(ring.lead, -lowest)
+        ring.lead = max(0, ring.lead)
+        ring.tail = int(signal.fill is not None)
+        if crosses:
+            ring.space, ring.slots = STATE, max(needed, ring.lead, 1)
+        else:
+            ring.space, ring.slots = SCRATCH, max(most, 1)
+        ring.slots = -(-ring.slots // signal.unit) * signal.unit
+        return ring
+
+    def _widen(self, kernels: list[Kernel | None]) -> None:
+        """Margins, so that contiguous windows and rows do not meet the ring's end."""
+        for group, kernel in zip(self.groups, kernels, strict=True):
+            if kernel is None or not isinstance(group, FusedStep):
+                continue
+            rows = max(kernel.variants)
+            for read in group.reads:
+                ring = self.rings[read.signal]
+                run = (read.taps - 1 if self._contiguous(read) else 0) + (rows - 1) * read.stride
+                if ring.space == STATE:
+                    ring.margin = max(ring.margin, run)
+                    ring.slots = max(ring.slots, run + 1)
+            out = self.rings[group.output]
+            if out.space == STATE and rows > 1:
+                out.margin = max(out.margin, (rows - 1) * group.output.unit)
+        for ring in self.rings.values():
+            ring.margin = min(ring.margin, ring.slots) if ring.space == STATE else 0
+            ring.slots = -(-ring.slots // ring.signal.unit) * ring.signal.unit
+
+    def _place(self) -> tuple[int, int]:
+        sizes = {STATE: STATE_HEADER, SCRATCH: 0}
+        for signal in self.order:
+            ring = self.rings[signal]
+            ring.base = sizes[ring.space]
+            sizes[ring.space] += -(-ring.bytes // ALIGN) * ALIGN
+        return sizes[STATE], sizes[SCRATCH]
+
+    # Words ----------------------------------------------------------------------------------------------------------
+
+    def _clock(self, count: Count, what: str) -> int:
+        try:
+            return self.clocks.add(count)
+        except NoClock as error:
+            raise NoKernel(f"{what}: {error}") from None
+
+    def _weights(self, data: np.ndarray) -> int:
+        data = np.ascontiguousarray(data)
+        key = (data.dtype.str, data.shape, data.tobytes())
+        if key not in self._placed:
+            self.weights += bytes(-len(self.weights) % ALIGN)
+            self._placed[key] = len(self.weights)
+            self.weights += data.tobytes()
+        return self._placed[key]
+
+    def _code(self, kernels: list[Kernel | None]) -> tuple[list[int], int, list[str]]:
+        code: list[int] = []
+        symbols: list[tuple[str, int]] = []
+        instructions = 0
+        loop = 0
+        for i, (group, kernel) in enumerate(zip(self.groups, kernels, strict=True)):
+            if isinstance(group, FusedStep) and group.loop and group.loop != loop:
+                body = 0
+                while i + body < len(self.groups) and getattr(self.groups[i + body], "loop", 0) == group.loop:
+                    body += 1
+                pair = self._pair(group)
+                code += [REPEAT, 5, *pair, body]
+                instructions += 1
+            loop = group.loop if isinstance(group, FusedStep) else 0
+            code += self._copy(group) if isinstance(group, Copy) else self._call(group, kernel, symbols)  # type: ignore[arg-type]
+            instructions += 1
+        self.symbols = symbols
+        return code, instructions, [s for s, _ in symbols]
+
+    def _pair(self, group: FusedStep) -> tuple[int, int]:
+        return self._clock(group.count, group.output.name), self._clock(group.length, group.output.name)
+
+    def _call(self, group: FusedStep, kernel: Kernel, symbols: list[tuple[str, int]]) -> list[int]:
+        reads = {r.value: r for r in group.reads}
+        operands: list[list[int]] = []
+        pointers = 0
+        for arg in kernel.args:
+            operands.append(self._operand(arg, reads, group))
+            pointers += 2 if operands[-1][0] == IN and operands[-1][4] > 1 else 1
+        numbers = []
+        for rows in (1, max(kernel.variants)):
+            entry = (kernel.variants[rows], pointers)
+            if entry not in symbols:
+                symbols.append(entry)
+            numbers.append(symbols.index(entry))
+        rows = max(kernel.variants)
+        head = [*self._pair(group), numbers[0], numbers[1] if rows > 1 else -1, rows if rows > 1 else 1, len(operands)]
+        flat = [w for operand in operands for w in operand]
+        return [CALL, 2 + len(head) + len(flat), *head, *flat]
+
+    def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep) -> list[int]:
+        if arg.role == "const":
+            assert arg.data is not None
+            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0]
+        if arg.role == "out":
+            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
+        assert arg.value is not None
+        read = reads[arg.value]
+        kind = RUN if self._contiguous(read) else IN
+        return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
+
+    def _copy(self, copy: Copy) -> list[int]:
+        out, source = copy.output, copy.read.signal
+        fill = int(np.array(copy.fill, np.float32).view(np.int32)) if out.dtype == "float32" else 0
+        words = [
+            self._clock(out.made, out.name), self._clock(out.length, out.name), self.order.index(source),
+            self.order.index(out),
+            copy.read.offset, copy.mode, self._clock(source.length, source.name), fill,
+        ]  # fmt: skip
+        return [COPY, 2 + len(words), *words]
+
+    def _words(
+        self, code: list[int], instructions: int, symbols: list[str], image: Image, state: int, scratch: int
+    ) -> list[int]:
+        buffers: list[int] = []
+        for signal in self.order:
+            ring = self.rings[signal]
+            fill = np.array(signal.fill or 0.0, np.float32).view(np.int32) if signal.dtype == "float32" else 0
+            frames = 0 if signal.initial is None else len(signal.initial)
+            buffers += [
+                ring.space, ring.base, signal.frame_bytes, ring.slots, ring.margin, self._clock(signal.made,
+                signal.name),
+                self._clock(signal.length, signal.name), int(fill), ring.lead, ring.init_offset, frames, ring.tail,
+            ]  # fmt: skip
+        inputs: list[int] = []
+        for signal, stream in zip(self.low.inputs, self.low.graph.inputs, strict=True):
+            inputs += [self.order.index(signal), *_layout(stream), _dtype_number(signal.dtype)]
+        outputs: list[int] = []
+        for name, (view, tail) in self.low.outputs.items():
+            value = self.low.graph.outputs[name]
+            stream = value.stream if tail else value  # type: ignore[union-attr]
+            made = self._clock(self._output_clock(view.signal.made, view.offset, view.length), name)
+            outputs += [
+                self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(stream),  # type: ignore[arg-type]
+                tail.start if tail else 0, tail.stop if tail else 0,
+            ]  # fmt: skip
+        table = [w for symbol, pointers in self.symbols for w in (image.entries[symbol], pointers)]
+        clocks = [w for clock in self.clocks.words for w in clock]
+        counts = [
+            len(self.clocks.words), len(self.order), len(self.symbols), len(code), len(self.low.inputs),
+            len(self.low.outputs), 1,
+        ]  # fmt: skip
+        total = 16 + len(clocks) + len(buffers) + len(table) + len(inputs) + len(outputs) + 2 + len(code)
+        self.weights += bytes(-len(self.weights) % ALIGN)
+        header = [MAGIC, SCHEMA, total, *counts, state, scratch, len(self.weights), self.hop, 0, 0]
+        return [*header, *clocks, *buffers, *table, *inputs, *outputs, 0, instructions, *code]
+
+    def _describe(self, kernels: list[Kernel | None]) -> list[dict[str, Any]]:
+        described = []
+        for group, kernel in zip(self.groups, kernels, strict=True):
+            if isinstance(group, FusedStep) and kernel is not None:
+                ops = "+".join(s.node.op for s in group.steps)
+                described.append({"output": group.output.name, "ops": ops, "symbol": kernel.variants[1]})
+            else:
+                described.append({"output": group.output.name, "ops": "copy", "symbol": ""})
+        return described
+
+
+def _layout(stream: Any) -> tuple[int, int]:
+    """(outer count, inner bytes) of the caller's array around its time axis."""
+    shape = stream.shape
+    item = np.dtype(stream.dtype).itemsize
+    at = stream.axis if stream.axis >= 0 else -1
+    outer = int(np.prod([d for d in shape[:at] if d], dtype=np.int64)) if at > 0 else 1
+    inner = shape[at + 1 :] if at >= 0 else shape
+    return outer, int(np.prod([d for d in inner if d], dtype=np.int64)) * item
+
+
+def _dtype_number(dtype: str) -> int:
+    numbers = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "uint8": 2, "int8": 3, "float16": 10}
+    if dtype not in numbers:
+        raise NoKernel(f"has inputs of type {dtype}")
+    return numbers[dtype]
+
+
+__all__ = ["LANES", "NativeProgram", "Planner", "capacity"]

@@ -1,0 +1,318 @@
+"""Frame-local ONNX ops as frame nodes: shapes and attributes with the time axis taken out. One function a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import helper
+
+from runnel.compiler.lowering.signals import NoKernel, View
+from runnel.compiler.streaming.ir import STACKED, Pointwise, Stream
+
+if TYPE_CHECKING:
+    from runnel.compiler.lowering.lower import Lowering
+
+Handler = Callable[["Lowering", Pointwise], View]
+HANDLERS: dict[str, Handler] = {}
+
+UNARY = {
+    "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Neg": "neg",
+    "Abs": "abs",
+    "Reciprocal": "reciprocal", "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign",
+    "Softplus": "softplus", "Softsign": "softsign", "HardSwish": "hard_swish", "Not": "not",
+}  # fmt: skip
+WITH_ATTRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
+    "Elu": ("elu", {"alpha": 1.0}),
+    "Selu": ("selu", {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
+    "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "Gelu": ("gelu", {"approximate": "none"}),
+}
+BINARY = {
+    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Equal": "equal", "Greater": "greater",
+    "Less": "less",
+    "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal", "And": "and", "Or": "or", "Xor": "xor",
+    "PRelu": "prelu",
+    "Where": "where",
+}  # fmt: skip
+VARIADIC = {"Sum": "add", "Mean": "add", "Min": "min", "Max": "max"}
+REDUCE = {
+    "ReduceSum": "reduce_sum", "ReduceMean": "reduce_mean", "ReduceMax": "reduce_max", "ReduceMin": "reduce_min",
+    "ReduceProd": "reduce_prod", "ReduceL2": "reduce_l2",
+}  # fmt: skip
+
+
+def handler(*ops: str) -> Callable[[Handler], Handler]:
+    def register(function: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(ops, function))
+        return function
+
+    return register
+
+
+def without_time(node: Pointwise, value: np.ndarray) -> np.ndarray:
+    """A constant that is broadcast against the node's output, with the time axis taken out."""
+    if node.output.axis == STACKED:
+        return value
+    at = node.output.axis - (len(node.output.shape) - value.ndim)
+    return value.squeeze(at) if at >= 0 else value
+
+
+def frame_axis(x: Stream, axis: int) -> int:
+    """An axis of a tensor as an axis of its frame."""
+    axis %= len(x.shape)
+    return axis - (x.axis != STACKED and axis > x.axis)
+
+
+def operands(low: Lowering, node: Pointwise) -> list[View | np.ndarray]:
+    return [low.view(x) if isinstance(x, Stream) else without_time(node, x) for x in node.inputs if x is not None]
+
+
+@handler(*UNARY, *WITH_ATTRS)
+def unary(low: Lowering, node: Pointwise) -> View:
+    if node.op in UNARY:
+        return low.elementwise(node, UNARY[node.op], [low.view(node.streams[0])], {})
+    op, defaults = WITH_ATTRS[node.op]
+    return low.elementwise(
+        node, op, [low.view(node.streams[0])], defaults | {k: node.attrs[k] for k in defaults if k in node.attrs}
+    )
+
+
+@handler("Identity", "Dropout")
+def identity(low: Lowering, node: Pointwise) -> View:
+    return low.view(node.streams[0])
+
+
+@handler("Cast")
+def cast(low: Lowering, node: Pointwise) -> View:
+    to = helper.tensor_dtype_to_np_dtype(node.attrs["to"]).name
+    return low.elementwise(node, "cast", [low.view(node.streams[0])], {"to": to})
+
+
+@handler("Clip")
+def clip(low: Lowering, node: Pointwise) -> View:
+    bounds: list[float | None] = [node.attrs.get("min"), node.attrs.get("max")]
+    for i, x in enumerate(node.inputs[1:3]):
+        if isinstance(x, np.ndarray):
+            bounds[i] = float(x.reshape(-1)[0])
+    return low.elementwise(node, "clip", [low.view(node.streams[0])], {"min": bounds[0], "max": bounds[1]})
+
+
+@handler(*BINARY)
+def binary(low: Lowering, node: Pointwise) -> View:
+    return low.elementwise(node, BINARY[node.op], operands(low, node), {})
+
+
+@handler(*VARIADIC)
+def variadic(low: Lowering, node: Pointwise) -> View:
+    values = operands(low, node)
+    result = values[0]
+    for other in values[1:]:
+        result = low.elementwise(node, VARIADIC[node.op], [result, other], {})
+    if node.op == "Mean":
+        result = low.elementwise(node, "mul", [result, np.array(1 / len(values), np.float32)], {})
+    assert isinstance(result, View)
+    return result
+
+
+@handler("BatchNormalization")
+def batch_normalization(low: Lowering, node: Pointwise) -> View:
+    scale, bias, mean, variance = (np.asarray(v, np.float64) for v in node.inputs[1:5])  # type: ignore[arg-type]
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    shape = [-1 if i == 1 else 1 for i in range(len(node.output.shape))]
+    parts = [without_time(node, v.astype(np.float32).reshape(shape)) for v in (factor, bias - mean * factor)]
+    scaled = low.elementwise(node, "mul", [low.view(node.streams[0]), parts[0]], {})
+    return low.elementwise(node, "add", [scaled, parts[1]], {})
+
+
+@handler("LayerNormalization", "RMSNormalization")
+def layer_normalization(low: Lowering, node: Pointwise) -> View:
+    x = low.view(node.streams[0])
+    rank = len(node.output.shape)
+    first = int(node.attrs.get("axis", -1)) % rank
+    axes = tuple(frame_axis(node.streams[0], v) for v in range(first, rank))
+    attrs = {"axes": axes, "keepdims": True}
+    if node.op == "LayerNormalization":
+        x = low.elementwise(node, "sub", [x, low.reduce(node, "reduce_mean", x, attrs)], {})
+    square = low.elementwise(node, "mul", [x, x], {})
+    variance = low.reduce(node, "reduce_mean", square, attrs)
+    epsilon = np.array(node.attrs.get("epsilon", 1e-5), np.float32)
+    root = low.elementwise(node, "sqrt", [low.elementwise(node, "add", [variance, epsilon], {})], {})
+    x = low.elementwise(node, "div", [x, root], {})
+    for op, value in zip(("mul", "add"), node.inputs[1:3], strict=False):
+        if isinstance(value, np.ndarray):
+            x = low.elementwise(node, op, [x, without_time(node, value)], {})
+    return x
+
+
+@handler("Softmax", "LogSoftmax")
+def softmax(low: Lowering, node: Pointwise) -> View:
+    op = "softmax" if node.op == "Softmax" else "log_softmax"
+    x = node.streams[0]
+    return low.step(node, op, [low.view(x)], x.frame_shape, {"axis": frame_axis(x, int(node.attrs.get("axis", -1)))})
+
+
+@handler(*REDUCE)
+def reduction(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    listed = node.attrs.get("axes", node.inputs[1] if len(node.inputs) > 1 else None)
+    axes = [int(v) for v in np.asarray(listed).reshape(-1)] if listed is not None else list(range(len(x.shape)))
+    attrs = {"axes": tuple(frame_axis(x, v) for v in axes), "keepdims": True}
+    return low.reduce(node, REDUCE[node.op], low.view(x), attrs).reshaped(node.output.frame_shape)
+
+
+@handler("Reshape", "Squeeze", "Unsqueeze")
+def reshape(low: Lowering, node: Pointwise) -> View:
+    return low.view(node.streams[0]).reshaped(node.output.frame_shape)
+
+
+@handler("Flatten")
+def flatten(low: Lowering, node: Pointwise) -> View:
+    return low.view(node.streams[0]).reshaped(node.output.frame_shape)
+
+
+@handler("Transpose")
+def transpose(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    perm = list(node.attrs.get("perm") or range(len(x.shape))[::-1])
+    perm = [frame_axis(x, p) for p in perm if x.axis == STACKED or p != x.axis]
+    shape = x.frame_shape
+    moving = [p for p in perm if shape[p] != 1]
+    if moving == sorted(moving):
+        return low.view(x).reshaped(node.output.frame_shape)
+    return low.step(node, "transpose", [low.view(x)], node.output.frame_shape, {"perm": tuple(perm)})
+
+
+@handler("Slice")
+def slice_(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    rank = len(x.frame_shape)
+    if "starts" in node.attrs:
+        lists: list[Any] = [node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"), None]
+    else:
+        lists = [None if v is None else np.asarray(v).reshape(-1).tolist() for v in (*node.inputs[1:5], None, None)][:4]
+    axes = lists[2] if lists[2] is not None else list(range(len(lists[0])))
+    steps = lists[3] if lists[3] is not None else [1] * len(axes)
+    starts, ends, strides = [0] * rank, list(x.frame_shape), [1] * rank
+    for start, end, axis, step in zip(lists[0], lists[1], axes, steps, strict=True):
+        at = frame_axis(x, int(axis))
+        bounds = range(x.frame_shape[at])[slice(int(start), None if abs(end) >= 1 << 31 else int(end), int(step))]
+        starts[at], ends[at], strides[at] = bounds.start, bounds.stop, bounds.step
+    if any(s < 0 for s in strides):
+        raise NoKernel("slices backwards")
+    return low.step(
+        node, "slice", [low.view(x)], node.output.frame_shape, {"starts": starts, "ends": ends, "steps": strides}
+    )
+
+
+@handler("Concat")
+def concat(low: Lowering, node: Pointwise) -> View:
+    axis = frame_axis(node.output, int(node.attrs.get("axis", 0)))
+    return low.step(node, "concat", operands(low, node), node.output.frame_shape, {"axis": axis})
+
+
+@handler("Expand")
+def expand(low: Lowering, node: Pointwise) -> View:
+    return low.step(
+        node, "expand", [low.view(node.streams[0])], node.output.frame_shape, {"shape": node.output.frame_shape}
+    )
+
+
+@handler("Gather")
+def gather(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    axis = frame_axis(x, int(node.attrs.get("axis", 0)))
+    indices = node.inputs[1]
+    if not isinstance(indices, np.ndarray) or not isinstance(node.inputs[0], Stream):
+        raise NoKernel("gathers by data")
+    indices = np.where(indices < 0, indices + x.frame_shape[axis], indices).astype(np.int64)
+    return low.step(node, "gather", [low.view(x)], node.output.frame_shape, {"indices": indices, "axis": axis})
+
+
+@handler("Pad")
+def pad(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    if node.attrs.get("mode", "constant") != "constant":
+        raise NoKernel("pads channels by reflection")
+    rank = len(x.shape)
+    amounts = [int(v) for v in np.asarray(node.inputs[1] if len(node.inputs) > 1 else node.attrs["pads"]).reshape(-1)]
+    keep = [i for i in range(rank) if i != x.axis]
+    value = (
+        float(np.asarray(node.inputs[2]).reshape(-1)[0]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+    )
+    attrs = {"pads": [amounts[i] for i in keep] + [amounts[rank + i] for i in keep], "value": value}
+    return low.step(node, "pad", [low.view(x)], node.output.frame_shape, attrs)
+
+
+@handler("MatMul")
+def matmul(low: Lowering, node: Pointwise) -> View:
+    left, right = node.inputs
+    if isinstance(left, Stream) and isinstance(right, Stream):
+        return low.step(node, "matmul", [low.view(left), low.view(right)], node.output.frame_shape, {})
+    if isinstance(left, Stream) and isinstance(right, np.ndarray):
+        x, weight = left, right
+    else:
+        assert isinstance(right, Stream) and isinstance(left, np.ndarray)
+        if right.axis != len(right.shape) - 1:
+            raise NoKernel("multiplies a constant by a matrix inside a frame")
+        x, weight = right, np.swapaxes(left, -1, -2)
+    if weight.size != np.prod(weight.shape[-2:]) or weight.ndim < 2:
+        raise NoKernel("multiplies by a batch of constant matrices")
+    return low.linear(node, low.view(x), weight.reshape(weight.shape[-2:]), None, node.output.frame_shape)
+
+
+@handler("Gemm")
+def gemm(low: Lowering, node: Pointwise) -> View:
+    weight = np.asarray(node.inputs[1], np.float32)
+    weight = weight.T if node.attrs.get("transB") else weight
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    scaled = None
+    if isinstance(bias, np.ndarray):
+        scaled = np.broadcast_to(bias.reshape(-1) * np.float32(node.attrs.get("beta", 1.0)), (weight.shape[1],))
+    weight = weight * np.float32(node.attrs.get("alpha", 1.0))
+    return low.linear(node, low.view(node.streams[0]), weight, scaled, node.output.frame_shape)
+
+
+@handler("Conv", "ConvTranspose")
+def conv(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    view = low.view(x).reshaped((1, *x.frame_shape) if x.axis != STACKED else x.frame_shape)
+    if view.shape[0] != 1:
+        raise NoKernel("convolves a batch inside a frame")
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    assert isinstance(weight, np.ndarray)
+    rank = weight.ndim - 2
+    attrs = conv_attrs(node.attrs, rank)
+    out = node.output.frame_shape if node.output.axis == STACKED else (1, *node.output.frame_shape)
+    if node.op == "ConvTranspose":
+        attrs["output_padding"] = list(node.attrs.get("output_padding", [0] * rank))
+        made = low.step(node, "conv_transpose", [view, weight, bias], out, attrs)
+    else:
+        if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            raise NoKernel("uses auto_pad inside a frame")
+        if all(d == 1 for d in (*view.shape[2:], *out[2:], *weight.shape[2:])):
+            attrs |= {"strides": [], "pads": [], "dilations": []}
+            view, weight, out = view.reshaped(view.shape[:2]), weight.reshape(weight.shape[:2]), out[:2]
+        made = low.step(node, "conv", [view, weight[:, :, None], bias], out, attrs)
+    return made.reshaped(node.output.frame_shape)
+
+
+def conv_attrs(attrs: dict[str, Any], rank: int, without: int | None = None) -> dict[str, Any]:
+    """group, strides, pads and dilations of the spatial axes, without the time axis if given."""
+    keep = [i for i in range(rank) if i != without]
+    strides, dilations = (attrs.get(k, [1] * rank) for k in ("strides", "dilations"))
+    pads = attrs.get("pads", [0] * (2 * rank))
+    return {
+        "group": int(attrs.get("group", 1)), "strides": [int(strides[i]) for i in keep],
+        "dilations": [int(dilations[i]) for i in keep],
+        "pads": [int(pads[i]) for i in keep] + [int(pads[rank + i]) for i in keep],
+    }  # fmt: skip
+
+
+@handler("LSTM", "GRU", "RNN")
+def static_recurrence(low: Lowering, node: Pointwise) -> View:
+    from runnel.compiler.lowering.recurrence import one_step
+
+    return one_step(low, node)

@@ -1,0 +1,146 @@
+"""Signals: the tensors of a native program in time, how nodes read them, and the ring each one needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.streaming.count import Count
+
+LANES = 16
+
+
+class NoKernel(Exception):
+    """The native backend cannot run this node; the message says which and why."""
+
+
+def frame_elements(shape: tuple[int, ...]) -> int:
+    """Elements of a frame in memory: frames of 16 elements or more are padded to a multiple of 16."""
+    n = int(np.prod(shape, dtype=np.int64))
+    return n if n < LANES else -(-n // LANES) * LANES
+
+
+@dataclass(eq=False)
+class Signal:
+    """A tensor that lives in a ring. Frame n exists while the ring holds it.
+
+    shape: of a frame. pitch: elements from one frame to the next. made, length: as in StreamFact. fill: what lies
+    before frame 0
+    and after the end, once a reader needs it. initial: frames just before frame 0, (frames, *shape). unit: frames
+    written at once.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    made: Count
+    length: Count
+    pitch: int = 0
+    unit: int = 1
+    fill: float | None = None
+    initial: np.ndarray | None = None
+    reads: list[Read] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pitch = self.pitch or frame_elements(self.shape)
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def item_bytes(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.pitch * self.item_bytes
+
+
+@dataclass(eq=False)
+class Read:
+    """Iteration q of a step reads frames stride·q + offset + dilation·k, k < taps, of the signal, as ``value``.
+
+    back: how many frames before the first tap it may also look (reflection). count, length: the iterations of the step.
+    """
+
+    signal: Signal
+    value: FrameValue
+    offset: int = 0
+    stride: int = 1
+    taps: int = 1
+    dilation: int = 1
+    back: int = 0
+    count: Count | None = None
+    loop: int = 0
+
+    @property
+    def lowest(self) -> int:
+        return self.offset - self.back
+
+    @property
+    def same_frame(self) -> bool:
+        """Frame q for iteration q, nothing else."""
+        return self.offset == 0 and self.stride == 1 and self.taps == 1
+
+
+@dataclass(eq=False)
+class View:
+    """A stream as frames of a signal: frame n is signal frame stride·n + offset, seen with another shape."""
+
+    signal: Signal
+    offset: int
+    stride: int
+    shape: tuple[int, ...]
+    length: Count
+
+    def reshaped(self, shape: tuple[int, ...]) -> View:
+        return View(self.signal, self.offset, self.stride, shape, self.length)
+
+    def moved(self, offset: int, length: Count, stride: int = 1) -> View:
+        return View(self.signal, self.offset + offset * self.stride, self.stride * stride, self.shape, length)
+
+    @property
+    def inside_end(self) -> bool:
+        """Whether every frame of this view is a frame that the signal has."""
+        end = (self.length - 1) * self.stride + self.offset + 1
+        return end.affine(1, 0).minimum_with(self.signal.length).affine(1, 0) == end.affine(1, 0)
+
+    @property
+    def covers_end(self) -> bool:
+        """Whether frames after this view's own end lie after the signal's end too."""
+        end = self.length * self.stride + self.offset
+        return end.minimum_with(self.signal.length) == self.signal.length
+
+
+@dataclass(eq=False)
+class Step:
+    """One frame node and where its operands come from. loop: steps with the same number above 0 alternate frame by
+    frame."""
+
+    node: FrameNode
+    reads: list[Read]
+    output: Signal
+    loop: int = 0
+
+    @property
+    def count(self) -> Count:
+        return self.output.made.affine(1, 0, self.output.unit)
+
+    @property
+    def length(self) -> Count:
+        return self.output.length.affine(1, self.output.unit - 1, self.output.unit)
+
+
+@dataclass(eq=False)
+class Copy:
+    """Target frame n is source frame n + offset, outside the source by mode (0 fill, 1 reflection, 2 edge)."""
+
+    read: Read
+    output: Signal
+    mode: int
+    fill: float
+    loop: int = 0
+    last: bool = False

@@ -1,0 +1,214 @@
+"""What a stream graph costs and how late it is: receptive field, latency, multiply-adds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from runnel.compiler.streaming.emit import natural_hop
+from runnel.compiler.streaming.ir import (
+    STACKED,
+    Feedback,
+    Pointwise,
+    Recurrent,
+    Shift,
+    Source,
+    Stream,
+    StreamGraph,
+    StreamNode,
+    Tail,
+    Unfold,
+    Upsample,
+    Window,
+)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Input frames that one output frame reads, relative to the input frame it lines up with. endless: all of the
+    past too."""
+
+    first: Fraction
+    last: Fraction
+    endless: bool = False
+
+    def moved(self, first: Fraction, last: Fraction, endless: bool = False) -> Reach:
+        return Reach(self.first + first, self.last + last, self.endless or endless)
+
+
+def reaches(graph: StreamGraph) -> dict[Stream, Reach]:
+    """The reach of every stream."""
+    found: dict[Stream, Reach] = {}
+    for node in graph.nodes:
+        found[node.output] = _reach(node, found)
+    return found
+
+
+def _reach(node: StreamNode, found: dict[Stream, Reach]) -> Reach:
+    if isinstance(node, (Source, Feedback)):
+        return Reach(Fraction(0), Fraction(0), isinstance(node, Feedback))
+    parts = [found[s] for s in node.streams]
+    x = Reach(min(p.first for p in parts), max(p.last for p in parts), any(p.endless for p in parts))
+    jump = 1 / node.streams[0].fact.rate
+    if isinstance(node, Window):
+        return x.moved(-node.left * jump, (node.span - 1 - node.left) * jump)
+    if isinstance(node, Upsample):
+        lean = Fraction(node.crop, node.stride)
+        return x.moved((lean - node.taps + Fraction(1, node.stride)) * jump, lean * jump)
+    if isinstance(node, Shift):
+        edge = node.left if node.mode == "reflect" else 0
+        return x.moved((node.offset - edge) * jump, (node.offset + 2 * edge) * jump)
+    if isinstance(node, Unfold):
+        return x.moved(Fraction(0), (node.kernel - 1) * jump)
+    return x.moved(Fraction(0), Fraction(0), isinstance(node, Recurrent))
+
+
+def latency(graph: StreamGraph, stream: Stream) -> int:
+    """The most input frames between the frame that an output frame lines up with and the frame after which it is
+    given out."""
+    fact = stream.fact
+    made = fact.made
+    if made.gain <= 0:
+        return 0
+    count = made.gain * 2 + made(made.start)
+    rate = fact.rate
+    if graph.window is not None and stream.axis == STACKED:
+        width, hop = graph.window
+        return max(fact.due(n) - (n * hop + width) for n in range(min(count, 4096)))
+    first = made(made.start)
+    return max(
+        max(0, fact.due(n) - (n * rate.denominator // rate.numerator + 1)) for n in range(first, first + made.gain)
+    )
+
+
+def macs_per_frame(node: StreamNode) -> int:
+    """Multiply-adds of one output frame (for element-wise ops none)."""
+    out = int(np.prod(node.output.frame_shape, dtype=np.int64))
+    if isinstance(node, (Window, Upsample)) and node.op in ("Conv", "ConvTranspose"):
+        weight = node.inputs[1]
+        assert isinstance(weight, np.ndarray)
+        if isinstance(node, Window):
+            return out * int(np.prod(weight.shape[1:]))
+        spatial = int(np.prod(node.streams[0].frame_shape[2:], dtype=np.int64))
+        return spatial * weight.size // node.stride
+    if isinstance(node, Recurrent):
+        return sum(w.size for w in node.inputs[1:3] if isinstance(w, np.ndarray))
+    if isinstance(node, Pointwise):
+        weights = [w for w in node.inputs[1:] if isinstance(w, np.ndarray)]
+        if node.op in ("MatMul", "Gemm"):
+            constants = [w for w in node.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
+            if constants:
+                rows = out // (constants[0].shape[-1] if node.inputs[1] is constants[0] else constants[0].shape[-2])
+                return constants[0].size * max(1, rows)
+            return out * (node.streams[0].frame_shape[-1] if node.streams[0].frame_shape else 1)
+        if node.op == "Conv":
+            return out * int(np.prod(weights[0].shape[1:]))
+        if node.op == "ConvTranspose":
+            return int(np.prod(node.streams[0].frame_shape[-(weights[0].ndim - 2) :], dtype=np.int64)) * weights[0].size
+        if node.op in ("GRU", "LSTM", "RNN"):
+            return sum(w.size for w in weights[:2]) * (
+                node.streams[0].frame_shape[0] if node.streams[0].frame_shape else 1
+            )
+    return 0
+
+
+@dataclass
+class Report:
+    """What ``runnel inspect`` prints. Frames are input frames; rate in frames a second, or None."""
+
+    name: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    ops: dict[str, int]
+    natural_hop: int
+    receptive_field: int
+    endless: bool
+    look_ahead: int
+    latency_frames: int
+    state_bytes: int
+    macs: dict[str, float]
+    mode: str
+    rate: float | None = None
+    native: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def text(self) -> str:
+        """A page for a person."""
+        ms = "" if self.rate is None else f" ({1000 * self.latency_frames / self.rate:.1f} ms)"
+        past = " and, through recurrence, everything before" if self.endless else ""
+        lines = [f"{self.name}: streams exactly ({self.mode} mode)"]
+        for port in self.inputs + self.outputs:
+            shape = ", ".join("time" if d is None else str(d) for d in port["shape"])
+            lines.append(f"  {port['kind']:6} {port['name']}  {port['dtype']} [{shape}]")
+        lines += [
+            f"  smallest hop         {self.natural_hop} frames",
+            f"  receptive field      {self.receptive_field} frames{past}",
+            f"  look-ahead           {self.look_ahead} frames",
+            f"  latency              {self.latency_frames} frames{ms}",
+            f"  state                {self.state_bytes} bytes",
+            f"  multiply-adds/frame  {self.macs['per_frame_streamed']:.0f} streamed, "
+            f"{self.macs['per_frame_windowed']:.0f} re-running windows ({self.macs['saving']:.0f} x)",
+            f"  native kernels       {'yes' if self.native is None else 'no: ' + self.native}",
+            "  ops                  " + ", ".join(f"{op} {n}" for op, n in sorted(self.ops.items())) + ": all exact",
+        ]
+        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+
+def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) -> dict[str, float]:
+    """Multiply-adds per input frame, streamed and re-running a window of the receptive field every hop."""
+    per_frame = float(sum(Fraction(macs_per_frame(n)) * n.output.fact.rate for n in graph.nodes))
+    window = field_frames + hop - 1
+    windowed = per_frame * window / hop
+    result = {
+        "per_frame_streamed": per_frame, "per_frame_windowed": windowed, "window_frames": float(window),
+        "hop_frames": float(hop),
+        "saving": windowed / per_frame if per_frame else 1.0,
+    }  # fmt: skip
+    if rate:
+        result |= {"per_second_streamed": per_frame * rate, "per_second_windowed": windowed * rate}
+    return result
+
+
+def report(graph: StreamGraph, *, hop: int | None = None, rate: float | None = None) -> Report:
+    """Inspect a stream graph."""
+    from runnel.compiler.streaming.emit import emit
+
+    form = emit(graph, hop)
+    found = reaches(graph)
+    streams = {k: (v.stream if isinstance(v, Tail) else v) for k, v in graph.outputs.items()}
+    first = min((found[s].first for s in streams.values()), default=Fraction(0))
+    last = max((found[s].last for s in streams.values()), default=Fraction(0))
+    frames = ceil(last) - ceil(first) + 1
+    step = hop or natural_hop(graph)
+    outputs = []
+    for name, stream in streams.items():
+        late = 0 if isinstance(graph.outputs[name], Tail) else latency(graph, stream)
+        outputs.append(
+            {"kind": "output", "name": name, "dtype": stream.dtype, "shape": list(stream.shape), "latency_frames": late}
+        )
+    inputs = [{"kind": "input", "name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in graph.inputs]
+    state = sum(int(np.prod(s["shape"], dtype=np.int64)) * np.dtype(s["dtype"]).itemsize for s in form.states)
+    return Report(
+        name=graph.name,
+        inputs=inputs,
+        outputs=outputs,
+        ops=dict(Counter(n.op for n in graph.nodes if not isinstance(n, Source))),
+        natural_hop=natural_hop(graph),
+        receptive_field=frames,
+        endless=any(found[s].endless for s in streams.values()),
+        look_ahead=max(0, ceil(last)),
+        latency_frames=max((o["latency_frames"] for o in outputs), default=0),
+        state_bytes=state,
+        macs=macs(graph, frames, step, rate),
+        mode="sequence" if graph.window is None else "window",
+        rate=rate,
+        notes=list(graph.notes),
+    )

@@ -1,0 +1,339 @@
+"""From an offline model to a proved bundle: what ``runnel inspect`` and ``runnel compile`` do."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import runnel
+from runnel import targets
+from runnel.compiler.bundle import write_bundle
+from runnel.compiler.codegen import KernelModule, Target, Unsupported
+from runnel.compiler.graph.bind import bind, set_shapes
+from runnel.compiler.graph.model import Graph, load
+from runnel.compiler.graph.states import find_states
+from runnel.compiler.lowering.lower import lower
+from runnel.compiler.lowering.plan import NativeProgram, Planner
+from runnel.compiler.lowering.signals import NoKernel
+from runnel.compiler.streaming.analysis import analyse
+from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
+from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail, Window
+from runnel.compiler.streaming.optimise import optimise
+from runnel.compiler.streaming.report import Report, report
+from runnel.errors import InputError, Reason, Refused
+from runnel.tools.prove import Arrays, Case, Offline, prove, stepwise
+
+LAYOUT = "lanes16"
+Progress = Callable[[str, "float | None"], None]
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """A bundle that was written and proved."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+@dataclass
+class Request:
+    """What the user asked for; the keyword arguments of ``compile_model`` and ``inspect_model``."""
+
+    target: str = "host"
+    hop: int | Sequence[int] | None = None
+    rate: float | None = None
+    time_axis: Mapping[str, int] | None = None
+    window: int | None = None
+    mode: str = "exact"
+    state: Mapping[str, str] | None = None
+    bind: Mapping[str, Any] | None = None
+    shape: Mapping[str, Sequence[int]] | None = None
+    backend: str | None = None
+    progress: Progress | None = None
+
+    @property
+    def most_frames(self) -> int | None:
+        """The largest hop asked for."""
+        if self.hop is None or isinstance(self.hop, int):
+            hops = [self.hop] if self.hop is not None else []
+        else:
+            hops = list(self.hop)
+        if any(h < 1 for h in hops):
+            raise InputError(f"hop {self.hop} is not a number of frames; give 1 or more.")
+        return max(hops, default=None)
+
+    def say(self, stage: str, fraction: float | None = None) -> None:
+        if self.progress:
+            self.progress(stage, fraction)
+
+
+@dataclass
+class Rewritten:
+    """A model after the streaming rewrite. fixed: inputs bound to values. initial: first values of its own states."""
+
+    graph: StreamGraph
+    proto: onnx.ModelProto
+    states: dict[str, str]
+    fixed: Arrays = field(default_factory=dict)
+    initial: Arrays = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
+    """Load the model and rewrite it as a stream. Raises InputError or Refused."""
+    if request.mode == "reuse":
+        raise Refused([Reason("model", "window", "the mode 'reuse' is not available", "use mode exact")])
+    if request.mode != "exact":
+        raise InputError(f"there is no mode '{request.mode}'; use exact.")
+    request.say("reading the model")
+    graph = load(model)
+    fixed = {name: np.asarray(value) for name, value in (request.bind or {}).items()}
+    if fixed:
+        bind(graph, fixed)
+    if request.shape:
+        set_shapes(graph, {k: list(v) for k, v in request.shape.items()})
+    states = dict(request.state) if request.state else find_states(graph)
+    _check_states(graph, states)
+    initial = {
+        p.name: np.zeros([int(d) if isinstance(d, int) else 1 for d in p.shape], p.dtype)
+        for p in graph.inputs if p.name in states.values()
+    }  # fmt: skip
+    request.say("rewriting it as a stream")
+    if states:
+        stream = analyse(graph, states=states)
+    else:
+        stream = analyse(graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames)
+    optimise(stream)
+    return Rewritten(stream, graph.proto, states, fixed, initial)
+
+
+def _check_states(graph: Graph, states: Mapping[str, str]) -> None:
+    outputs, inputs = {p.name for p in graph.outputs}, {p.name for p in graph.inputs}
+    for out, inp in states.items():
+        if out not in outputs or inp not in inputs:
+            raise InputError(
+                f"state {out}:{inp} names no output and input of the model; outputs are {sorted(outputs)}, inputs "
+                f"{sorted(inputs)}."
+            )
+    if states and len(states) == len(inputs):
+        raise InputError("every input of the model is a state, so there is nothing to stream.")
+
+
+def inspect_model(model: str | Path | bytes | onnx.ModelProto, **options: Any) -> Report:
+    """What ``runnel inspect`` prints, as data. Raises Refused with every reason at once.
+
+    options: those of ``compile_model``.
+    """
+    request = Request(**options)
+    rewritten = rewrite(model, request)
+    result = report(rewritten.graph, hop=request.most_frames, rate=request.rate)
+    try:
+        lower(rewritten.graph)
+    except NoKernel as error:
+        result.native = str(error)
+    return result
+
+
+def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, **options: Any) -> BundleInfo:
+    """Compile a model into the bundle ``out`` and prove it; a failed proof leaves no bundle.
+
+    options: target, hop (frames, or several: the most frames of one step), rate (input frames a second, for figures),
+    time_axis {input: axis}, window (frames: window mode, one result every ``hop`` frames), state {output: input} of
+    a model that
+    brings its own states, bind {input: value}, shape {input: dims}, backend ("native" insists on kernels, "onnxruntime" does
+    without), progress(stage, fraction). Raises Refused, InputError, InternalError.
+    """
+    request = Request(**options)
+    target = _target(request.target)
+    rewritten = rewrite(model, request)
+    graph = rewritten.graph
+    request.say("writing the portable form")
+    form = emit(graph, request.most_frames)
+    native, refusal = (None, "not asked for") if request.backend == "onnxruntime" else _native(graph, request, target)
+    if native is None and request.backend == "native":
+        raise Refused(
+            [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
+        )
+    cases = golden_cases(rewritten, request)
+    entries = _entries(rewritten, form, native, cases, request.target)
+    manifest = _manifest(rewritten, form, native, refusal, request, target)
+    out = Path(out)
+    backends = ["onnxruntime"] if native is None else ["onnxruntime", "native"]
+    axes = {port["name"]: port["axis"] for port in manifest["inputs"]}
+    folder = out.parent if str(out.parent) else Path(".")
+    if not folder.is_dir():
+        raise InputError(f"the folder {folder} does not exist; create it or name another with --out.")
+    handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
+    os.close(handle)
+    try:
+        write_bundle(name, manifest, entries)
+        manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress)
+    finally:
+        os.unlink(name)
+    request.say("writing the bundle")
+    return BundleInfo(out, write_bundle(out, manifest, entries))
+
+
+def _target(name: str) -> Target:
+    known = targets.load(name)
+    if known.triple == targets.NATIVE:
+        return Target.host()
+    return Target(known.triple, known.cpu, known.features)
+
+
+def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[NativeProgram | None, str | None]:
+    request.say("laying out the native program")
+    try:
+        low = lower(graph)
+        hop = 1 if low.one_frame_steps else max(request.most_frames or 1, natural_hop(graph))
+        return Planner(low, hop, KernelModule(target)).build(request.progress), None
+    except (NoKernel, Unsupported) as error:
+        return None, str(error)
+
+
+# Golden recordings --------------------------------------------------------------------------------------------------
+
+
+def golden_cases(rewritten: Rewritten, request: Request) -> list[Case]:
+    """Random recordings of a few lengths and the offline model's answers; the first is kept in the bundle."""
+    request.say("running the offline model")
+    graph = rewritten.graph
+    rng = np.random.default_rng(7)
+    figures = report(graph)
+    base = natural_hop(graph)
+    reach = figures.receptive_field + figures.latency_frames
+    lengths = [min(2 * reach, 40000) + 3 * base + 5, 2 * base + 1, max(1, figures.latency_frames // 2 + 3)]
+    if graph.window is not None:
+        lengths = [graph.window[0] + 5 * graph.window[1] + graph.window[1] // 2, graph.window[0]]
+    if rewritten.states:
+        lengths = [12]
+    cases = []
+    for frames in dict.fromkeys(lengths):
+        inputs = {s.name: _noise(s, frames, rng) for s in graph.inputs}
+        try:
+            outputs = _offline(rewritten, inputs)
+        except Exception:  # a length that the offline model itself does not take
+            continue
+        cases.append(Case(inputs, {k: outputs[k] for k in graph.outputs}, frames))
+    if not cases:
+        raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}; check the model.")
+    return cases
+
+
+def _offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
+    graph = rewritten.graph
+    if rewritten.states:
+        fixed = {
+            k: np.broadcast_to(v, (len(next(iter(inputs.values()))), *v.shape)) for k, v in rewritten.fixed.items()
+        }
+        return stepwise(rewritten.proto, rewritten.states, rewritten.initial, inputs | fixed)
+    offline = Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window)
+    if graph.window is None:
+        return offline.run(inputs | rewritten.fixed)
+    return offline.run(inputs)
+
+
+def _noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
+    shape = [frames, *stream.shape] if stream.axis == STACKED else [frames if d is None else d for d in stream.shape]
+    if np.dtype(stream.dtype).kind == "f":
+        return (rng.standard_normal(shape) * 0.3).astype(stream.dtype)
+    return rng.integers(0, 2, shape).astype(stream.dtype)
+
+
+# The bundle ---------------------------------------------------------------------------------------------------------
+
+
+def _entries(
+    rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, cases: list[Case], target: str
+) -> dict[str, bytes]:
+    entries: dict[str, bytes] = {}
+    if native is not None:
+        entries["plan"] = native.plan
+        entries[f"kernels/{target}"] = native.image.code
+        if native.weights:
+            entries[f"weights/{LAYOUT}"] = native.weights
+    entries["streaming.onnx"] = form.model.SerializeToString(deterministic=True)
+    for i, array in enumerate(cases[0].inputs.values()):
+        entries[f"golden/input_{i}.npy"] = _npy(array)
+    for i, array in enumerate(cases[0].outputs.values()):
+        entries[f"golden/output_{i}.npy"] = _npy(array)
+    for i, state in enumerate(form.states):
+        values = state.pop("values")
+        state["initial"] = None
+        if values is not None:
+            state["initial"] = f"states/{i}.npy"
+            entries[state["initial"]] = _npy(values)
+    return entries
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array))
+    return buffer.getvalue()
+
+
+def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]:
+    """A port as the user sees it: stacked frames lie along a new first axis."""
+    shape: list[int | None] = list(stream.shape)
+    axis = stream.axis
+    if axis == STACKED:
+        shape, axis = [None, *shape], 0
+    if tail is not None and tail.squeeze:
+        shape, axis = [None, *shape[2:]], 0
+    return {"name": name, "dtype": stream.dtype, "shape": shape, "axis": axis}
+
+
+def shortest(graph: StreamGraph) -> int:
+    """The fewest input frames that the offline model takes: every convolution and pool needs one whole window."""
+    least = graph.window[0] if graph.window is not None else 1
+    for node in graph.nodes:
+        if isinstance(node, Window):
+            least = max(least, node.output.fact.length.first(0))
+    return least
+
+
+def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, refusal: str | None,
+              request: Request,               target: Target) -> dict[str, Any]:  # fmt: skip
+    graph = rewritten.graph
+    hop = native.hop if native is not None else form.hop
+    figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate)
+    latencies = {o["name"]: o["latency_frames"] for o in figures.outputs}
+    outputs = []
+    for name, value in graph.outputs.items():
+        tail = value if isinstance(value, Tail) else None
+        stream = value.stream if isinstance(value, Tail) else value
+        outputs.append(_port(stream, name, tail) | {"latency_frames": latencies[name]})
+    window = None if graph.window is None else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.mode}
+    return {
+        "name": Path(graph.name).stem,
+        "target": {
+            "name": request.target, "arch": target.arch, "os": "linux",
+            "features": [f[1:] for f in target.features if f.startswith("+")],
+        },
+        "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
+        "hop": hop,
+        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states else shortest(graph)},
+        "inputs": [_port(s, s.name) for s in graph.inputs],
+        "outputs": outputs,
+        "latency_frames": figures.latency_frames,
+        "mode": figures.mode,
+        "window": window,
+        "backends": ["native", "onnxruntime"] if native is not None else ["onnxruntime"],
+        "native_refusal": refusal,
+        "onnx": form.manifest(),
+        "proof": {},
+        "macs": figures.macs | {
+            "receptive_field": figures.receptive_field, "look_ahead": figures.look_ahead,
+            "natural_hop": figures.natural_hop, "endless": figures.endless,
+        },
+        "kernels": native.kernels if native is not None else [],
+        "made_by": f"runnel {runnel.__version__}",
+    }  # fmt: skip
