@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,39 @@ import numpy as np
 
 import runnel
 from runnel.errors import BundleError
+from runnel.runtime.bundle import Bundle
 from runnel.tools.replay import Arrays, chunkings, deviation, leading, play
 
 TOLERANCE = 1e-5  # where the proof in the manifest names no limit
 
 
-def read_golden(path: str | Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Arrays, Arrays]:
+def read_golden(bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Arrays, Arrays]:
     """The golden inputs and outputs by name. Raises BundleError if the bundle brings none that can be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _arrays(archive, "input", inputs), _arrays(archive, "output", outputs)
-    except KeyError as error:
-        raise BundleError(f"'{path}' brings no golden examples: {error.args[0]}; compile it again.") from error
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise BundleError(f"the golden examples of '{path}' cannot be read: {error}.") from error
+    return _arrays(bundle, "input", inputs), _arrays(bundle, "output", outputs)
 
 
-def _arrays(archive: zipfile.ZipFile, kind: str, names: Sequence[str]) -> Arrays:
-    files = [io.BytesIO(archive.read(f"golden/{kind}_{i}.npy")) for i in range(len(names))]
-    return {name: np.load(file, allow_pickle=False) for name, file in zip(names, files)}
+def _arrays(bundle: Bundle, kind: str, names: Sequence[str]) -> Arrays:
+    arrays: Arrays = {}
+    for i, name in enumerate(names):
+        entry = f"golden/{kind}_{i}.npy"
+        try:
+            arrays[name] = np.load(io.BytesIO(bundle.read(entry)), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise BundleError(
+                f"'{bundle.path}': entry '{entry}' is not an array ({error}); compile it again."
+            ) from error
+    return arrays
 
 
 def verify(path: str | Path, backend: str) -> list[dict[str, Any]]:
     """One result for each chunking: its largest error in parts of the output's largest value, and whether it holds.
 
-    An output whose bits depend on the chunking does not hold either.
+    Every entry of the bundle is checked in full before. Bits that depend on the chunking do not hold either.
     """
+    bundle = Bundle(path)
+    bundle.verify()
     program = runnel.load(path, backend=backend)
-    inputs, expected = read_golden(path, [p.name for p in program.inputs], [p.name for p in program.outputs])
+    inputs, expected = read_golden(bundle, [p.name for p in program.inputs], [p.name for p in program.outputs])
     tolerance = float((program.manifest.get("proof") or {}).get("limit") or TOLERANCE)
     axes = {port.name: leading(port.axis) for port in program.inputs}
     frames = min(inputs[name].shape[axis] for name, axis in axes.items())

@@ -13,7 +13,7 @@ from runnel.errors import InputError
 _SECONDS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
 
 
-def frame_count(text: str, rate: int | None, option: str) -> int:
+def frame_count(text: str, rate: float | None, option: str) -> int:
     """Frames of ``text`` at ``rate`` (frames a second). Raises InputError if that is not a whole number above 0."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|ms|us)?", text.strip())
     if match is None:
@@ -22,9 +22,9 @@ def frame_count(text: str, rate: int | None, option: str) -> int:
     if unit is not None:
         if rate is None:
             raise InputError(f"{option} {text} needs the rate of the input; give --rate, or give frames.")
-        number *= _SECONDS[unit] * rate
+        number *= _SECONDS[unit] * Fraction(rate)
     if number.denominator != 1 or number < 1:
-        at = "" if rate is None else f" at {rate} Hz"
+        at = "" if rate is None else f" at {rate:g} Hz"
         raise InputError(f"{option} {text} is {float(number):g} frames{at}; give a whole number of at least 1.")
     return int(number)
 

@@ -42,7 +42,13 @@ uint32_t ByTables(const uint8_t* p, size_t n, uint32_t crc) {
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-__attribute__((target("sse4.2"))) uint32_t ByInstruction(const uint8_t* p, size_t n, uint32_t crc) {
+#if defined(__clang__)
+#define RN_SSE42 __attribute__((target("sse4.2,crc32")))
+#else
+#define RN_SSE42 __attribute__((target("sse4.2")))
+#endif
+
+RN_SSE42 uint32_t ByInstruction(const uint8_t* p, size_t n, uint32_t crc) {
   uint64_t wide = crc;
   for (; n >= 8; n -= 8, p += 8) {
     uint64_t word;

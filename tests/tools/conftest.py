@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 import runnel
+from runnel.compiler.bundle import write_bundle
 from runnel.errors import BundleError
 
 LOOKAHEAD = 3
@@ -85,10 +85,20 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
 def bundle(tmp_path: Path, program: Program) -> Path:
     """A file with golden examples of the stand-in."""
     x = np.random.default_rng(0).standard_normal((1, 2000)).astype(np.float32)
-    path = tmp_path / "m.rnl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, values in (("input_0", x), ("output_0", offline(x))):
-            buffer = io.BytesIO()
-            np.save(buffer, values)
-            archive.writestr(f"golden/{name}.npy", buffer.getvalue())
-    return path
+    arrays = {"golden/input_0.npy": x, "golden/output_0.npy": offline(x)}
+    port = {"dtype": "float32", "shape": [1, None], "axis": 1}
+    manifest = {
+        "name": "stand-in", "target": {"name": "host", "arch": "x86_64", "os": "linux", "features": []}, "weights": {},
+        "inputs": [port | {"name": "noisy"}], "outputs": [port | {"name": "clean"}], "hop": 256, "clock": {"rate": 16000},
+        "latency_frames": LOOKAHEAD, "mode": "sequence", "window": None, "backends": ["native"], "native_refusal": None,
+        "onnx": None, "proof": {}, "macs": {}, "kernels": [], "made_by": "a test",
+    }  # fmt: skip
+    write_bundle(tmp_path / "m.rnl", manifest, {name: npy(values) for name, values in arrays.items()})
+    return tmp_path / "m.rnl"
+
+
+def npy(values: np.ndarray) -> bytes:
+    """An array as the bytes of its file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()

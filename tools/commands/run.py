@@ -40,8 +40,9 @@ def main(args: argparse.Namespace) -> int:
     if len(timed) != 1 or len(program.inputs) != 1:
         known = ", ".join(port.name for port in program.inputs)
         raise InputError(f"run feeds one input and this model has {known}; push arrays from Python, by input name.")
-    source = open_source(args.source, timed[0], program.rate, args.rate, args.on_nonfinite)
-    rate = program.rate or source.rate
+    own_rate = None if program.rate is None else round(program.rate)
+    source = open_source(args.source, timed[0], own_rate, args.rate, args.on_nonfinite)
+    rate = own_rate or source.rate
     if args.realtime and rate is None:
         raise InputError("--realtime needs the rate of the input; give --rate.")
     chunk = _chunk(args.chunk, rate, program.hop)
