@@ -1,0 +1,289 @@
+"""The reference backend: runs a bundle's ``streaming.onnx``, whose states are named inputs and outputs.
+
+A call consumes exactly ``hop`` input frames. Output o of the call that starts at input frame p carries frames
+[p·n/hop - D, p·n/hop - D + n) of it, n being its frames a call and D its delay; those before 0 and from the output's
+length on are dropped.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from runnel.errors import BundleError, InputError, InternalError, StreamError
+from runnel.runtime.bundle import Bundle
+from runnel.runtime.program import (
+    FOREIGN_STATE,
+    Array,
+    Program,
+    Result,
+    Stream,
+    check_policy,
+    checked_inputs,
+    checked_out,
+    describe_nonfinite,
+)
+
+UNKNOWN_LENGTH = 1 << 62
+MAGIC = b"RNLONNX\1"
+INPUT, AFFINE, MIN, MAX, CONST = range(5)
+STACKED = -1  # the ONNX model sees one frame at a time and no time axis
+
+
+def evaluate(words: list[list[int]], t: int) -> int:
+    """The last of a list of clocks (docs/plan.md) at t."""
+    values: list[int] = []
+    for op, a, b, mul, div, add in words:
+        if op == INPUT:
+            values.append(t)
+        elif op == AFFINE:
+            values.append(max(0, (values[a] * mul + add) // div))
+        elif op in (MIN, MAX):
+            values.append((min if op == MIN else max)(values[a], values[b]))
+        elif op == CONST:
+            values.append(add)
+        else:
+            raise BundleError(f"the manifest has the unknown clock op {op}; update runnel.")
+    return values[-1]
+
+
+def open_session(model: bytes) -> Any:
+    """An onnxruntime session on one thread. Raises InputError where onnxruntime is missing or refuses the model."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            "the onnxruntime backend needs onnxruntime; install it with pip install onnxruntime, or use backend='native'."
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises types of its own, without a common base
+        raise BundleError(f"onnxruntime does not take streaming.onnx ({error}); compile the model again.") from None
+
+
+class OnnxProgram(Program):
+    """A streaming ONNX model. initial: {state input: its value at the start}."""
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self, manifest: Mapping[str, Any], model: bytes, initial: Mapping[str, Array], poison: bool = False
+    ) -> None:
+        super().__init__(manifest)
+        described = manifest["onnx"]
+        if described is None:
+            raise BundleError(f"'{manifest['name']}' has no ONNX form; use backend='native'.")
+        self.onnx: Mapping[str, Any] = described
+        self.hop = int(described["hop"])
+        self.poison = poison
+        self.unknown_length = int(described.get("unknown_length", UNKNOWN_LENGTH))
+        self.session = open_session(model)
+        self.fed = frozenset(i.name for i in self.session.get_inputs())
+        self.given = [o.name for o in self.session.get_outputs()]
+        self.initial = dict(initial)
+
+    @staticmethod
+    def from_bundle(bundle: Bundle, poison: bool = False) -> OnnxProgram:
+        """Raises BundleError, and InputError where onnxruntime is missing."""
+        initial = {}
+        for state in (bundle.manifest["onnx"] or {}).get("states", ()):
+            shape, dtype = state["shape"], np.dtype(state["dtype"])
+            if state.get("initial"):
+                value = np.load(io.BytesIO(bundle.read(state["initial"])), allow_pickle=False)
+                if list(value.shape) != shape or value.dtype != dtype:
+                    raise BundleError(
+                        f"'{bundle.path}': entry '{state['initial']}' does not fit its state; compile the model again."
+                    )
+            else:
+                value = np.full(shape, state.get("fill") or 0, dtype)
+            initial[state["in"]] = value
+        return OnnxProgram(bundle.manifest, bundle.read("streaming.onnx"), initial, poison)
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(value.nbytes for value in self.initial.values())
+
+    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> OnnxStream:
+        check_policy(on_nonfinite)
+        stream = OnnxStream(self, on_nonfinite)
+        if state is not None:
+            stream.restore(state)
+        return stream
+
+
+class OnnxStream(Stream):
+    """States as arrays, and a FIFO of fewer than ``hop`` frames in front of the model."""
+
+    def __init__(self, program: OnnxProgram, on_nonfinite: str) -> None:
+        self.program: OnnxProgram = program
+        self._on_nonfinite = on_nonfinite
+        self.reset()
+
+    def reset(self) -> None:
+        self._states = dict(self.program.initial)
+        self._waiting = [np.empty(port.sized(0), port.dtype) for port in self.program.inputs]
+        self._consumed = 0  # input frames given to the model, padding included
+        self._position = 0
+        self._flushed = False
+        self._tails: dict[str, Array] = {}
+
+    def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
+        arrays, frames = checked_inputs(self.program, x)
+        if self._flushed:
+            raise StreamError("the stream has ended; call reset() to start it again.")
+        if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
+            if self._on_nonfinite == "error":
+                raise StreamError(describe_nonfinite(self.program, arrays))
+            arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
+            if self._on_nonfinite == "reset":
+                self.reset()
+        into = None if out is None else checked_out(self.program, out, self._count_due(frames))
+        self._position += frames
+        ports = self.program.inputs
+        self._waiting = [np.concatenate([w, a], axis=p.axis or 0) for w, a, p in zip(self._waiting, arrays, ports)]
+        pieces: list[list[Array]] = [[] for _ in self.program.outputs]
+        hop = self.program.hop
+        calls = (self._position - self._consumed) // hop
+        for i in range(calls):
+            self._call([_frames(w, p.axis, i * hop, (i + 1) * hop) for w, p in zip(self._waiting, ports)], None, pieces)
+        self._waiting = [_frames(w, p.axis, calls * hop, None).copy() for w, p in zip(self._waiting, ports)]
+        results = self._joined(pieces)
+        if into is None:
+            return self._named(results)
+        parts = [_frames(a, p.axis, 0, r.shape[p.axis or 0]) for a, p, r in zip(into, self.program.outputs, results)]
+        for part, result in zip(parts, results):
+            part[...] = result
+        return self._named(parts)
+
+    def flush(self) -> Result:
+        if self._flushed:
+            raise StreamError("the stream has ended; call reset() to start it again.")
+        self.check_length()
+        total, hop, ports = self._position, self.program.hop, self.program.inputs
+        pieces: list[list[Array]] = [[] for _ in self.program.outputs]
+        while not self._complete(total):
+            chunk = []
+            for waiting, port in zip(self._waiting, ports):
+                missing = hop - waiting.shape[port.axis or 0]
+                nothing = np.nan if self.program.poison and port.dtype.kind == "f" else 0
+                padding = np.full(port.sized(missing), nothing, port.dtype)
+                chunk.append(np.concatenate([waiting, padding], axis=port.axis or 0))
+            self._waiting = [np.empty(port.sized(0), port.dtype) for port in ports]
+            self._call(chunk, total, pieces)
+        self._flushed = True
+        for i, described in enumerate(self.program.onnx["outputs"]):
+            if "tail" in described and described["name"] in self._tails:
+                pieces[i].append(self._tails[described["name"]])
+        return self._named(self._joined(pieces))
+
+    def save(self) -> bytes:
+        buffer = io.BytesIO()
+        numbers = np.array([self._position, self._consumed, self._flushed], np.int64)
+        arrays = {"numbers": numbers} | {f"waiting.{i}": w for i, w in enumerate(self._waiting)}
+        arrays |= {f"state.{i}": self._states[name] for i, name in enumerate(self.program.initial)}
+        arrays |= {f"tail.{name}": value for name, value in self._tails.items()}
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return MAGIC + bytes.fromhex(self.program.manifest["program_hash"]) + buffer.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a snapshot. Raises StreamError for one of another program."""
+        head = MAGIC + bytes.fromhex(self.program.manifest["program_hash"])
+        try:
+            if not state.startswith(head):
+                raise ValueError
+            with np.load(io.BytesIO(state[len(head) :]), allow_pickle=False) as saved:
+                position, consumed, flushed = (int(v) for v in saved["numbers"])
+                waiting = [saved[f"waiting.{i}"] for i in range(len(self.program.inputs))]
+                states = {name: saved[f"state.{i}"] for i, name in enumerate(self.program.initial)}
+                tails = {key[5:]: saved[key] for key in saved.files if key.startswith("tail.")}
+            for name, value in states.items():
+                like = self.program.initial[name]
+                if value.shape != like.shape or value.dtype != like.dtype:
+                    raise ValueError
+        except Exception:  # numpy and zipfile raise many types for damaged bytes
+            raise StreamError(FOREIGN_STATE) from None
+        self._position, self._consumed, self._flushed = position, consumed, bool(flushed)
+        self._waiting, self._states, self._tails = waiting, states, tails
+
+    def clone(self) -> OnnxStream:
+        twin = OnnxStream(self.program, self._on_nonfinite)
+        twin._states, twin._waiting, twin._tails = dict(self._states), list(self._waiting), dict(self._tails)
+        twin._position, twin._consumed, twin._flushed = self._position, self._consumed, self._flushed
+        return twin
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def _call(self, chunk: list[Array], total: int | None, pieces: list[list[Array]]) -> None:
+        program = self.program
+        described = program.onnx
+        feeds: dict[str, Array] = {}
+        for value, port, asked in zip(chunk, program.inputs, described["inputs"]):
+            feeds[port.name] = value[0] if asked["axis"] == STACKED and port.axis == 0 else np.ascontiguousarray(value)
+        feeds[described["position"]] = np.array(self._consumed, np.int64)
+        feeds[described["length"]] = np.array(program.unknown_length if total is None else total, np.int64)
+        feeds |= self._states
+        feeds = {name: value for name, value in feeds.items() if name in program.fed}
+        values = dict(zip(program.given, program.session.run(None, feeds)))
+        for state in described["states"]:
+            self._states[state["in"]] = values[state["out"]]
+        for i, output in enumerate(described["outputs"]):
+            value = values[output["name"]]
+            if "tail" in output:
+                self._tails[output["name"]] = value
+                continue
+            if output["axis"] == STACKED:
+                value = value[None]
+            first = self._frame(output, self._consumed)
+            start = max(0, -first)
+            stop = int(output["frames"])
+            if total is not None:
+                stop = min(stop, evaluate(output["length"], total) - first)
+            if start < stop:
+                pieces[i].append(_frames(value, self.program.outputs[i].axis, start, stop))
+        self._consumed += program.hop
+
+    def _frame(self, output: Mapping[str, Any], consumed: int) -> int:
+        """The number of the output frame that the call at ``consumed`` starts with."""
+        return consumed * int(output["frames"]) // self.program.hop - int(output["delay"])
+
+    def _complete(self, total: int) -> bool:
+        for output in self.program.onnx["outputs"]:
+            if self._frame(output, self._consumed) < evaluate(output["length"], total):
+                if not output["frames"]:
+                    raise InternalError(f"output '{output['name']}' never ends; please report this model.")
+                return False
+        return True
+
+    def _count_due(self, frames: int) -> list[int]:
+        hop = self.program.hop
+        later = self._consumed + (self._position + frames - self._consumed) // hop * hop
+        return [
+            0 if "tail" in o else max(0, self._frame(o, later)) - max(0, self._frame(o, self._consumed))
+            for o in self.program.onnx["outputs"]
+        ]
+
+    def _joined(self, pieces: list[list[Array]]) -> list[Array]:
+        ports = self.program.outputs
+        empty = [np.empty(p.sized(0) if p.axis is not None else (0, *p.sized(0)), p.dtype) for p in ports]
+        return [
+            (got[0].copy() if len(got) == 1 else np.concatenate(got, axis=p.axis or 0)) if got else e
+            for got, p, e in zip(pieces, ports, empty)
+        ]
+
+    def _named(self, results: list[Array]) -> Result:
+        if len(results) == 1:
+            return results[0]
+        return {port.name: array for port, array in zip(self.program.outputs, results)}
+
+
+def _frames(value: Array, axis: int | None, start: int, stop: int | None) -> Array:
+    return value if axis is None else value[(slice(None),) * axis + (slice(start, stop),)]

@@ -1,0 +1,228 @@
+"""Programs and streams: what every backend serves, and ``load``."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runnel.errors import BundleError, InputError, StreamError
+from runnel.runtime.bundle import Bundle
+
+Array = NDArray[Any]
+Result = Array | dict[str, Array]
+BACKENDS = ("native", "onnxruntime")
+ON_NONFINITE = ("error", "zero", "reset")
+FOREIGN_STATE = "the saved state belongs to another program or is damaged; use the bundle it was saved with."
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output. shape: None where time is; axis: which one that is, None if there is no time."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    axis: int | None
+
+    @staticmethod
+    def of(described: Mapping[str, Any]) -> Port:
+        return Port(described["name"], np.dtype(described["dtype"]), tuple(described["shape"]), described["axis"])
+
+    def sized(self, frames: int) -> tuple[int, ...]:
+        """The shape of ``frames`` frames."""
+        return tuple(frames if d is None else d for d in self.shape)
+
+    def __str__(self) -> str:
+        dims = ", ".join("frames" if d is None else str(d) for d in self.shape)
+        return f"{self.dtype}[{dims}]"
+
+
+class Program(ABC):
+    """A model ready to run: immutable, shared by streams and threads.
+
+    hop: input frames of the largest step. latency_frames: input frames that an output waits for. state_bytes: of one
+    stream. inputs, outputs: Ports. rate: frames per second or None. manifest: the bundle's, as data. shortest: the
+    fewest frames that the offline model takes.
+    """
+
+    backend: str
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.manifest = manifest
+        self.hop = int(manifest["hop"])
+        self.latency_frames = int(manifest["latency_frames"])
+        self.rate: float | None = manifest["clock"].get("rate")
+        self.shortest = int(manifest["clock"].get("shortest", 0))
+        self.inputs = tuple(Port.of(p) for p in manifest["inputs"])
+        self.outputs = tuple(Port.of(p) for p in manifest["outputs"])
+
+    @property
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Bytes of one stream's state."""
+
+    @abstractmethod
+    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> Stream:
+        """A new stream, at its start or where ``state`` (of ``Stream.save``) was.
+
+        Raises StreamError for a foreign state.
+        on_nonfinite: what a NaN or infinite input sample does: "error" refuses the push, "zero" takes it as 0, "reset"
+        starts the stream again and takes it as 0.
+        """
+
+    def __repr__(self) -> str:
+        name = self.manifest.get("name", "")
+        ports = f"{len(self.inputs)} inputs, {len(self.outputs)} outputs"
+        return f"<Program '{name}' on {self.backend}: {ports}, hop {self.hop}>"
+
+
+class Stream(ABC):
+    """One stream of a program. Used by one thread at a time."""
+
+    program: Program
+
+    @abstractmethod
+    def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
+        """Take any number of frames; give the output frames that are due.
+
+        x: one array, or {input name: array}, of the input's dtype and shape with any number of frames on its time axis;
+        float64 is taken as float32, a non-contiguous array is copied. Returns an array (a dict if the program has
+        several outputs) with 0 frames on the time axis when nothing is due; with ``out`` (arrays with room for what is
+        due) the part of it that was written. Raises StreamError; the stream is then as it was.
+        """
+
+    @abstractmethod
+    def flush(self) -> Result:
+        """End the stream; give the rest of the outputs. Raises StreamError for a length that the offline model refuses."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Back to the start."""
+
+    @abstractmethod
+    def save(self) -> bytes:
+        """A snapshot for ``Program.stream(state=…)``."""
+
+    @abstractmethod
+    def clone(self) -> Stream:
+        """A second stream that goes on from here."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """Input frames taken so far."""
+
+    def check_length(self) -> None:
+        """Raises StreamError when the offline model takes no recording as short as this one."""
+        if self.position < self.program.shortest:
+            raise StreamError(
+                f"the stream has {self.position} frames and the offline model takes no fewer than "
+                f"{self.program.shortest}; push more before flush."
+            )
+
+
+def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = False) -> Program:
+    """Open a bundle as a program. Raises BundleError for a broken or foreign bundle, InputError for an unknown backend.
+
+    poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"there is no backend '{backend}'; use one of {', '.join(BACKENDS)}.")
+    bundle = Bundle(path)
+    if backend not in bundle.manifest["backends"]:
+        why = bundle.manifest["native_refusal"] if backend == "native" else None
+        has = ", ".join(bundle.manifest["backends"])
+        raise BundleError(
+            f"'{bundle.path}' has no form for the {backend} backend{f' ({why})' if why else ''}; use backend='{has}'."
+        )
+    if backend == "native":
+        from runnel.runtime.backends.native import NativeProgram
+
+        return NativeProgram.from_bundle(bundle, poison)
+    from runnel.runtime.backends.onnxruntime import OnnxProgram
+
+    return OnnxProgram.from_bundle(bundle, poison)
+
+
+def checked_inputs(program: Program, x: Array | Mapping[str, Array]) -> tuple[list[Array], int]:
+    """The arrays of a push in the order of the program's inputs, and their frames. Raises StreamError."""
+    ports = program.inputs
+    if isinstance(x, Mapping):
+        known = {p.name for p in ports}
+        if odd := sorted(map(str, known ^ x.keys())):
+            raise StreamError(
+                f"push got the inputs {_listed(x.keys())} and needs {_listed(known)}; '{odd[0]}' does not match."
+            )
+        given = [x[p.name] for p in ports]
+    elif len(ports) > 1:
+        raise StreamError(f"the inputs are {_listed(p.name for p in ports)}; push a dict with an array for each.")
+    else:
+        given = [x]
+    arrays = [checked_array(port, value) for port, value in zip(ports, given)]
+    frames = {port.name: a.shape[port.axis] for port, a in zip(ports, arrays) if port.axis is not None}
+    if len(set(frames.values())) > 1:
+        said = ", ".join(f"'{name}' {n}" for name, n in frames.items())
+        raise StreamError(f"the inputs have unlike numbers of frames ({said}); push as many of each.")
+    return arrays, next(iter(frames.values()), 0)
+
+
+def checked_array(port: Port, value: Any) -> Array:
+    """``value`` as an array that fits the port. Raises StreamError saying what was got and needed."""
+    if not isinstance(value, np.ndarray):
+        raise StreamError(f"input '{port.name}' got {type(value).__name__} and needs a numpy array {port}.")
+    if value.dtype != port.dtype:
+        if value.dtype != np.float64 or port.dtype != np.float32:
+            raise StreamError(
+                f"input '{port.name}' got {value.dtype} and needs {port.dtype}; convert it with "
+                f"x.astype('{port.dtype}') after scaling it as the model expects."
+            )
+        value = value.astype(np.float32)
+    fits = value.ndim == len(port.shape) and all(d is None or d == n for d, n in zip(port.shape, value.shape))
+    if not fits:
+        got = ", ".join(map(str, value.shape))
+        raise StreamError(f"input '{port.name}' got shape [{got}] and needs {port}; reshape it to that.")
+    return value
+
+
+def checked_out(program: Program, out: Result, due: list[int]) -> list[Array]:
+    """The caller's arrays, in the order of the program's outputs. Raises StreamError where one does not fit."""
+    ports = program.outputs
+    given = [out] if isinstance(out, np.ndarray) and len(ports) == 1 else None
+    if given is None:
+        if not isinstance(out, Mapping) or out.keys() != {p.name for p in ports}:
+            raise StreamError(f"out needs an array for each of the outputs {_listed(p.name for p in ports)}.")
+        given = [out[p.name] for p in ports]
+    for port, array, frames in zip(ports, given, due):
+        shape = array.shape
+        fits = len(shape) == len(port.shape) and all(d is None or d == n for d, n in zip(port.shape, shape))
+        if array.dtype != port.dtype or not fits or not array.flags.c_contiguous or not array.flags.writeable:
+            raise StreamError(f"out for '{port.name}' is {array.dtype}{list(shape)} and must be a C-contiguous {port}.")
+        if port.axis is not None and shape[port.axis] < frames:
+            raise StreamError(f"out for '{port.name}' has room for {shape[port.axis]} frames and {frames} are due.")
+    return given
+
+
+def describe_nonfinite(program: Program, arrays: list[Array]) -> str:
+    """Which sample is not finite, for an error."""
+    remedy = "clean it, or choose on_nonfinite='zero' or 'reset'"
+    for port, array in zip(program.inputs, arrays):
+        if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+            where = [int(i) for i in np.argwhere(~finite)[0]]
+            return f"input '{port.name}' is {array[tuple(where)]} at {where}; {remedy}."
+    return f"an input sample is not finite; {remedy}."
+
+
+def check_policy(on_nonfinite: str) -> None:
+    """Raises StreamError for an unknown policy."""
+    if on_nonfinite not in ON_NONFINITE:
+        raise StreamError(f"on_nonfinite is '{on_nonfinite}' and must be one of {', '.join(ON_NONFINITE)}.")
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"'{n}'" for n in sorted(map(str, names)))
