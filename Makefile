@@ -38,7 +38,9 @@ demo: setup
 	@$(PY) -m runnel.tools.demo
 
 bench: setup
-	@$(PY) -m runnel.tools.peers
+	@mkdir -p build/bench
+	@$(VENV)/bin/runnel compile models/denoiser/denoiser.onnx --rate 16000 --out build/bench/denoiser.rnl
+	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl --backend native,onnxruntime
 
 lint: setup check-style types
 

@@ -21,7 +21,8 @@ def bundle_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     rows["look-ahead"] = terminal.frames(manifest["latency_frames"], rate)
     if work := saved_work(manifest):
         rows["work"] = work
-    rows.update(proof_facts(manifest.get("proof") or {}))
+    if proof := manifest.get("proof"):
+        rows.update(proof_facts(proof))
     return rows
 
 
@@ -37,17 +38,12 @@ def saved_work(manifest: Mapping[str, Any]) -> str | None:
     )
 
 
-def proof_facts(proof: Mapping[str, Any], name: str = "proof") -> dict[str, str]:
-    """One row for each figure of a proof; parts of it are named after the whole."""
-    rows: dict[str, str] = {}
-    for key, value in proof.items():
-        label = f"{name}: {key.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            rows.update(proof_facts(value, label))
-        elif isinstance(value, float):
-            rows[label] = f"{value:.3g}"
-        elif isinstance(value, list):
-            rows[label] = ", ".join(map(str, value))
-        else:
-            rows[label] = str(value)
-    return rows
+def proof_facts(proof: Mapping[str, Any]) -> dict[str, str]:
+    """What was proved, and what was not."""
+    errors = ", ".join(f"{backend} {error:.1e}" for backend, error in proof["error"].items())
+    lengths = ", ".join(map(str, proof["frames"]))
+    return {
+        "exact": f"largest error of the output's range: {errors} (allowed {proof['limit']:.0e})",
+        "proved": f"on {proof['where']}; recordings of {lengths} frames; cut {', '.join(proof['chunkings'])}",
+        "not proved": str(proof["not_covered"]),
+    }

@@ -89,9 +89,10 @@ def bundle(tmp_path: Path, program: Program) -> Path:
     port = {"dtype": "float32", "shape": [1, None], "axis": 1}
     manifest = {
         "name": "stand-in", "target": {"name": "host", "arch": "x86_64", "os": "linux", "features": []}, "weights": {},
-        "inputs": [port | {"name": "noisy"}], "outputs": [port | {"name": "clean"}], "hop": 256, "clock": {"rate": 16000},
-        "latency_frames": LOOKAHEAD, "mode": "sequence", "window": None, "backends": ["native"], "native_refusal": None,
-        "onnx": None, "proof": {}, "macs": {}, "kernels": [], "made_by": "a test",
+        "inputs": [port | {"name": "noisy"}], "outputs": [port | {"name": "clean"}], "hop": 256,
+        "clock": {"rate": 16000}, "latency_frames": LOOKAHEAD, "mode": "sequence", "window": None,
+        "backends": ["native"], "native_refusal": None, "onnx": None, "proof": {}, "macs": {}, "kernels": [],
+        "made_by": "a test",
     }  # fmt: skip
     write_bundle(tmp_path / "m.rnl", manifest, {name: npy(values) for name, values in arrays.items()})
     return tmp_path / "m.rnl"

@@ -149,7 +149,10 @@ def test_compile_passes_what_was_asked_on(
     asked: dict[str, Any] = {}
     manifest = {
         "target": {"name": "host", "arch": "x86_64"}, "backends": ["native"], "native_refusal": None, "hop": 160,
-        "clock": {"rate": 16000}, "latency_frames": 320, "proof": {"error": {"native": 1.5e-7}},
+        "clock": {"rate": 16000}, "latency_frames": 320, "proof": {
+            "error": {"native": 1.5e-7}, "limit": 1e-5, "frames": [100, 7], "where": "this machine",
+            "chunkings": ["whole"], "not_covered": "other lengths",
+        },
         "macs": {"per_second_streamed": 1e7, "per_second_windowed": 1e9},
     }  # fmt: skip
 

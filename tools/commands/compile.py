@@ -17,6 +17,7 @@ from runnel.tools.model_options import add_model_options, model_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("-o", "--out", metavar="M.rnl", help="the bundle (default: the model's name here, in .rnl)")
+    parser.add_argument("--backend", choices=("native", "onnxruntime"), help="insist on kernels, or do without them")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else Path(Path(args.model).stem + ".rnl")
     if out.resolve() == Path(args.model).resolve():
         raise InputError(f"'{out}' is the model itself; name another file with --out.")
-    options = model_options(args)
+    options = {**model_options(args), "backend": args.backend}
     progress = terminal.Progress()
     try:
         info = runnel.compile(args.model, out, progress=progress, **options)
