@@ -171,7 +171,9 @@ class Bundle:
     def _check(self, name: str) -> None:
         if name in self._checked:
             return
-        found = hashlib.sha256(memoryview(self._bytes(self._entries[name]))).hexdigest()
+        entry = self._entries[name]
+        with memoryview(self._map) as whole:
+            found = hashlib.sha256(whole[entry.offset : entry.offset + entry.size]).hexdigest()
         if found != self.manifest["entries"].get(name, {}).get("sha256"):
             raise BundleError(f"'{self.path}': entry '{name}' was altered (its sha256 differs); copy the bundle again.")
         self._checked.add(name)

@@ -99,7 +99,7 @@ class Stream(ABC):
 
     @abstractmethod
     def flush(self) -> Result:
-        """End the stream; give the rest of the outputs. Raises StreamError for a length that the offline model refuses."""
+        """End the stream; give the rest of the outputs. Raises StreamError for a length that the model refuses."""
 
     @abstractmethod
     def reset(self) -> None:

@@ -56,7 +56,7 @@ def open_session(model: bytes) -> Any:
         import onnxruntime
     except ImportError:
         raise InputError(
-            "the onnxruntime backend needs onnxruntime; install it with pip install onnxruntime, or use backend='native'."
+            "the onnxruntime backend needs onnxruntime; pip install onnxruntime, or use backend='native'."
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -1,0 +1,60 @@
+// Kernels for hand-written plans. `p` holds what compiled kernels have as constants: inputs, outputs, taps, rows, the
+// elements between rows of the input and of the output.
+typedef int i32;
+enum { IN, OUT, TAPS, ROWS, PITCH, OUT_PITCH };
+
+static void conv_row(const float* x, const i32* table, const float* w, const i32* p, float* y) {
+  for (i32 o = 0; o < p[OUT]; ++o) y[o] = 0;
+  for (i32 k = 0; k < p[TAPS]; ++k) {
+    for (i32 i = 0; i < p[IN]; ++i) {
+      for (i32 o = 0; o < p[OUT]; ++o) y[o] += w[(k * p[IN] + i) * p[OUT] + o] * x[table[k] + i];
+    }
+  }
+}
+
+// y = sum over taps of w[tap] (in, out) . x[tap]
+i32 conv(const float* x, const i32* table, const float* w, const i32* p, float* y) {
+  conv_row(x, table, w, p, y);
+  return 0;
+}
+
+i32 conv_rows(const float* x, const i32* table, const float* w, const i32* p, float* y) {
+  for (i32 r = 0; r < p[ROWS]; ++r) conv_row(x + r * p[PITCH], table, w, p, y + r * p[OUT_PITCH]);
+  return 0;
+}
+
+static void run_row(const float* x, const float* w, const i32* p, float* y) {
+  for (i32 o = 0; o < p[OUT]; ++o) y[o] = 0;
+  for (i32 i = 0; i < p[TAPS] * p[IN]; ++i) {
+    for (i32 o = 0; o < p[OUT]; ++o) y[o] += w[i * p[OUT] + o] * x[i];
+  }
+}
+
+i32 conv_run(const float* x, const float* w, const i32* p, float* y) {
+  run_row(x, w, p, y);
+  return 0;
+}
+
+i32 conv_run_rows(const float* x, const float* w, const i32* p, float* y) {
+  for (i32 r = 0; r < p[ROWS]; ++r) run_row(x + r * p[PITCH], w, p, y + r * p[OUT_PITCH]);
+  return 0;
+}
+
+// Frame x becomes TAPS frames: y[u] = w[u] x
+i32 upsample(const float* x, const float* w, const i32* p, float* y) {
+  for (i32 u = 0; u < p[TAPS]; ++u) {
+    for (i32 i = 0; i < p[IN]; ++i) y[u * p[IN] + i] = w[u] * x[i];
+  }
+  return 0;
+}
+
+// y = w[0] h + x
+i32 leaky(const float* x, const float* h, const float* w, const i32* p, float* y) {
+  for (i32 i = 0; i < p[IN]; ++i) y[i] = w[0] * h[i] + x[i];
+  return 0;
+}
+
+i32 fails(const float* x, const float* w, const i32* p, float* y) {
+  (void)x, (void)w, (void)p, (void)y;
+  return 7;
+}
