@@ -40,7 +40,7 @@ demo: setup
 bench: setup
 	@mkdir -p build/bench
 	@$(VENV)/bin/runnel compile models/denoiser/denoiser.onnx --rate 16000 --out build/bench/denoiser.rnl
-	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl --backend native,onnxruntime
+	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl --backend native,onnxruntime-bound,onnxruntime
 
 lint: setup check-style types
 

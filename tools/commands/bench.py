@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import runnel
 from runnel.errors import InputError
@@ -11,10 +12,15 @@ from runnel.tools import terminal
 from runnel.tools.bench import Row, measure
 from runnel.tools.units import frame_count, positive
 
+BOUND = "onnxruntime-bound"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="the bundle, m.rnl")
-    parser.add_argument("--backend", default="native", help="native (default), onnxruntime, or both with a comma")
+    parser.add_argument(
+        "--backend", default="native", metavar="NAME,...",
+        help="native (default), onnxruntime, onnxruntime-bound (its buffers bound in place), or several",
+    )  # fmt: skip
     parser.add_argument("--chunk", metavar="N", help="frames of a step, or a time such as 10ms (default: the hop)")
     parser.add_argument("--steps", type=positive, default=None, help="steps (default: as many as 2 s take)")
     parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
@@ -22,11 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     backends = args.backend.split(",")
-    programs = {backend: runnel.load(args.bundle, backend=backend) for backend in backends}
+    programs = {backend: _load(args.bundle, backend) for backend in backends}
     first = programs[backends[0]]
     if any(port.axis is None for port in first.inputs):
         raise InputError("bench feeds inputs with a time axis; this model has others, so measure it from Python.")
     chunk = frame_count(args.chunk, first.rate, "--chunk") if args.chunk else first.hop
+    bound = programs.get(BOUND)
+    if bound is not None and chunk != bound.hop:
+        raise InputError(f"{BOUND} takes {bound.hop} frames a step; leave --chunk out.")
     rows = measure(programs, chunk, args.steps, args.rounds)
     if args.json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
@@ -34,6 +43,14 @@ def main(args: argparse.Namespace) -> int:
         print(f"{args.bundle}: {terminal.frames(chunk, first.rate)} a step, one thread")
         print(_table(rows))
     return 0
+
+
+def _load(path: str, backend: str) -> Any:
+    if backend == BOUND:
+        from runnel.tools.peer import BoundProgram
+
+        return BoundProgram(path)
+    return runnel.load(path, backend=backend)
 
 
 def _table(rows: list[Row]) -> str:
@@ -46,7 +63,7 @@ def _table(rows: list[Row]) -> str:
         memory = [terminal.size(row.state_bytes), terminal.size(row.resident_bytes)]
         cells.append([row.backend, *times, f"{t.steps_per_second:.0f}", rtf, *memory])
     text = terminal.table(head, cells)
-    if len(rows) == 2:
-        ratio = rows[0].timing.p50 / rows[1].timing.p50
-        text += f"\na step of {rows[0].backend} takes {ratio:.2f} of one of {rows[1].backend} (p50)"
+    for row in rows[1:]:
+        ratio = rows[0].timing.p50 / row.timing.p50
+        text += f"\na step of {rows[0].backend} takes {ratio:.2f} of one of {row.backend} (p50)"
     return text

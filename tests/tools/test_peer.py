@@ -1,0 +1,26 @@
+"""The bound peer computes what the onnxruntime backend computes, so that bench compares like with like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import runnel
+from runnel import models
+from runnel.tools.cli import main
+from runnel.tools.peer import BoundProgram
+
+
+def test_bound_calls_give_the_bits_of_the_backend(tmp_path: Path) -> None:
+    model = Path(models.__path__[0]) / "denoiser" / "denoiser.onnx"
+    path = tmp_path / "m.rnl"
+    assert main(["compile", str(model), "--rate", "16000", "--out", str(path), "--backend", "onnxruntime"]) == 0
+    program = runnel.load(path, backend="onnxruntime")
+    stream, bound = program.stream(), BoundProgram(path).stream()
+    x = np.random.default_rng(0).standard_normal((1, 30 * program.hop)).astype(np.float32)
+    steps = np.split(x, 30, axis=1)
+    expected = np.concatenate([stream.push(step) for step in steps], 1)
+    got = np.concatenate([bound.push(step)[0].copy() for step in steps], 1)
+    assert expected.shape[1] > 10 * program.hop
+    np.testing.assert_array_equal(got[:, got.shape[1] - expected.shape[1] :], expected)

@@ -1,0 +1,78 @@
+"""The peer that bench measures against: onnxruntime on the bundle's streaming graph, with every buffer bound in place.
+
+Two bindings take turns, so that a call reads the states where the one before wrote them; nothing is copied or allocated
+but the input.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runnel.runtime.backends.onnxruntime import STACKED, OnnxProgram
+from runnel.runtime.bundle import Bundle
+
+Array = NDArray[Any]
+
+
+class BoundProgram:
+    """Looks to bench like a program. Its streams take exactly ``hop`` frames a push and give raw calls' outputs."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.whole = OnnxProgram.from_bundle(Bundle(path))
+        self.hop, self.rate, self.state_bytes = self.whole.hop, self.whole.rate, self.whole.state_bytes
+        self.inputs, self.outputs = self.whole.inputs, self.whole.outputs
+
+    def stream(self) -> BoundStream:
+        return BoundStream(self.whole)
+
+
+class BoundStream:
+    """One stream: its buffers and two bindings."""
+
+    def __init__(self, program: OnnxProgram) -> None:
+        described = program.onnx
+        session = program.session
+        self.session: Any = session
+        self.ports, self.hop = program.inputs, program.hop
+        self.inputs: dict[str, Array] = {}
+        for port, asked in zip(program.inputs, described["inputs"]):
+            shape = port.sized(program.hop)
+            self.inputs[port.name] = np.zeros(shape[1:] if asked["axis"] == STACKED else shape, port.dtype)
+        self.position = np.zeros((), np.int64)
+        length = np.array(program.unknown_length, np.int64)
+        scalars = {described["position"]: self.position, described["length"]: length}
+        here = {state["in"]: np.array(program.initial[state["in"]], order="C") for state in described["states"]}
+        there = {name: np.zeros_like(value) for name, value in here.items()}
+        shapes = {value.name: value.shape for value in session.get_outputs()}
+        dtypes = {port.name: port.dtype for port in program.outputs}
+        results = {name: np.zeros(shapes[name], dtype) for name, dtype in dtypes.items()}
+        self.results = list(results.values())
+        self._kept = [scalars, here, there, results]
+        self.bindings = []
+        for read, write in ((here, there), (there, here)):
+            states = {state["out"]: write[state["in"]] for state in described["states"]}
+            self.bindings.append(self._bind(self.inputs | scalars | read, results | states))
+
+    def _bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Any:
+        binding = self.session.io_binding()
+        for value in self.session.get_inputs():
+            array = inputs[value.name]
+            binding.bind_input(value.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for value in self.session.get_outputs():
+            array = outputs[value.name]
+            binding.bind_output(value.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
+
+    def push(self, x: Array | dict[str, Array]) -> list[Array]:
+        """One call. The arrays that come back are overwritten by the next."""
+        given = x if isinstance(x, dict) else {self.ports[0].name: x}
+        for name, array in given.items():
+            np.copyto(self.inputs[name], array.reshape(self.inputs[name].shape))
+        binding = self.bindings[int(self.position) // self.hop % 2]
+        self.session.run_with_iobinding(binding)
+        self.position += self.hop
+        return self.results
