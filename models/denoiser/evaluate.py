@@ -56,9 +56,8 @@ def held_out(model: Model, count: int) -> Figures:
     """Mean SI-SDR before and after for each held-out kind of noise, and over all."""
     rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for kind, clean, noisy in held_out_mixtures(count):
-        pair = (si_sdr(clean, noisy), si_sdr(clean, model(noisy)))
-        rows[kind].append(pair)
-        rows["all"].append(pair)
+        rows[kind].append((si_sdr(clean, noisy), si_sdr(clean, model(noisy))))
+    rows["all"] = [pair for pairs in rows.values() for pair in pairs]
     return {kind: summary(pairs) for kind, pairs in rows.items()}
 
 

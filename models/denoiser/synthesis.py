@@ -34,15 +34,16 @@ TRAIN_LANGUAGES = (
     "fr-ch", "es", "es", "es-419", "pt", "pt-br", "pl", "cs", "da", "fi", "hu", "tr", "ro", "hr", "sk", "id", "ms",
     "sw", "vi", "ca", "lv", "lt", "et", "cy", "ga", "eo", "eu", "sq", "az", "af", "hi", "ru", "cmn", "ja", "el", "ar",
 )  # fmt: skip
+# An empty name is the language's own voice, drawn more often than any one variant.
 TRAIN_VARIANTS = (
     "", "", "adam", "Alex", "Alicia", "Andrea", "Andy", "Annie", "antonio", "aunty", "belinda", "benjamin", "boris",
-    "caleb", "david", "ed", "edward", "gene", "gustave", "Henrique", "Hugo", "iven", "iven3", "Jacky", "john", "Lee",
-    "Marcelo", "marco", "Mario", "max", "michael", "miguel", "mike", "f1", "f2", "f3", "f4", "anika", "grandpa",
+    "caleb", "david", "ed", "edward", "", "gustave", "Henrique", "Hugo", "iven", "iven3", "Jacky", "john", "Lee",
+    "", "", "Mario", "max", "", "miguel", "", "f1", "f2", "f3", "f4", "anika", "grandpa",
     "klatt", "klatt3", "klatt5", "m1", "m2", "m3", "m4", "m6", "m7", "norbert", "sandro", "steph2", "travis",
     "whisper", "croak", "quincy", "pablo",
 )  # fmt: skip
 TEST_LANGUAGES = ("en-gb-scotland", "it", "nl", "sv", "nb")
-TEST_VARIANTS = ("Denis", "linda", "m8", "f5", "m5", "steph", "victor", "shelby", "rob", "Diogo", "grandma", "paul")
+TEST_VARIANTS = ("Denis", "linda", "m8", "f5", "m5", "steph", "victor", "shelby", "rob", "zac", "grandma", "paul")
 
 WORDS = (  # noqa: SIM905
     "the a small stream runs under old bridge and turns north past seven quiet houses where people stop to listen "
@@ -154,7 +155,7 @@ def noise_clips(
 
 
 def build_corpus(seed: int = 1) -> Corpus:
-    """The training corpus, about 3 hours of speech and 1.7 hours of noise; takes a few minutes."""
+    """The training corpus, 3.7 hours of speech and 1.9 hours of noise; takes about a minute."""
     rng = np.random.default_rng(seed)
     speech = speak_many(rng, CORPUS_SPEECH_CLIPS, TRAIN_LANGUAGES, TRAIN_VARIANTS)
     noise = noise_clips(rng, noises.TRAINING, CORPUS_NOISE_CLIPS, NOISE_SECONDS)

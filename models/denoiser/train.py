@@ -76,13 +76,14 @@ def equalise(rng: np.random.Generator, x: Audio, depth: float) -> Audio:
     return np.fft.irfft(np.fft.rfft(x) * 10 ** (curve / 20), CROP).astype(np.float32)
 
 
-def examples(corpus: Corpus, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches (clean, noisy), each (BATCH, CROP) float32."""
+def examples(corpus: Corpus, seed: int, babble: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches (clean, noisy), each (BATCH, CROP) float32; `babble` is its extra share among the noises."""
     rng = np.random.default_rng(seed)
     kinds = list(corpus.noise)
 
     def noise() -> Audio:
-        kind = kinds[int(rng.integers(len(kinds)))]
+        more = babble > 0 and rng.random() < babble
+        kind = "babble" if more else kinds[int(rng.integers(len(kinds)))]
         x = equalise(rng, crop(rng, corpus.noise[kind]), 8.0)
         return x / max(float(np.sqrt(np.mean(x * x))), 1e-6)
 
@@ -134,10 +135,11 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))))
 
 
-def train(build: Path, steps: int, start: Path | None, rate: float, seed: int = 3) -> None:
-    """Train for `steps` batches and save the averaged weights to build/denoiser.pt, every 500 steps as well."""
-    torch.manual_seed(seed)
-    batches = examples(load_corpus(build), seed)
+def train(options: argparse.Namespace) -> None:
+    """Train for `options.steps` batches; every 500 steps the averaged weights go to the build folder."""
+    build, steps, start = options.build, options.steps, options.start
+    torch.manual_seed(options.seed)
+    batches = examples(load_corpus(build), options.seed, options.babble)
     net = Denoiser()
     if start is not None:
         net.load_state_dict(torch.load(start, weights_only=True)["model"])
@@ -148,7 +150,7 @@ def train(build: Path, steps: int, start: Path | None, rate: float, seed: int = 
     began, total = time.monotonic(), 0.0
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = rate * learning_rate(step, steps)
+            group["lr"] = options.rate * learning_rate(step, steps)
         clean, noisy = next(batches)
         estimate = net(noisy)
         ratio = signal_to_error(clean, estimate).mean()
@@ -166,7 +168,7 @@ def train(build: Path, steps: int, start: Path | None, rate: float, seed: int = 
             )
             total = 0.0
         if step % 500 == 499 or step + 1 == steps:
-            torch.save({"model": average.module.state_dict(), "step": step + 1}, build / "denoiser.pt")
+            torch.save({"model": average.module.state_dict(), "step": step + 1}, build / options.out)
 
 
 def main() -> None:
@@ -175,11 +177,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--start", type=Path, help="checkpoint to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rate")
+    parser.add_argument("--babble", type=float, default=0.0, help="extra share of babble among the noises")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--out", default="denoiser.pt", help="name of the checkpoint in the build folder")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.build.mkdir(parents=True, exist_ok=True)
-    train(options.build, options.steps, options.start, options.rate)
+    train(options)
 
 
 if __name__ == "__main__":
