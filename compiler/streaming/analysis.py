@@ -40,6 +40,26 @@ class Poisoned:
 Value = Stream | np.ndarray | Tail | Poisoned
 
 
+def _check_length(final: Count, length: Count) -> None:
+    """Refuse what does not go on as long as the input does, or loses frames when the input gets longer."""
+    if length.gain <= 0:
+        raise Refusal(
+            f"keeps {length.largest()} frames however long the input is",
+            "cut the recording before it is streamed, or use window mode (--window W)",
+        )
+    if final.rate != length.rate:
+        raise Refusal(
+            f"has {length} frames for T input frames, but only {final.rate} a frame while they come in: the rest "
+            "depends on the length",
+            "make the number of frames a fixed amount more or less than the input's",
+        )
+    if not length.is_monotone:
+        raise Refusal(
+            f"has {length} frames for T input frames, fewer for some longer inputs",
+            "make the number of frames never fall when the input gets longer",
+        )
+
+
 class Analysis:
     """The state of one walk. Rules read values and shapes from it and add stream nodes to it."""
 
@@ -91,6 +111,7 @@ class Analysis:
     ) -> Stream:  # fmt: skip
         """Add a stream node and return its output, whose shape comes from the probe unless given."""
         name = node.outputs[output] + suffix
+        _check_length(final, length)
         if shape is None:
             probed, dtype = self.shapes[node.outputs[output]]
             if axis != STACKED:

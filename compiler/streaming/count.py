@@ -202,6 +202,11 @@ class Count:
         return hash(self.key)
 
     @cached_property
+    def is_monotone(self) -> bool:
+        """Whether f(t) never falls."""
+        return bool((np.diff(self.table(len(self.values) + 1)) >= 0).all())
+
+    @cached_property
     def key(self) -> tuple[int, int, bytes]:
         return self.period, self.gain, self.values.tobytes()
 

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from runnel.compiler.streaming.clocks import AFFINE, CONST, INPUT, MIN, ClockProgram
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
+from runnel.compiler.streaming.ir import STACKED, Stream, StreamFact, StreamGraph, Tail
 
 UNKNOWN_LENGTH = 1 << 48
 POSITION, LENGTH = "runnel.position", "runnel.length"
@@ -167,6 +167,10 @@ class Builder:
             self._cache[key] = self.node("Add", [self.start(rate, delay), self.constant(np.arange(frames))])
         return self._cache[key]
 
+    def known(self, stream: Stream, x: Chunk) -> Chunk:
+        """The chunk, so late that while the stream goes on every frame it carries is certain to exist."""
+        return x if self.steady else self.delayed(stream, x, max(x.delay, _uncertain(stream.fact, self.hop)))
+
     def masked(self, stream: Stream, x: Chunk, fill: float) -> str:
         """The chunk with frames outside [0, length) replaced by ``fill``."""
         if self.steady:
@@ -222,6 +226,15 @@ class Builder:
         return Chunk(self._cache[key], delay, x.frames)
 
 
+def _uncertain(fact: StreamFact, hop: int) -> int:
+    """The most frames that a call could carry although a stream that ends with it does not have them."""
+    length = fact.length
+    n = length.start + lcm(length.period, hop) + hop
+    ticks = np.arange(hop, n + 1, hop)
+    most = fact.rate.numerator * ticks - length.table(n + 1)[ticks] * fact.rate.denominator
+    return max(0, -(-int(most.max()) // fact.rate.denominator))
+
+
 def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) -> PortableForm:
     """The portable form for at least ``hop`` frames a call (rounded up to the natural hop).
 
@@ -249,7 +262,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     ports_in.append(helper.make_tensor_value_info(LENGTH, onnx.TensorProto.INT64, []))
     for name, value in graph.outputs.items():
         stream = value.stream if isinstance(value, Tail) else value
-        chunk = chunks[stream]
+        chunk = b.known(stream, chunks[stream])
         described = {"name": name, "delay": chunk.delay, "frames": chunk.frames, "axis": stream.axis}
         program = ClockProgram()
         last = program.add(stream.fact.length)

@@ -82,6 +82,8 @@ def _reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: 
 def _window(b: Builder, node: Window, x: Stream, chunk: Chunk) -> Chunk:
     frames = b.frames_of(node.output)
     padded = node.left > 0 or node.right > 0
+    if node.right > 0:
+        chunk = b.known(x, chunk)
     name, delay = _reading(
         b, x, chunk, node.left, node.stride, node.span, frames, node.fill, padded, f"window.{node.output.name}"
     )
@@ -98,11 +100,16 @@ def _unfold(b: Builder, node: Unfold, x: Stream, chunk: Chunk) -> Chunk:
 
 def _upsample(b: Builder, node: Upsample, x: Stream, chunk: Chunk) -> Chunk:
     frames, past = b.frames_of(node.output), node.taps - 1
+    chunk = b.known(x, chunk)
     whole = b.history(x, b.masked(x, chunk, 0.0), chunk.frames, past, 0.0, f"upsample.{node.output.name}")
     names = [whole, *("" if w is None else b.constant(w) for w in node.inputs[1:] if not isinstance(w, Stream))]
     while not names[-1]:
         names.pop()
-    full = b.node("ConvTranspose", names, **node.attrs)
+    attrs = dict(node.attrs)
+    if node.stride > node.span:  # the last block is whole: its frames past the kernel are the bias alone
+        attrs["output_padding"] = list(attrs["output_padding"])
+        attrs["output_padding"][x.axis - 2] = node.stride - node.span
+    full = b.node("ConvTranspose", names, **attrs)
     name = b.slice(full, node.stride * past, node.stride * past + frames, x.axis)
     return Chunk(name, node.stride * chunk.delay + node.crop, frames)
 
@@ -110,6 +117,8 @@ def _upsample(b: Builder, node: Upsample, x: Stream, chunk: Chunk) -> Chunk:
 def _shift(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
     if node.mode != "constant":
         return _mirror(b, node, x, chunk)
+    if node.right is None or node.right > 0:
+        chunk = b.known(x, chunk)
     if node.pads:
         chunk = Chunk(b.masked(x, chunk, node.fill), chunk.delay, chunk.frames)
     late = -node.offset - chunk.delay
@@ -121,6 +130,7 @@ def _shift(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
 
 def _mirror(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
     """Reflect and edge pads: frames are picked by number from the recent past."""
+    chunk = b.known(x, chunk)
     left, right, rate = node.left, node.right or 0, x.fact.rate
     reflect = node.mode == "reflect"
     delay = chunk.delay + (left if reflect else 0)
@@ -154,7 +164,8 @@ def _recurrent(b: Builder, node: Recurrent, x: Stream, chunk: Chunk) -> Chunk:
     recurrence = weights[1]
     assert recurrence is not None
     hidden = recurrence.shape[2]
-    shape = (1, 1, hidden)
+    batch = x.shape[1] or 1
+    shape = (1, batch, hidden)
     kinds = ["h", "c"] if node.op == "LSTM" else ["h"]
     initial = [v if isinstance(v, np.ndarray) else 0.0 for v in node.inputs[4 : 4 + len(kinds)]]
     ports = [b.state(f"{k}.{node.output.name}", shape, x.dtype, v) for k, v in zip(kinds, initial, strict=True)]
@@ -169,7 +180,7 @@ def _recurrent(b: Builder, node: Recurrent, x: Stream, chunk: Chunk) -> Chunk:
             name = b.node("Gather", [name, forth], axis=0)
         any_frames = b.node("Less", [b.constant(0), count])
         at_least_one = b.node("Max", [count, b.constant(1)])
-        lengths = b.node("Reshape", [b.node("Cast", [at_least_one], to=6), b.constant([1])])
+        lengths = b.node("Expand", [b.node("Cast", [at_least_one], to=6), b.constant([batch])])
     from onnx import helper
 
     y = b.fresh(node.output.name)

@@ -29,6 +29,8 @@ def window(a: Analysis, node: Node) -> list[Value]:
         raise Refusal("gives the indices of its maxima", "export the model without indices")
     attrs = spatial_attrs(node, kernel, x)
     if x.axis == 0:
+        if node.op == "AveragePool" and "dilations" not in node.attrs:
+            del attrs["dilations"]
         return [a.pointwise(node, operands, 0, attrs=attrs)]
     if x.axis == 1:
         raise MixesTime("has time on its channel axis, so it mixes all frames", "move time to a spatial axis")
@@ -46,11 +48,13 @@ def window(a: Analysis, node: Node) -> list[Value]:
             "pads the edges of every window with zeros, so windows do not share these frames",
             "export the model without padding over time",
         )
+    if node.op == "AveragePool" and "dilations" not in node.attrs:
+        del attrs["dilations"]  # an attribute since opset 19
     span = (kernel[i] - 1) * dilation + 1
     known = x.fact.made if right > 0 else x.fact.final
     final = known.affine(1, left - span + stride, stride)
     length = x.fact.length.affine(1, left + right - span + stride, stride)
-    fill = -np.inf if node.op == "MaxPool" else 0.0
+    fill = _lowest(x.dtype) if node.op == "MaxPool" else 0.0
     return [
         a.emit(
             node, Window, operands, x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation,
@@ -58,6 +62,11 @@ def window(a: Analysis, node: Node) -> list[Value]:
             right=right, fill=fill, attrs=attrs,
         )
     ]  # fmt: skip
+
+
+def _lowest(dtype: str) -> float:
+    """What a maximum over padding must never be."""
+    return -np.inf if np.dtype(dtype).kind == "f" else float(np.iinfo(dtype).min)
 
 
 def spatial_attrs(node: Node, kernel: list[int], x: Stream) -> dict[str, Any]:

@@ -118,6 +118,10 @@ def expand(a: Analysis, node: Node) -> list[Value]:
 
 @rule("Gather")
 def gather(a: Analysis, node: Node) -> list[Value]:
+    table = a.value(node.inputs[0])
+    if isinstance(table, np.ndarray) and table.dtype != object:
+        numbers = a.stream(node, 1)
+        return [a.pointwise(node, [table, numbers], int(node.attrs.get("axis", 0)) % table.ndim + numbers.axis)]
     x = a.stream(node)
     indices = a.constant(node, 1, "list of indices")
     assert indices is not None

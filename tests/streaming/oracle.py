@@ -1,0 +1,279 @@
+"""The one oracle (DESIGN 3.2): what a stream gives, put together, is what the offline model gives on the whole input.
+
+For many lengths and chunkings, start and end included, with NaN in every input slot that must not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import runners
+
+from runnel.compiler.graph.model import load
+from runnel.compiler.graph.time_axis import find_time_axis
+
+TOLERANCE = 1e-5
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 16, 17, 23, 31, 40, 53)
+Frames = dict[str, np.ndarray]
+
+
+class Check(Protocol):
+    """``check(model, **options)`` of one runner."""
+
+    def __call__(self, model: bytes, **options: Any) -> Proof: ...
+
+
+@dataclass
+class Proof:
+    """What was compared: (step, length, error) of each run, and the lengths that the offline model does not take."""
+
+    runs: list[tuple[int | None, int, float]] = field(default_factory=list)
+    refused_lengths: list[int] = field(default_factory=list)
+
+    @property
+    def worst(self) -> float:
+        return max((e for _, _, e in self.runs), default=0.0)
+
+
+class Offline:
+    """The model on plain onnxruntime.
+
+    A pool whose input is shorter than its window makes up a frame there that no definition of the op has (ONNX: no frame;
+    PyTorch: an error), and a recurrence over no frames at all ends the process. Such lengths count as not taken.
+    """
+
+    def __init__(self, model: bytes, fixed: Frames | None = None) -> None:
+        proto = onnx.load_from_string(model)
+        self.pools = [n for n in proto.graph.node if n.op_type in ("MaxPool", "AveragePool")]
+        self.given = [o.name for o in proto.graph.output]
+        watched = {n.input[0] for n in self.pools} - set(self.given) - {i.name for i in proto.graph.input}
+        self.recurrences = [
+            self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in ("GRU", "LSTM", "RNN")
+        ]
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in sorted(watched))
+        self.session = self._session(proto)
+        self.names = [o.name for o in self.session.get_outputs()]
+        self.fixed = fixed or {}
+
+    @staticmethod
+    def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, x: Frames) -> Frames | None:
+        """None where the model does not take the length."""
+        feeds = {**x, **self.fixed}
+        try:
+            for before in self.recurrences:
+                if before.run(None, {i.name: feeds[i.name] for i in before.get_inputs()})[0].size == 0:
+                    return None
+            values = {**feeds, **dict(zip(self.names, self.session.run(None, feeds)))}
+        except Exception:  # onnxruntime's exceptions share no base class of their own
+            return None
+        if any(_too_short(n, values[n.input[0]].shape[2:]) for n in self.pools):
+            return None
+        return {n: values[n] for n in self.given}
+
+
+def _up_to(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The part of the model that makes one tensor."""
+    if name in {i.name for i in model.graph.input}:
+        part = onnx.helper.make_model(
+            onnx.helper.make_graph(
+                [onnx.helper.make_node("Identity", [name], [f"{name}/same"])], "input",
+                [i for i in model.graph.input if i.name == name], [onnx.helper.make_empty_tensor_value_info(f"{name}/same")],
+            ), opset_imports=model.opset_import, ir_version=model.ir_version,
+        )  # fmt: skip
+        return part
+    needed, nodes = {name}, []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    graph = onnx.helper.make_graph(
+        nodes[::-1], "part", [i for i in model.graph.input if i.name in needed],
+        [onnx.helper.make_empty_tensor_value_info(name)], [t for t in model.graph.initializer if t.name in needed],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _too_short(pool: onnx.NodeProto, size: tuple[int, ...]) -> bool:
+    attrs = {a.name: list(a.ints) for a in pool.attribute}
+    kernel = attrs["kernel_shape"]
+    if "auto_pad" in attrs:
+        return False
+    pads, dilations = attrs.get("pads", [0] * 2 * len(kernel)), attrs.get("dilations", [1] * len(kernel))
+    return any(n + sum(pads[i :: len(kernel)]) < (kernel[i] - 1) * dilations[i] + 1 for i, n in enumerate(size))
+
+
+class Source:
+    """Random inputs of any length for a model's inputs."""
+
+    def __init__(
+        self, model: bytes, seed: int, time_axis: dict[str, int] | None, window: int | None, scale: float
+    ) -> None:
+        graph = load(model)
+        self.axes = find_time_axis(graph, time_axis, window)
+        self.ports = graph.inputs
+        self.rng = np.random.default_rng(seed)
+        self.scale = scale
+
+    def __call__(self, length: int) -> Frames:
+        made = {}
+        for p in self.ports:
+            shape = [length if self.axes[p.name] == a else int(d or 1) for a, d in enumerate(p.shape)]
+            kind = np.dtype(p.dtype).kind
+            if kind == "f":
+                made[p.name] = (self.rng.standard_normal(shape) * self.scale).astype(p.dtype)
+            else:
+                made[p.name] = self.rng.integers(0, 2 if kind == "b" else 9, shape).astype(p.dtype)
+        return made
+
+    def cut(self, x: Frames, start: int, stop: int) -> Frames:
+        return {n: v[(slice(None),) * self.axes[n] + (slice(start, stop),)] for n, v in x.items()}
+
+
+def chunking(rng: np.random.Generator, length: int, style: int) -> list[int]:
+    """Where the input is cut: one by one, all at once, in prime sizes, or anywhere (empty pushes too)."""
+    if style == 0:
+        return list(range(length + 1))
+    if style == 1:
+        return [0, length]
+    if style == 2:
+        return [*range(0, length, 3), length]
+    return [0, *sorted(int(c) for c in rng.integers(0, length + 1, rng.integers(0, 6))), length]
+
+
+def streamed(stream: runners.Stream, x: Frames, cuts: Sequence[int], source: Source, joins: dict[str, int]) -> Frames:
+    """Everything that pushes and the flush gave, joined along each output's time axis."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for start, stop in zip(cuts, cuts[1:]):
+        for name, value in stream.push(source.cut(x, start, stop)).items():
+            parts.setdefault(name, []).append(value)
+    for name, value in stream.flush().items():
+        parts.setdefault(name, []).append(value)
+    return {n: v[0] if len(v) == 1 else np.concatenate(v, joins[n]) for n, v in parts.items()}
+
+
+def joined_along(a: Frames, b: Frames) -> dict[str, int]:
+    """The axis on which the outputs of two lengths differ: time. 0 where none does."""
+    axes = {}
+    for name in a:
+        differs = [i for i, (p, q) in enumerate(zip(a[name].shape, b[name].shape)) if p != q]
+        axes[name] = differs[0] if differs else 0
+    return axes
+
+
+def deviation(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest error relative to the range of what is wanted; infinite where NaN, infinity or discrete values differ."""
+    if not wanted.size:
+        return 0.0
+    if wanted.dtype.kind != "f":
+        return 0.0 if np.array_equal(got, wanted) else np.inf
+    finite = np.isfinite(wanted)
+    if not np.array_equal(finite, np.isfinite(got)) or not np.array_equal(
+        got[~finite], wanted[~finite], equal_nan=True
+    ):
+        return np.inf
+    if not finite.any():
+        return 0.0
+    g, w = got[finite].astype(np.float64), wanted[finite].astype(np.float64)
+    scale = max(float(np.abs(w).max()), 1e-6)
+    return float(np.abs(g - w).max()) / scale
+
+
+def compare(got: Frames, wanted: Frames, what: str, tolerance: float) -> float:
+    """The worst error; AssertionError that says where, if it is beyond the tolerance or a length is wrong."""
+    assert set(got) == set(wanted), f"{what}: outputs {sorted(got)}, not {sorted(wanted)}"
+    worst = 0.0
+    for name, w in wanted.items():
+        g = got[name]
+        assert g.shape == w.shape, f"{what}: '{name}' has shape {g.shape}, the offline model gives {w.shape}"
+        assert g.dtype == w.dtype, f"{what}: '{name}' is {g.dtype}, the offline model gives {w.dtype}"
+        error = deviation(g, w)
+        if error > tolerance:
+            wrong = ~np.isclose(
+                g.astype(np.float64),
+                w.astype(np.float64),
+                rtol=0,
+                atol=tolerance * float(np.nanmax(np.abs(w), initial=1e-6)),
+                equal_nan=True,
+            )
+            raise AssertionError(
+                f"{what}: '{name}' is off by {error:.3g} of its range, first at {np.argwhere(wrong)[:1].tolist()}"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def check(
+    model: bytes, *, runner: runners.Runner = runners.reference, lengths: Sequence[int] | None = None,
+    steps: Sequence[int | None] = (None, 4, 11), seed: int = 0, tolerance: float = TOLERANCE, scale: float = 1.0,
+    at_least: int = 3, feeds: Any = None, **options: Any,
+) -> Proof:  # fmt: skip
+    """Compare stream and offline model; raises AssertionError, or Refused as the compiler does.
+
+    lengths: input lengths to try (those the offline model refuses are left out). steps: frames a call asked of the compiler,
+    None for the smallest. at_least: how many lengths must have been compared. feeds: length → inputs, instead of noise.
+    options: what the compiler takes (time_axis, window, hop, ...).
+    """
+    offline = Offline(model)
+    window, hop = options.get("window"), options.get("hop") or 1
+    source = Source(model, seed, options.get("time_axis"), window, scale)
+    rng = np.random.default_rng(seed + 1)
+    tried = list(lengths if lengths is not None else LENGTHS)
+    if window is not None:
+        steps = steps[:1]
+        tried = (
+            list(lengths)
+            if lengths is not None
+            else [window - 1, window, window + 1, window + hop, window + 3 * hop + 1]
+        )
+    compiled = {s: runner(model, {**options, **({"step": s} if s is not None else {})}) for s in steps}
+    proof = Proof()
+    joins: dict[str, int] | None = None
+    for turn, length in enumerate(tried):
+        x = feeds(length) if feeds is not None else source(length)
+        wanted = offline(x) if window is None else windows(offline, source, x, length, window, hop)
+        if wanted is None:
+            proof.refused_lengths.append(length)
+            continue
+        if joins is None:
+            joins = dict.fromkeys(wanted, 0) if window is not None else _joins(offline, source, tried)
+        for i, (step, make) in enumerate(compiled.items()):
+            cuts = chunking(rng, length, (turn + i) % 4)
+            what = f"length {length}, step {step}, cuts {cuts}"
+            got = streamed(make(), x, cuts, source, joins)
+            proof.runs.append((step, length, compare(got, wanted, what, tolerance)))
+    compared = len({n for _, n, _ in proof.runs})
+    assert compared >= min(at_least, len(tried)), f"the offline model takes only {compared} of the lengths {tried}"
+    return proof
+
+
+def _joins(offline: Offline, source: Source, tried: Sequence[int]) -> dict[str, int]:
+    """The time axis of each output: the one that differs between the shortest and the longest input."""
+    results = [r for n in (*sorted(tried), 2 * max(tried) + 64) if (r := offline(source(n))) is not None]
+    return joined_along(results[0], results[-1])
+
+
+def windows(offline: Offline, source: Source, x: Frames, length: int, window: int, hop: int) -> Frames | None:
+    """What the offline model gives on frames i … i + window - 1 for every i that is a multiple of ``hop``, stacked."""
+    results = [offline(source.cut(x, i, i + window)) for i in range(0, length - window + 1, hop)]
+    if any(r is None for r in results):
+        return None
+    if not results:
+        one = offline(source(window))
+        return None if one is None else {n: np.stack([v])[:0] for n, v in one.items()}
+    return {n: np.stack([r[n] for r in results if r is not None]) for n in offline.given}
+
+
+def opset_of(model: bytes) -> int:
+    """The opset of the standard domain."""
+    return int(next(o.version for o in onnx.load_from_string(model).opset_import if o.domain in ("", "ai.onnx")))

@@ -1,0 +1,79 @@
+"""The backends that the oracle can drive, by name. A runner takes a model and compile options and gives a fresh stream."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from reference_runner import ReferenceRunner
+
+from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.analysis import analyse
+from runnel.compiler.streaming.emit import emit
+
+Frames = dict[str, np.ndarray]
+
+
+class Stream(Protocol):
+    """One run of a compiled model. Inputs and outputs by name; whole frames along time."""
+
+    def push(self, x: Frames) -> Frames: ...
+
+    def flush(self) -> Frames: ...
+
+
+Compiled = Callable[[], Stream]
+Runner = Callable[[bytes, dict[str, Any]], Compiled]
+
+
+def reference(model: bytes, options: dict[str, Any]) -> Compiled:
+    """The portable form on onnxruntime, driven by the readable runner. ``step``: frames a call, at least."""
+    options = dict(options)
+    step = options.pop("step", None)
+    form = emit(analyse(load(model), **options), step)
+    return lambda: ReferenceRunner(form)
+
+
+def _bundle(backend: str) -> Runner:
+    def run(model: bytes, options: dict[str, Any]) -> Compiled:
+        from runnel.runtime.program import load as load_bundle
+        from runnel.tools.build import compile_model
+
+        options = dict(options)
+        step = options.pop("step", None)
+        folder = tempfile.TemporaryDirectory(prefix="runnel-test-")
+        source, out = Path(folder.name) / "model.onnx", Path(folder.name) / "model.rnl"
+        source.write_bytes(model)
+        if "window" not in options and step:
+            options["hop"] = step
+        compile_model(str(source), out=str(out), target="host", **options)
+        program = load_bundle(str(out), backend=backend)
+
+        class Owned:
+            """Keeps the folder while the stream lives."""
+
+            def __init__(self) -> None:
+                self.folder, self.stream = folder, program.stream()
+
+            def push(self, x: Frames) -> Frames:
+                return named(self.stream.push(x))
+
+            def flush(self) -> Frames:
+                return named(self.stream.flush())
+
+        def named(value: Any) -> Frames:
+            return value if isinstance(value, dict) else {program.outputs[0].name: value}
+
+        return Owned
+
+    return run
+
+
+RUNNERS: dict[str, Runner] = {
+    "reference": reference,
+    "onnxruntime": _bundle("onnxruntime"),
+    "native": _bundle("native"),
+}

@@ -1,0 +1,76 @@
+"""Transposed convolution over time: strides, crops, output padding, dilation, and what stands before and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import oracle
+import pytest
+from nets import TIME, Net, stack
+from oracle import Check
+
+from runnel.errors import Refused
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"kernel": 4, "strides": [2]},
+    "stride_one": {"kernel": 3},
+    "stride_one_cropped": {"kernel": 4, "pads": [1, 2]},
+    "halves": {"kernel": 4, "strides": [2], "pads": [1, 1]},
+    "crop_right": {"kernel": 4, "strides": [2], "pads": [0, 2]},
+    "crop_left": {"kernel": 4, "strides": [2], "pads": [2, 0]},
+    "crop_beyond_the_kernel": {"kernel": 3, "strides": [2], "pads": [5, 4]},
+    "output_padding": {"kernel": 3, "strides": [2], "pads": [1, 1], "output_padding": [1]},
+    "kernel_below_stride": {"kernel": 2, "strides": [5]},
+    "kernel_below_stride_padded": {"kernel": 2, "strides": [5], "output_padding": [3]},
+    "kernel_below_stride_cropped": {"kernel": 2, "strides": [3], "pads": [1, 0], "output_padding": [2]},
+    "dilated": {"kernel": 3, "strides": [2], "dilations": [3], "pads": [1, 3]},
+    "dilated_stride_one": {"kernel": 3, "dilations": [4], "pads": [4, 4]},
+    "overlapping": {"kernel": 9, "strides": [3], "pads": [3, 3]},
+    "grouped": {"kernel": 4, "strides": [2], "group": 2, "pads": [1, 1]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_conv_transpose(check: Check, case: str) -> None:
+    net, x = stack(4)
+    attrs = dict(CASES[case])
+    check(net.model(net.conv_transpose(x, 4, 2, attrs.pop("kernel"), **attrs)), at_least=8)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_between_layers_that_look_ahead(check: Check, case: str) -> None:
+    net, x = stack(4)
+    attrs = dict(CASES[case])
+    h = net.op("Sigmoid", net.conv(x, 4, 4, 5, pads=[2, 2]))
+    h = net.op("Sigmoid", net.conv_transpose(h, 4, 4, attrs.pop("kernel"), **attrs))
+    check(net.model(net.conv(h, 4, 2, 5, pads=[2, 2])), at_least=8)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_after_a_stride(check: Check, after: int) -> None:
+    net, x = stack(4)
+    h = net.op("Tanh", net.conv(x, 4, 4, 4, strides=[after], pads=[2, 2]))
+    check(net.model(net.conv_transpose(h, 4, 1, 4, strides=[2], pads=[1, 1])), at_least=8)
+
+
+@pytest.mark.parametrize("time_last", [False, True])
+def test_two_dimensional(check: Check, time_last: bool) -> None:
+    net = Net()
+    x = net.input([1, 2, 5, TIME] if time_last else [1, 2, TIME, 5])
+    kernel, strides, pads, extra = ([4, 3], [2, 1], [1, 1, 1, 0], [1, 0])
+    if time_last:
+        kernel, strides, pads, extra = kernel[::-1], strides[::-1], [1, 1, 0, 1], extra[::-1]
+    y = net.conv_transpose(x, 2, 3, kernel, strides=strides, pads=pads, output_padding=extra)
+    check(net.model(y), at_least=8)
+
+
+def test_time_as_batch(check: Check) -> None:
+    net = Net()
+    x = net.input([TIME, 2, 6])
+    check(net.model(net.conv_transpose(x, 2, 3, 4, strides=[2], pads=[1, 1])), time_axis={"x": 0})
+
+
+def test_output_shape_is_refused() -> None:
+    net, x = stack(2)
+    with pytest.raises(Refused, match="output's shape"):
+        oracle.check(net.model(net.conv_transpose(x, 2, 2, 4, strides=[2], auto_pad="SAME_UPPER")))
