@@ -69,7 +69,7 @@ class NativeProgram(Program):
         )  # fmt: skip
         if code != native.OK:
             why = reason.value.decode(errors="replace") or native.message(code)
-            raise BundleError(f"the plan of '{manifest['name']}' cannot be used: {why}; compile the model again.")
+            raise self._unfit(why)
         self._state_bytes = int(self._core.rn_state_bytes(self._handle))
         self._check_ports()
         self.hop = int(self._core.rn_hop(self._handle))
@@ -94,6 +94,9 @@ class NativeProgram(Program):
             raise StreamError(FOREIGN_STATE)
         return NativeStream(self, state, on_nonfinite)
 
+    def _unfit(self, why: str) -> BundleError:
+        return BundleError(f"the plan of '{self.manifest['name']}' cannot be used: {why}; compile the model again.")
+
     def _check_ports(self) -> None:
         core, handle = self._core, self._handle
         pairs = (
@@ -102,14 +105,11 @@ class NativeProgram(Program):
         )
         for ports, count, frame_bytes in pairs:
             if count != len(ports):
-                raise BundleError(f"the plan has {count} ports and the manifest {len(ports)}; compile the model again.")
+                raise self._unfit(f"it has {count} ports and the manifest {len(ports)}")
             for i, port in enumerate(ports):
                 size = int(np.prod(port.sized(1), dtype=np.int64)) * port.dtype.itemsize
                 if port.axis is not None and (planned := frame_bytes(handle, i)) != size:
-                    raise BundleError(
-                        f"a frame of '{port.name}' has {size} bytes in the manifest and {planned} in the plan; "
-                        "compile the model again."
-                    )
+                    raise self._unfit(f"a frame of '{port.name}' has {planned} bytes and {size} in the manifest")
 
 
 class _Staging:
