@@ -1,0 +1,237 @@
+"""A small builder of TIR statements: loops, vectors and buffers, with nothing left for a scheduler to decide.
+
+Expressions are scalar index arithmetic in int32, or data that is a scalar or a vector of ``lanes`` elements. Where data
+is read at a position that contains ``Builder.lane``, the load is a vector: lane i reads the position with lane = i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import ir, sym, tirx
+from tvm.tirx import stmt
+
+from runnel.compiler.codegen.errors import CodegenError
+
+Expr = Any  # TVM's expressions overload the arithmetic operators; Python ints stand for int32 constants
+Buffer = Any
+
+_BINARY: dict[Any, Callable[[Any, Any], Any]] = {
+    tirx.Add: lambda a, b: a + b,
+    tirx.Sub: lambda a, b: a - b,
+    tirx.Mul: lambda a, b: a * b,
+    tirx.Min: tirx.min,
+    tirx.Max: tirx.max,
+}
+
+
+def int32(value: Expr) -> Expr:
+    """``value`` as an int32 expression."""
+    return tirx.IntImm("int32", value) if isinstance(value, int) else value
+
+
+def dtype_of(value: Expr) -> str:
+    """The element type, without the number of lanes."""
+    return str(value.ty).split("x")[0]
+
+
+def lanes_of(value: Expr) -> int:
+    """The number of lanes of a value, 1 for a scalar."""
+    name = str(value.ty)
+    return int(name.split("x")[1]) if "x" in name else 1
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    """TVM's name of a vector type."""
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """``value`` in every lane; a vector stays as it is."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 and lanes_of(value) == 1 else value
+
+
+def constant(value: float | int | bool, dtype: str, lanes: int = 1) -> Expr:
+    """A constant of an element type, in every lane."""
+    if dtype.startswith("float"):
+        return splat(tirx.FloatImm(dtype, float(value)), lanes)
+    return splat(tirx.IntImm(dtype, int(value)), lanes)
+
+
+def shuffle(value: Expr, indices: Sequence[int]) -> Expr:
+    """The lanes of ``value`` named by ``indices``."""
+    return tirx.Shuffle([value], list(indices))
+
+
+class Builder:
+    """Statements of one kernel, in order. ``lanes`` is the width that loads at a lane position have."""
+
+    def __init__(self) -> None:
+        self._blocks: list[list[Any]] = [[]]
+        self._pointers: list[Any] = []
+        self._names = 0
+        self.analyzer = sym.Analyzer()
+        self.lane = tirx.Var("lane", "int32")
+        self.lanes = 1
+
+    def name(self, prefix: str) -> str:
+        """A name not used before in this kernel."""
+        self._names += 1
+        return f"{prefix}{self._names}"
+
+    def emit(self, statement: Any) -> None:
+        """Append a statement."""
+        self._blocks[-1].append(statement)
+
+    def body(self) -> Any:
+        """All statements, followed by ``return 0``."""
+        self.emit(stmt.Return(tirx.IntImm("int32", 0)))
+        return stmt.SeqStmt(self._pointers + self._blocks[0])
+
+    @contextmanager
+    def loop(self, extent: int, name: str = "i") -> Iterator[Expr]:
+        """Repeat what is emitted inside; yields the index, which is the constant 0 where there is one pass."""
+        if extent == 1:
+            yield int32(0)
+            return
+        index = tirx.Var(self.name(name), "int32")
+        self.analyzer.bind(index, ir.Range(0, extent))
+        self._blocks.append([])
+        yield index
+        inner = self._blocks.pop()
+        if inner:
+            body = stmt.SeqStmt(inner) if len(inner) > 1 else inner[0]
+            self.emit(stmt.For(index, int32(0), int32(extent), stmt.ForKind.SERIAL, body))
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """Run what is emitted inside only if a scalar condition holds."""
+        self._blocks.append([])
+        yield
+        inner = self._blocks.pop()
+        if inner:
+            self.emit(stmt.IfThenElse(condition, stmt.SeqStmt(inner) if len(inner) > 1 else inner[0], None))
+
+    @contextmanager
+    def vector(self, lanes: int) -> Iterator[Expr]:
+        """Vectors of ``lanes`` inside; yields what to add to a position to make it one of each lane."""
+        outer = self.lane, self.lanes
+        self.lanes = lanes
+        self.lane = tirx.Var(self.name("lane"), "int32") if lanes > 1 else int32(0)
+        if lanes > 1:
+            self.analyzer.bind(self.lane, ir.Range(0, lanes))
+        yield self.lane
+        self.lane, self.lanes = outer
+
+    def let(self, value: Expr) -> Expr:
+        """``value`` computed once, here."""
+        if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
+            return value
+        if isinstance(value, tirx.Broadcast) and isinstance(value.value, tirx.IntImm | tirx.FloatImm):
+            return value
+        if str(value.ty) == "int32" or dtype_of(value) == "bool":
+            var = tirx.Var(self.name("v"), value.ty)
+            self.emit(stmt.Bind(var, value))
+            return var
+        # TVM analyses what every bound variable stands for; data in a local array costs a tenth of the compile time.
+        memory = self.local(dtype_of(value), lanes_of(value))
+        self.store_vector(memory, 0, value)
+        return self.load_vector(memory, 0, lanes_of(value))
+
+    def local(self, dtype: str, elements: int) -> Buffer:
+        """An array on the stack; one that is only reached at constant positions ends up in registers."""
+        buffer = tirx.decl_buffer((elements,), dtype, name=self.name("t"), scope="local")
+        self.emit(stmt.AllocBuffer(buffer))
+        return buffer
+
+    def pointer(self, var: Any, dtype: str) -> Buffer:
+        """The memory that a parameter points to."""
+        buffer = tirx.decl_buffer((1 << 30,), dtype, name=var.name + "_m")
+        self._pointers.append(stmt.DeclBuffer(buffer, data=var))
+        return buffer
+
+    def load(self, buffer: Buffer, position: Expr) -> Expr:
+        """Elements of ``buffer`` at ``position``: a vector where the position contains the lane."""
+        index = self.index_vector(position)
+        if isinstance(index, tirx.Broadcast):
+            return tirx.Broadcast(tirx.BufferLoad(buffer, [index.value]), self.lanes)
+        if isinstance(index, tirx.Shuffle):
+            return tirx.Shuffle([tirx.BufferLoad(buffer, [p]) for p in index.vectors], list(range(self.lanes)))
+        return tirx.BufferLoad(buffer, [index])
+
+    def index_vector(self, value: Expr) -> Expr:
+        """An index expression as data: one int32 a lane."""
+        value = self.analyzer.simplify(int32(value))
+        if self.lanes == 1:
+            return self._truncated(value)
+        linear = sym.detect_linear_equation(value, [self.lane])
+        if len(linear) == 2 and isinstance(linear[0], tirx.IntImm):
+            stride, base = int(linear[0].value), self._truncated(linear[1])
+            return tirx.Ramp(base, int32(stride), self.lanes) if stride else tirx.Broadcast(base, self.lanes)
+        lanes = [self._truncated(substitute(value, {self.lane: int32(i)})) for i in range(self.lanes)]
+        return tirx.Shuffle(lanes, list(range(self.lanes)))
+
+    def _truncated(self, value: Expr) -> Expr:
+        """An index expression with the divisions that machines have; index expressions divide by constants only."""
+        return substitute(self.analyzer.simplify(value), {}, self._divide)
+
+    def _divide(self, a: Expr, divisor: Expr, remainder: bool) -> Expr:
+        if not self.analyzer.can_prove(a >= 0):
+            raise CodegenError(f"index {a} is divided by {divisor} and may be negative")
+        return tirx.truncmod(a, divisor) if remainder else tirx.truncdiv(a, divisor)
+
+    def load_vector(self, buffer: Buffer, position: Expr, lanes: int) -> Expr:
+        """``lanes`` consecutive elements from ``position`` on."""
+        position = int32(position)
+        return tirx.BufferLoad(buffer, [tirx.Ramp(position, int32(1), lanes) if lanes > 1 else position])
+
+    def store_vector(self, buffer: Buffer, position: Expr, value: Expr) -> None:
+        """Store all lanes of ``value`` from ``position`` on."""
+        lanes, position = lanes_of(value), int32(position)
+        index = tirx.Ramp(position, int32(1), lanes) if lanes > 1 else position
+        self.emit(stmt.BufferStore(buffer, value, [index]))
+
+    def store(self, buffer: Buffer, position: Expr, value: Expr) -> None:
+        """Store ``value`` at ``position``, one element a lane where the position contains the lane."""
+        value = splat(value, self.lanes)
+        self.emit(stmt.BufferStore(buffer, value, [self.index_vector(position)]))
+
+    def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """``a * b + c``, rounded once."""
+        lanes = max(lanes_of(a), lanes_of(b), lanes_of(c))
+        kind = vector_type(dtype_of(c), lanes)
+        return tirx.call_llvm_pure_intrin(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
+
+    def intrinsic(self, name: str, value: Expr, *more: Expr) -> Expr:
+        """An LLVM intrinsic whose result has the type of its first operand."""
+        return tirx.call_llvm_pure_intrin(str(value.ty), name, value, *more)
+
+
+def _floor_division(a: Expr, divisor: Expr, remainder: bool) -> Expr:
+    return tirx.floormod(a, divisor) if remainder else tirx.floordiv(a, divisor)
+
+
+def substitute(
+    value: Expr, replace: dict[Any, Expr], divide: Callable[[Expr, Expr, bool], Expr] = _floor_division
+) -> Expr:
+    """An index expression rebuilt, with variables replaced and floor divisions made by ``divide``."""
+
+    def rebuild(part: Expr) -> Expr:
+        return substitute(part, replace, divide)
+
+    if isinstance(value, tirx.IntImm):
+        return value
+    if isinstance(value, tirx.Var):
+        return replace.get(value, value)
+    if isinstance(value, tirx.Cast):
+        return tirx.Cast(str(value.ty), rebuild(value.value))
+    if isinstance(value, ir.expr.TensorLoad):
+        return tirx.BufferLoad(value.source, [rebuild(i) for i in value.indices])
+    if isinstance(value, tirx.FloorDiv | tirx.FloorMod):
+        return divide(rebuild(value.a), rebuild(value.b), isinstance(value, tirx.FloorMod))
+    for kind, combine in _BINARY.items():
+        if isinstance(value, kind):
+            return combine(rebuild(value.a), rebuild(value.b))
+    raise CodegenError(f"index expression with {type(value).__name__} cannot be taken apart: {value}")

@@ -1,0 +1,109 @@
+"""What is common to all kernels: their parameters, and where rows and taps lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from tvm import ir, tirx
+
+from runnel.compiler.codegen.builder import Buffer, Builder, Expr
+from runnel.compiler.codegen.errors import Unsupported
+from runnel.compiler.codegen.memory import flat_padded, frame_elements
+from runnel.compiler.codegen.target import Target
+from runnel.compiler.lowering.frame import Access, FrameValue, Group
+
+MAX_POINTERS = 16
+STORED_AS = {"bool": "int8"}
+DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
+
+
+@dataclass(frozen=True, eq=False)
+class Arg:
+    """One argument of a kernel: one pointer, or two (base and int32 offsets) for a window that is not contiguous.
+
+    value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights.
+    """
+
+    role: Literal["frame", "window", "const", "out"]
+    value: FrameValue | None = None
+    access: Access | None = None
+    data: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """An input's memory. offsets: the table of tap offsets, where there is one."""
+
+    value: FrameValue
+    access: Access
+    memory: Buffer
+    offsets: Buffer | None
+
+    def tap(self, tap: Expr) -> Expr:
+        """Where a tap's frame begins."""
+        if self.offsets is not None:
+            return tirx.BufferLoad(self.offsets, [tap])
+        return tap * frame_elements(self.value.shape)
+
+
+class Context:
+    """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``."""
+
+    def __init__(self, group: Group, target: Target, rows: int) -> None:
+        self.group = group
+        self.target = target
+        self.rows = rows
+        self.row: Expr = tirx.IntImm("int32", 0)
+        self.b = Builder()
+        self.args: list[Arg] = []
+        self._params: list[Any] = []
+        self._constants: dict[Any, Buffer] = {}
+        self.views = {value: self._view(value, access) for value, access in group.inputs.items()}
+        self.out = self._pointer("out", group.output.dtype)
+        self._out_arg = Arg("out", group.output)
+
+    def _pointer(self, name: str, dtype: str) -> Buffer:
+        if dtype not in DTYPES:
+            raise Unsupported(self.group.nodes[-1].op, f"element type {dtype}")
+        dtype = STORED_AS.get(dtype, dtype)
+        var = tirx.Var(self.b.name(name), ir.PointerType(ir.PrimType(dtype)))
+        self._params.append(var)
+        return self.b.pointer(var, dtype)
+
+    def _view(self, value: FrameValue, access: Access) -> View:
+        self.args.append(Arg("window" if access.taps > 1 else "frame", value, access))
+        memory = self._pointer("x", value.dtype)
+        table = access.taps > 1 and not access.contiguous
+        return View(value, access, memory, self._pointer("taps", "int32") if table else None)
+
+    def constant(self, key: Any, data: np.ndarray) -> Buffer:
+        """The memory of a constant array, one argument a key; ``data`` is stored flat and padded as a frame is."""
+        if key not in self._constants:
+            data = flat_padded(data)
+            self.args.append(Arg("const", data=data))
+            self._constants[key] = self._pointer("c", str(data.dtype))
+        return self._constants[key]
+
+    def at_row(self, access: Access) -> Expr:
+        """Elements from an input's first row to the present one."""
+        return self.row * access.row_pitch
+
+    @property
+    def out_row(self) -> Expr:
+        """Elements from the first output row to the present one."""
+        return self.row * self.group.out_row_pitch
+
+    def finish(self) -> tuple[Any, tuple[Arg, ...]]:
+        """The function and its arguments in order."""
+        order = [i for i in range(len(self._params)) if i != self._out_index] + [self._out_index]
+        if len(order) > MAX_POINTERS:
+            raise Unsupported(self.group.nodes[0].op, f"the group needs {len(order)} pointers, at most {MAX_POINTERS}")
+        params = [self._params[i] for i in order]
+        function = tirx.PrimFunc(params, self.b.body(), ir.PrimType("int32"))
+        return function, (*self.args, self._out_arg)
+
+    @property
+    def _out_index(self) -> int:
+        return next(i for i, v in enumerate(self._params) if v.name.startswith("out"))

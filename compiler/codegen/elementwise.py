@@ -1,0 +1,154 @@
+"""Kernels of element-wise and data-moving ops, and the loop over lanes that other kernels use for their epilogues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise, product
+from math import prod
+
+from runnel.compiler.codegen import ops
+from runnel.compiler.codegen.builder import Builder, Expr, int32, lanes_of, splat
+from runnel.compiler.codegen.context import Context
+from runnel.compiler.codegen.evaluate import Evaluator, Index
+from runnel.compiler.codegen.memory import LANES, frame_elements
+from runnel.compiler.lowering.frame import FrameNode, FrameValue, Group
+
+POINTWISE = frozenset(ops.UNARY) | frozenset(ops.BINARY) | {"where", "cast"}
+_MAX_BOXES = 64
+
+
+def over_lanes(b: Builder, count: int, emit: Callable[[Expr], None], lanes: int = LANES) -> None:
+    """Call ``emit(position)`` so that all of [0, count) is covered by vectors.
+
+    The last vector overlaps the one before where the count is no multiple, so an element may be made twice: ``emit``
+    must not read what it writes.
+    """
+    while lanes > count:
+        lanes //= 2
+    with b.loop(count // lanes) as block, b.vector(lanes) as lane:
+        emit(block * lanes + lane)
+    if count % lanes:
+        with b.vector(lanes) as lane:
+            emit(lane + (count - lanes))
+
+
+def store_result(context: Context, position: Expr, value: Expr) -> None:
+    """Store elements of the output of the present row."""
+    b = context.b
+    value = splat(value, b.lanes)
+    if context.group.output.dtype == "bool":
+        value = ops.cast(b, value, "int8")
+    b.store(context.out, context.out_row + position, value)
+
+
+def emit_elementwise(context: Context) -> None:
+    """A group without an anchor."""
+    group, b = context.group, context.b
+    with b.loop(context.rows, "row") as row:
+        context.row = row
+        if _is_flat(group):
+            _emit_flat(context)
+        else:
+            for box in _boxes(group):
+                _emit_box(context, box)
+
+
+def _is_flat(group: Group) -> bool:
+    """Whether element i of the output needs only elements i of the operands, and scalars."""
+    size = prod(group.output.shape)
+    return all(
+        (node.op in POINTWISE or node.op in ("reshape", "expand"))
+        and all(o is not None and prod(o.shape) in (1, size) for o in node.inputs)
+        and prod(node.output.shape) in (1, size)
+        for node in group.nodes
+    )
+
+
+def _emit_flat(context: Context) -> None:
+    shape = context.group.output.shape
+
+    def emit(position: Expr) -> None:
+        value = Evaluator(context).at(context.group.output, Index(shape, flat=position))
+        store_result(context, position, value)
+
+    over_lanes(context.b, frame_elements(shape), emit)
+
+
+def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
+    """The output's elements from begin to end of each axis."""
+    b, output = context.b, context.group.output
+    wide = [axis for axis, (begin, end) in enumerate(box) if end - begin > 1]
+    coords: list[Expr] = [int32(begin) for begin, _ in box]
+
+    def emit(axes: list[int]) -> None:
+        if len(axes) > 1:
+            begin, end = box[axes[0]]
+            with b.loop(end - begin) as i:
+                coords[axes[0]] = i + begin
+                emit(axes[1:])
+            return
+
+        def element(position: Expr) -> None:
+            if axes:
+                coords[axes[0]] = position + box[axes[0]][0]
+            index = Index(output.shape, coords=list(coords))
+            store_result(context, index.flat, Evaluator(context).at(output, index))
+
+        over_lanes(b, box[axes[0]][1] - box[axes[0]][0] if axes else 1, element)
+
+    emit(wide)
+
+
+def _boxes(group: Group) -> list[tuple[tuple[int, int], ...]]:
+    """The output's index space cut where a concatenation or a padding changes what is read."""
+    shape = group.output.shape
+    cuts: list[set[int]] = [{0, n} for n in shape]
+    producers = {node.output: node for node in group.nodes}
+
+    def visit(value: object) -> None:
+        node = producers.get(value) if isinstance(value, FrameValue) else None
+        if node is None:
+            return
+        if node.op in POINTWISE:
+            for operand in node.inputs:
+                if operand is not None and operand.shape == shape:
+                    visit(operand)
+        _cut(node, cuts)
+
+    visit(group.output)
+    boxes = list(product(*(pairwise(sorted(c)) for c in cuts)))
+    return boxes if len(boxes) <= _MAX_BOXES else [tuple((0, n) for n in shape)]
+
+
+def _cut(node: FrameNode, cuts: list[set[int]]) -> None:
+    if node.op == "concat":
+        axis, at = int(node.attrs["axis"]) % len(cuts), 0
+        for operand in node.inputs:
+            assert operand is not None
+            at += operand.shape[axis]
+            cuts[axis].add(at)
+    elif node.op == "pad":
+        pads = [int(p) for p in node.attrs["pads"]]
+        for axis, size in enumerate(node.output.shape):
+            cuts[axis] |= {at for at in (pads[axis], size - pads[len(cuts) + axis]) if 0 < at < size}
+
+
+def apply_epilogue(context: Context, anchor: FrameValue, value: Expr, index: Index) -> None:
+    """Run the rest of the group on an anchor's result (its lanes at ``index``) and store it."""
+    result = Evaluator(context, {anchor: value}).at(context.group.output, index)
+    store_result(context, index.flat, result)
+
+
+def spill_and_apply(context: Context, anchor: FrameValue, vector: Expr, position: Expr, count: int) -> None:
+    """As ``apply_epilogue`` for a vector of which only the first ``count`` lanes are real.
+
+    position: of lane 0 in the anchor's output.
+    """
+    b = context.b
+    memory = b.local("float32", lanes_of(vector))
+    b.store_vector(memory, 0, vector)
+
+    def emit(at: Expr) -> None:
+        apply_epilogue(context, anchor, b.let(b.load(memory, at)), Index(anchor.shape, flat=position + at))
+
+    over_lanes(b, count, emit)

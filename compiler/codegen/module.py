@@ -1,0 +1,102 @@
+"""The module of all kernels of a program for one target."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from runnel.compiler.codegen import linear
+from runnel.compiler.codegen.context import Arg, Context
+from runnel.compiler.codegen.elementwise import emit_elementwise
+from runnel.compiler.codegen.image import Image, link
+from runnel.compiler.codegen.target import Target
+from runnel.compiler.lowering.frame import FrameNode, Group
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """How to call a group: ``variants`` names the entry for each number of rows; all take the same ``args``."""
+
+    args: tuple[Arg, ...]
+    variants: dict[int, str]
+
+
+def _emit_conv(context: Context, node: FrameNode) -> None:
+    linear.emit_conv(context, node)
+
+
+def _emit_matmul(context: Context, node: FrameNode) -> None:
+    linear.emit_matmul(context, node)
+
+
+ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {"conv": _emit_conv, "matmul": _emit_matmul}
+
+
+class KernelModule:
+    """Collects kernels and compiles them together. Kernels with the same code are compiled once."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._tvm_target = target.tvm()
+        self._functions: dict[str, Any] = {}
+        self._by_hash: dict[int, list[str]] = {}
+
+    def add(self, group: Group) -> Kernel:
+        """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""
+        variants: dict[int, str] = {}
+        args: tuple[Arg, ...] = ()
+        for rows in dict.fromkeys((1, *group.rows)):
+            function, row_args = self._emit(group, rows)
+            variants[rows] = self._symbol(function)
+            args = args or row_args
+        return Kernel(args, variants)
+
+    def _emit(self, group: Group, rows: int) -> tuple[Any, tuple[Arg, ...]]:
+        context = Context(group, self.target, rows)
+        anchor = ANCHORS.get(group.nodes[0].op)
+        if anchor is None:
+            emit_elementwise(context)
+        else:
+            anchor(context, group.nodes[0])
+        return context.finish()
+
+    def _symbol(self, function: Any) -> str:
+        """The name of a function, the same for the same code."""
+        key = tvm_ffi.structural_hash(function)
+        for symbol in self._by_hash.get(key, ()):
+            if tvm_ffi.structural_equal(self._functions[symbol], function):
+                return symbol
+        symbol = f"k{len(self._functions)}"
+        self._functions[symbol] = function
+        self._by_hash.setdefault(key, []).append(symbol)
+        return symbol
+
+    def lowered(self) -> Any:
+        """TVM's compiled module of all kernels; has ``inspect_source("asm")``."""
+        functions = {
+            symbol: function.with_attr("global_symbol", symbol)
+            .with_attr("tirx.noalias", True)
+            .with_attr("target", self._tvm_target)
+            for symbol, function in self._functions.items()
+        }
+        return tvm.get_global_func("target.build.llvm")(tvm.IRModule(functions), self._tvm_target)
+
+    def build(self) -> Image:
+        """Compile all kernels into one image, the same bytes for the same kernels."""
+        if not self._functions:
+            return Image(b"", {}, self.target.arch)
+        return link(object_bytes(self.lowered()), list(self._functions), self.target.arch)
+
+
+def object_bytes(module: Any) -> bytes:
+    """The relocatable object of a compiled module."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        module.write_to_file(str(path), "o")
+        return path.read_bytes()
