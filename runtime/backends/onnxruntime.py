@@ -7,6 +7,7 @@ length on are dropped.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -84,6 +85,7 @@ class OnnxProgram(Program):
         self.poison = poison
         self.unknown_length = int(described.get("unknown_length", UNKNOWN_LENGTH))
         self.session = open_session(model)
+        self.snapshot_head = MAGIC + hashlib.sha256(model).digest()
         self.fed = frozenset(i.name for i in self.session.get_inputs())
         self.given = [o.name for o in self.session.get_outputs()]
         self.initial = dict(initial)
@@ -179,7 +181,9 @@ class OnnxStream(Stream):
         self._flushed = True
         for i, described in enumerate(self.program.onnx["outputs"]):
             if "tail" in described and described["name"] in self._tails:
-                pieces[i].append(self._tails[described["name"]])
+                start, stop = (max(0, evaluate(described["length"], total) - before) for before in described["tail"])
+                value, axis = self._tails[described["name"]], self.program.outputs[i].axis or 0
+                pieces[i].append(_frames(value, axis, value.shape[axis] - (stop - start), value.shape[axis]))
         return self._named(self._joined(pieces))
 
     def save(self) -> bytes:
@@ -189,11 +193,11 @@ class OnnxStream(Stream):
         arrays |= {f"state.{i}": self._states[name] for i, name in enumerate(self.program.initial)}
         arrays |= {f"tail.{name}": value for name, value in self._tails.items()}
         np.savez(buffer, allow_pickle=False, **arrays)
-        return MAGIC + bytes.fromhex(self.program.manifest["program_hash"]) + buffer.getvalue()
+        return self.program.snapshot_head + buffer.getvalue()
 
     def restore(self, state: bytes) -> None:
         """Go on from a snapshot. Raises StreamError for one of another program."""
-        head = MAGIC + bytes.fromhex(self.program.manifest["program_hash"])
+        head = self.program.snapshot_head
         try:
             if not state.startswith(head):
                 raise ValueError
