@@ -12,11 +12,11 @@ import onnx
 
 from runnel.compiler.graph.fold import session
 from runnel.errors import InternalError
-from runnel.runtime.program import Program, Stream, load
+from runnel.runtime.program import load
+from runnel.tools.replay import Arrays, chunkings, deviation, play
 
 TOLERANCE = 1e-5
 LOOSEST = 1e-4
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -63,58 +63,6 @@ def stepwise(model: onnx.ModelProto, states: dict[str, str], initial: Arrays, in
     return {name: np.stack([r[name] for r in results]) for name in names}
 
 
-def play(stream: Stream, inputs: Arrays, axes: dict[str, int], chunks: Sequence[int]) -> Arrays:
-    """Push the inputs in chunks and flush; the outputs, concatenated along time."""
-    frames = min(x.shape[axes[n]] for n, x in inputs.items())
-    pieces: list[Arrays] = []
-    start = 0
-    turn = 0
-    while start < frames:
-        size = min(chunks[turn % len(chunks)], frames - start)
-        part = {n: np.take(x, range(start, start + size), axis=axes[n]) for n, x in inputs.items()}
-        pieces.append(_named(stream, stream.push(part)))
-        start += size
-        turn += 1
-    pieces.append(_named(stream, stream.flush()))
-    outputs = {o.name: max(o.axis, 0) for o in stream.program.outputs}
-    return {n: np.concatenate([p[n] for p in pieces], axis=a) for n, a in outputs.items()}
-
-
-def _named(stream: Stream, result: Any) -> Arrays:
-    return result if isinstance(result, dict) else {stream.program.outputs[0].name: result}
-
-
-def deviation(got: Arrays, expected: Arrays) -> float:
-    """The largest difference, of the expected output's range (at least 1e-6); infinite for a wrong shape or a NaN."""
-    worst = 0.0
-    for name, right in expected.items():
-        have = got[name]
-        if have.shape != right.shape:
-            return float("inf")
-        if not right.size:
-            continue
-        if right.dtype.kind != "f":
-            worst = max(worst, float((have != right).any()))
-            continue
-        scale = max(float(np.abs(right).max()), 1e-6)
-        difference = np.abs(have.astype(np.float64) - right)
-        worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
-    return worst
-
-
-def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list[int]]:
-    """Ways to cut a recording: frame by frame (short ones), a prime, at random, whole."""
-    prime = next(p for p in (7, 13, 101, 499, 1009, 4999) if p > hop or p == 4999)
-    plans = {
-        "prime": [prime],
-        "random": [int(n) for n in rng.integers(1, max(3 * hop, 3), 64)],
-        "whole": [max(frames, 1)],
-    }
-    if frames <= 20000:
-        plans["frame by frame"] = [1]
-    return plans
-
-
 def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Sequence[str],
           progress: Callable[[str, float | None], None] | None = None) -> dict[str, Any]:  # fmt: skip
     """Run every case on every backend and chunking; the proof for the manifest. Raises InternalError when one
@@ -155,8 +103,3 @@ def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Seq
                 "no bundle was written; please report this model"
             )
     return record
-
-
-def outputs_of(program: Program) -> list[str]:
-    """Names, in the model's order."""
-    return [o.name for o in program.outputs]
