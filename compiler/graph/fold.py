@@ -88,12 +88,29 @@ def _take_branch(graph: Graph, node: Node) -> list[Node]:
         if proto.op_type == "Constant":
             graph.constants[outputs[0]] = _constant(attrs)
             continue
+        for value in attrs.values():
+            if isinstance(value, onnx.GraphProto):
+                _rename_captured(value, rename)
         inputs = [rename.get(i, i) for i in proto.input]
         nodes.append(Node(proto.op_type, prefix + proto.name, inputs, outputs, attrs, proto.domain))
     for out, name in zip(branch.output, node.outputs, strict=True):
         if out.name not in inner:
             nodes.append(Node("Identity", prefix + name, [out.name], [name]))
     return nodes
+
+
+def _rename_captured(graph: onnx.GraphProto, rename: Mapping[str, str]) -> None:
+    """Give what a subgraph reads from around it its new names, in place."""
+    own = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    outside = {old: new for old, new in rename.items() if old not in own}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = outside.get(name, name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_captured(attribute.g, outside)
+    for out in graph.output:
+        out.name = outside.get(out.name, out.name)
 
 
 def _evaluate(graph: Graph, nodes: list[Node]) -> None:
@@ -126,6 +143,21 @@ def _drop_dead(graph: Graph) -> None:
                     needed |= captured_names(value)
     graph.nodes = kept[::-1]
     graph.constants = {k: v for k, v in graph.constants.items() if k in needed}
+
+
+def fold_shapes(graph: Graph, axes: Mapping[str, int], length: int) -> None:
+    """Where every shape is fixed (``length`` is the model's only one): shapes become constants, and branches on them are taken."""
+    while any(n.op in ("Shape", "Size") for n in graph.nodes):
+        _, shapes = probe_shapes(graph, axes, [length])
+        for node in graph.nodes:
+            if node.op == "Shape":
+                dims = shapes[node.inputs[0]][0]
+                dims = dims[slice(node.attrs.get("start"), node.attrs.get("end"))]
+                graph.constants[node.outputs[0]] = np.array(dims, np.int64)
+            elif node.op == "Size":
+                graph.constants[node.outputs[0]] = np.array(np.prod(shapes[node.inputs[0]][0], dtype=np.int64))
+        graph.nodes = [n for n in graph.nodes if n.op not in ("Shape", "Size")]
+        fold(graph)
 
 
 def captured_names(graph: onnx.GraphProto) -> set[str]:

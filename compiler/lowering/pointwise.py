@@ -228,22 +228,50 @@ def gather(low: Lowering, node: Pointwise) -> View:
     if not isinstance(indices, np.ndarray) or not isinstance(node.inputs[0], Stream):
         raise NoKernel("gathers by data")
     indices = np.where(indices < 0, indices + x.frame_shape[axis], indices).astype(np.int64)
-    return low.step(node, "gather", [low.view(x)], node.output.frame_shape, {"indices": indices, "axis": axis})
+    return low.step(node, "gather", [low.view(x), indices], node.output.frame_shape, {"axis": axis})
 
 
 @handler("Pad")
 def pad(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
-    if node.attrs.get("mode", "constant") != "constant":
-        raise NoKernel("pads channels by reflection")
     rank = len(x.shape)
     amounts = [int(v) for v in np.asarray(node.inputs[1] if len(node.inputs) > 1 else node.attrs["pads"]).reshape(-1)]
     keep = [i for i in range(rank) if i != x.axis]
+    mode = node.attrs.get("mode", "constant")
+    if mode != "constant":
+        view = low.view(x)
+        for axis, i in enumerate(keep):
+            left, right = amounts[i], amounts[rank + i]
+            if left or right:
+                indices = np.pad(np.arange(view.shape[axis]), (left, right), mode)
+                shape = (*view.shape[:axis], len(indices), *view.shape[axis + 1 :])
+                view = low.step(node, "gather", [view, indices.astype(np.int64)], shape, {"axis": axis})
+        return view
     value = (
         float(np.asarray(node.inputs[2]).reshape(-1)[0]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
     )
     attrs = {"pads": [amounts[i] for i in keep] + [amounts[rank + i] for i in keep], "value": value}
     return low.step(node, "pad", [low.view(x)], node.output.frame_shape, attrs)
+
+
+@handler("ScatterND")
+def scatter_nd(low: Lowering, node: Pointwise) -> View:
+    """With constant indices: every element of the result comes from a known place in the data or the updates."""
+    data, indices, updates = node.inputs
+    if not isinstance(indices, np.ndarray) or node.attrs.get("reduction", "none") != "none" or node.output.axis != STACKED:
+        raise NoKernel("scatters by data")
+    shape = node.output.frame_shape
+    source = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+    assert updates is not None and data is not None
+    count = int(np.prod(updates.shape, dtype=np.int64))
+    places = np.moveaxis(indices.astype(np.int64), -1, 0)
+    source[tuple(places)] = source.size + np.arange(count).reshape(source[tuple(places)].shape)
+    parts = [low.view(v).reshaped((-1,)) if isinstance(v, Stream) else v.reshape(-1) for v in (data, updates)]
+    sizes = (source.size, count)
+    parts = [v.reshaped((n,)) if isinstance(v, View) else v for v, n in zip(parts, sizes, strict=True)]
+    joined = low.step(node, "concat", parts, (source.size + count,), {"axis": 0})
+    flat = low.step(node, "gather", [joined, source.reshape(-1)], (source.size,), {"axis": 0})
+    return flat.reshaped(shape)
 
 
 @handler("MatMul")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from runnel.compiler.graph.fold import captured_names, fold, probe_shapes
+from runnel.compiler.graph.fold import captured_names, fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
@@ -300,7 +300,8 @@ def analyse(
     """
     fold(graph)
     if states:
-        axes = {p.name: STACKED for p in graph.inputs}
+        axes = dict.fromkeys((p.name for p in graph.inputs), STACKED)
+        fold_shapes(graph, {}, 1)
     else:
         axes = find_time_axis(graph, time_axis, window)
     analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None)
