@@ -242,7 +242,8 @@ def _offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
 
 
 def _noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
-    shape = [frames, *stream.shape] if stream.axis == STACKED else [frames if d is None else d for d in stream.shape]
+    shape = [frames if d is None else d for d in stream.shape]
+    shape = [frames, *shape] if stream.axis == STACKED else shape
     if np.dtype(stream.dtype).kind == "f":
         return (rng.standard_normal(shape) * 0.3).astype(stream.dtype)
     return rng.integers(0, 2, shape).astype(stream.dtype)

@@ -28,6 +28,8 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     """An onnxruntime session with one thread, no graph rewriting beyond the basic, and no log on the terminal."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # At the extended level onnxruntime 1.31 fuses Transpose and MatMul by a vector into a wrong product.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -101,7 +103,9 @@ def _take_branch(graph: Graph, node: Node) -> list[Node]:
 
 def _rename_captured(graph: onnx.GraphProto, rename: Mapping[str, str]) -> None:
     """Give what a subgraph reads from around it its new names, in place."""
-    own = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    own = (
+        {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    )
     outside = {old: new for old, new in rename.items() if old not in own}
     for node in graph.node:
         for i, name in enumerate(node.input):
@@ -146,7 +150,8 @@ def _drop_dead(graph: Graph) -> None:
 
 
 def fold_shapes(graph: Graph, axes: Mapping[str, int], length: int) -> None:
-    """Where every shape is fixed (``length`` is the model's only one): shapes become constants, and branches on them are taken."""
+    """Where every shape is fixed (``length`` is the model's only one): shapes become constants, and branches on them
+    are taken."""
     while any(n.op in ("Shape", "Size") for n in graph.nodes):
         _, shapes = probe_shapes(graph, axes, [length])
         for node in graph.nodes:

@@ -11,9 +11,11 @@ _KIND = re.compile(r"state|cache|hidden|buffer|memory|past|^[hc][n0]?$|^[hc]x?_|
 
 
 def find_states(graph: Graph) -> dict[str, str]:
-    """{output: input} of states, by name and shape: ``h_out``/``h``, ``cache_out``/``cache``, ``hn``/``h0``, ``stateN``/``state``.
+    """{output: input} of states, by name and shape: ``h_out``/``h``, ``cache_out``/``cache``, ``hn``/``h0``,
+    ``stateN``/``state``.
 
-    Conservative: dtypes and ranks agree, fixed dimensions are equal, and every pair is the only candidate on both sides.
+    Conservative: dtypes and ranks agree, fixed dimensions are equal, and every pair is the only candidate on both
+    sides.
     """
     pairs: dict[str, str] = {}
     for out in graph.outputs:

@@ -16,6 +16,7 @@ from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import LANES, Copy, NoKernel, Read, Signal
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.ir import Tail
 
 MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
 SCHEMA = 1
@@ -291,10 +292,10 @@ class Planner:
         outputs: list[int] = []
         for name, (view, tail) in self.low.outputs.items():
             value = self.low.graph.outputs[name]
-            stream = value.stream if tail else value  # type: ignore[union-attr]
+            source = value.stream if isinstance(value, Tail) else value
             made = self._clock(self._output_clock(view.signal.made, view.offset, view.length), name)
             outputs += [
-                self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(stream),  # type: ignore[arg-type]
+                self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(source),
                 tail.start if tail else 0, tail.stop if tail else 0,
             ]  # fmt: skip
         table = [w for symbol, pointers in self.symbols for w in (image.entries[symbol], pointers)]

@@ -119,7 +119,7 @@ def variadic(low: Lowering, node: Pointwise) -> View:
 
 @handler("BatchNormalization")
 def batch_normalization(low: Lowering, node: Pointwise) -> View:
-    scale, bias, mean, variance = (np.asarray(v, np.float64) for v in node.inputs[1:5])  # type: ignore[arg-type]
+    scale, bias, mean, variance = (np.asarray(v, np.float64) for v in node.inputs[1:5])
     factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     shape = [-1 if i == 1 else 1 for i in range(len(node.output.shape))]
     parts = [without_time(node, v.astype(np.float32).reshape(shape)) for v in (factor, bias - mean * factor)]
@@ -258,12 +258,16 @@ def pad(low: Lowering, node: Pointwise) -> View:
 def scatter_nd(low: Lowering, node: Pointwise) -> View:
     """With constant indices: every element of the result comes from a known place in the data or the updates."""
     data, indices, updates = node.inputs
-    if not isinstance(indices, np.ndarray) or node.attrs.get("reduction", "none") != "none" or node.output.axis != STACKED:
+    if (
+        not isinstance(indices, np.ndarray)
+        or node.attrs.get("reduction", "none") != "none"
+        or node.output.axis != STACKED
+    ):
         raise NoKernel("scatters by data")
     shape = node.output.frame_shape
     source = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
     assert updates is not None and data is not None
-    count = int(np.prod(updates.shape, dtype=np.int64))
+    count = int(np.prod([d or 1 for d in updates.shape], dtype=np.int64))
     places = np.moveaxis(indices.astype(np.int64), -1, 0)
     source[tuple(places)] = source.size + np.arange(count).reshape(source[tuple(places)].shape)
     parts = [low.view(v).reshaped((-1,)) if isinstance(v, Stream) else v.reshape(-1) for v in (data, updates)]
@@ -310,7 +314,7 @@ def conv(low: Lowering, node: Pointwise) -> View:
     if view.shape[0] != 1:
         raise NoKernel("convolves a batch inside a frame")
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    assert isinstance(weight, np.ndarray)
+    assert isinstance(weight, np.ndarray) and not isinstance(bias, Stream)
     rank = weight.ndim - 2
     attrs = conv_attrs(node.attrs, rank)
     out = node.output.frame_shape if node.output.axis == STACKED else (1, *node.output.frame_shape)

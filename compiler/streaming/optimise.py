@@ -60,7 +60,7 @@ def _statistics_into_window(graph: StreamGraph) -> None:
         window = node.streams[0].node
         if not isinstance(window, Window) or window.op != "Conv" or readers[window.output] != 1:
             continue
-        scale, shift, mean, variance = (np.asarray(v, np.float64) for v in node.inputs[1:5])  # type: ignore[arg-type]
+        scale, shift, mean, variance = (np.asarray(v, np.float64) for v in node.inputs[1:5])
         factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
         weight = np.asarray(window.inputs[1], np.float64)
         bias = window.inputs[2] if len(window.inputs) > 2 else None

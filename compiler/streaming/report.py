@@ -188,7 +188,7 @@ def report(graph: StreamGraph, *, hop: int | None = None, rate: float | None = N
     last = max((found[s].last for s in streams.values()), default=Fraction(0))
     frames = ceil(last) - ceil(first) + 1
     step = hop or natural_hop(graph)
-    outputs = []
+    outputs: list[dict[str, Any]] = []
     for name, stream in streams.items():
         late = 0 if isinstance(graph.outputs[name], Tail) else latency(graph, stream)
         outputs.append(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import Shift, Stream, Tail
+from runnel.compiler.streaming.ir import Operand, Shift, Stream, Tail
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def _slice_arguments(a: Analysis, node: Node, rank: int) -> tuple[list[Any], lis
         if value is not None and not isinstance(value, np.ndarray):
             raise Refusal("takes its bounds from data", "export the model with fixed bounds")
         values.append(None if value is None else list(value.reshape(-1)))
-    starts, ends, axes_, steps = values
-    assert starts is not None and ends is not None
-    axes = [int(v) % rank for v in (axes_ if axes_ is not None else range(len(starts)))]
-    return starts, ends, axes, [int(v) for v in (steps or [1] * len(starts))]
+    first, last, given_axes, given_steps = values
+    assert first is not None and last is not None
+    axes = [int(v) % rank for v in (given_axes if given_axes is not None else range(len(first)))]
+    return first, last, axes, [int(v) for v in (given_steps or [1] * len(first))]
 
 
 def _tail(a: Analysis, x: Stream, start: Any, end: Any) -> Tail | None:
@@ -136,7 +136,8 @@ def pad(a: Analysis, node: Node) -> list[Value]:
     if off_time:
         if any(isinstance(v, Count) for v in amounts):
             raise Refusal("pads channels by the length of the stream", "export the model with fixed shapes")
-        operands = [x, np.array(amounts, np.int64), np.array(fill, np.float32) if mode == "constant" else None]
+        value_of = np.array(fill, np.float32) if mode == "constant" else None
+        operands: list[Operand] = [x, np.array(amounts, np.int64), value_of]
         x = a.pointwise(node, operands, x.axis, attrs={"mode": mode})
     return [x]
 
