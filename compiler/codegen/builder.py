@@ -131,14 +131,18 @@ class Builder:
             return value
         if isinstance(value, tirx.Broadcast) and isinstance(value.value, tirx.IntImm | tirx.FloatImm):
             return value
-        if str(value.ty) == "int32" or dtype_of(value) == "bool":
+        lanes = lanes_of(value)
+        if dtype_of(value) == "bool":
+            one, zero = constant(1, "int8", lanes), constant(0, "int8", lanes)
+            return tirx.NE(self.let(tirx.Select(value, one, zero)), zero)
+        if str(value.ty) == "int32":
             var = tirx.Var(self.name("v"), value.ty)
             self.emit(stmt.Bind(var, value))
             return var
         # TVM analyses what every bound variable stands for; data in a local array costs a tenth of the compile time.
-        memory = self.local(dtype_of(value), lanes_of(value))
+        memory = self.local(dtype_of(value), lanes)
         self.store_vector(memory, 0, value)
-        return self.load_vector(memory, 0, lanes_of(value))
+        return self.load_vector(memory, 0, lanes)
 
     def local(self, dtype: str, elements: int) -> Buffer:
         """An array on the stack; one that is only reached at constant positions ends up in registers."""

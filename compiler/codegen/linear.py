@@ -101,6 +101,13 @@ def emit_matmul(context: Context, node: FrameNode) -> None:
     _emit(context, _Problem(node, x, w[None, None], None if row is None else row[None], inner))
 
 
+def emit_product(context: Context, node: FrameNode, weights: np.ndarray) -> None:
+    """A single frame by ``weights`` (groups, 1, inputs, outputs), bias as the node's third operand."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    row = None if bias is None else np.asarray(bias, np.float32).reshape(weights.shape[0], -1)
+    _emit(context, _Problem(node, view_of(context, node), weights, row, 1))
+
+
 def _emit(context: Context, p: _Problem) -> None:
     dot = p.outputs <= _DOT_MAX_OUTPUTS and p.inputs >= _DOT_MIN_INPUTS
     if dot:

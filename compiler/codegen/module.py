@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import linear
+from runnel.compiler.codegen import linear, product, reduce, spatial
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
+from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.image import Image, link
 from runnel.compiler.codegen.target import Target
 from runnel.compiler.lowering.frame import FrameNode, Group
@@ -27,15 +29,21 @@ class Kernel:
     variants: dict[int, str]
 
 
-def _emit_conv(context: Context, node: FrameNode) -> None:
-    linear.emit_conv(context, node)
-
-
 def _emit_matmul(context: Context, node: FrameNode) -> None:
-    linear.emit_matmul(context, node)
+    constant = isinstance(node.inputs[1], np.ndarray) and node.inputs[1].ndim == 2
+    (linear.emit_matmul if constant else product.emit_matmul)(context, node)
 
 
-ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {"conv": _emit_conv, "matmul": _emit_matmul}
+ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
+    "conv": spatial.emit_conv,
+    "conv_transpose": spatial.emit_conv_transpose,
+    "max_pool": spatial.emit_pool,
+    "avg_pool": spatial.emit_pool,
+    "matmul": _emit_matmul,
+    "softmax": reduce.emit_softmax,
+    "log_softmax": reduce.emit_softmax,
+    **{f"reduce_{name}": reduce.emit_reduction for name in ("sum", "mean", "max", "min", "prod", "l2")},
+}
 
 
 class KernelModule:
@@ -59,11 +67,13 @@ class KernelModule:
 
     def _emit(self, group: Group, rows: int) -> tuple[Any, tuple[Arg, ...]]:
         context = Context(group, self.target, rows)
-        anchor = ANCHORS.get(group.nodes[0].op)
-        if anchor is None:
-            emit_elementwise(context)
+        anchors = [node for node in group.nodes if node.op in ANCHORS]
+        if len(anchors) > 1:
+            raise Unsupported(anchors[1].op, f"it shares a group with {anchors[0].op}; a group has one anchor")
+        if anchors:
+            ANCHORS[anchors[0].op](context, anchors[0])
         else:
-            anchor(context, group.nodes[0])
+            emit_elementwise(context)
         return context.finish()
 
     def _symbol(self, function: Any) -> str:
