@@ -25,7 +25,7 @@ from runnel.compiler.lowering.plan import NativeProgram, Planner
 from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
-from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail, Window
+from runnel.compiler.streaming.ir import STACKED, Shift, Stream, StreamGraph, Tail, Window
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
@@ -258,7 +258,7 @@ def _entries(
     entries: dict[str, bytes] = {}
     if native is not None:
         entries["plan"] = native.plan
-        entries[f"kernels/{target}"] = native.image.code
+        entries[f"kernels/{target}"] = native.image.code or bytes(64)  # a plan of copies alone has no kernels
         if native.weights:
             entries[f"weights/{LAYOUT}"] = native.weights
     entries["streaming.onnx"] = form.model.SerializeToString(deterministic=True)
@@ -293,9 +293,12 @@ def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]
 
 
 def shortest(graph: StreamGraph) -> int:
-    """The fewest input frames that the offline model takes: every convolution and pool needs one whole window."""
+    """The fewest input frames that the offline model takes: every convolution and pool needs one whole window, and a
+    reflection something to reflect."""
     least = graph.window[0] if graph.window is not None else 1
     for node in graph.nodes:
+        if isinstance(node, Shift) and node.least_frames:
+            least = max(least, node.inputs[0].fact.length.first(node.least_frames - 1))
         if isinstance(node, Window):
             least = max(least, node.output.fact.length.first(0))
     return least

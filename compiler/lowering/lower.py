@@ -301,7 +301,7 @@ class Lowering:
         view = self.padded(self.view(x), 0.0, taps - 1, taps, node.name)
         fact = node.output.fact
         made = x.fact.made.affine(unit, 0)
-        length = (x.fact.length + (taps - 1)).affine(unit, 0)
+        length = fact.length.affine(1, node.crop + unit - 1, unit).affine(unit, 0)  # whole blocks
         frame_shape = (1, outputs)
         signal = self.signal(
             f"{node.output.name}/blocks", frame_shape, x.dtype, made, length, unit=unit, pitch=padded_out

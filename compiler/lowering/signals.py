@@ -44,7 +44,8 @@ class Signal:
     reads: list[Read] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pitch = self.pitch or frame_elements(self.shape)
+        words = max(1, 4 // self.item_bytes)  # frames are a multiple of 4 bytes
+        self.pitch = -(-(self.pitch or frame_elements(self.shape)) // words) * words
 
     @property
     def elements(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pytest
 from reference_runner import ReferenceRunner
 
 from runnel.compiler.graph.model import load
@@ -33,8 +34,9 @@ def reference(model: bytes, options: dict[str, Any]) -> Compiled:
     """The portable form on onnxruntime, driven by the readable runner. ``step``: frames a call, at least."""
     options = dict(options)
     step = options.pop("step", None)
-    form = emit(analyse(load(model), **options), step)
-    return lambda: ReferenceRunner(form)
+    graph = analyse(load(model), **options)
+    form = emit(graph, step)
+    return lambda: ReferenceRunner(form, graph.shortest if graph.window is None else 0)
 
 
 def _bundle(backend: str) -> Runner:
@@ -49,7 +51,9 @@ def _bundle(backend: str) -> Runner:
         source.write_bytes(model)
         if "window" not in options and step:
             options["hop"] = step
-        compile_model(str(source), out=str(out), target="host", **options)
+        info = compile_model(str(source), out=str(out), target="host", **options)
+        if backend not in info.manifest["backends"]:
+            pytest.skip(f"no native kernels: {info.manifest['native_refusal']}")
         program = load_bundle(str(out), backend=backend)
 
         class Owned:
