@@ -73,6 +73,8 @@ class Analysis:
         self.probe_length = 0
         self.reasons: list[Reason] = []
         self.current: Node | None = None
+        self.shortest = window[0] if window is not None else 1
+        """The fewest input frames that every layer so far takes."""
         self._unfolded: dict[Stream, Stream] = {}
 
     # What rules use -------------------------------------------------------------------------------------------------
@@ -129,6 +131,9 @@ class Analysis:
         clock = next((x.fact.clock for x in inputs if isinstance(x, Stream)), "")
         stream = Stream(name, shape, dtype, StreamFact(axis, final, length, clock))
         made = kind(node.name, op or node.op, list(inputs), stream, **fields)
+        if window := made.least_frames:
+            x = made.streams[0]
+            self.shortest = max(self.shortest, x.fact.length.first(window - 1))
         stream.node = made
         self.nodes.append(made)
         return stream
@@ -141,7 +146,7 @@ class Analysis:
         streams = [x for x in inputs if isinstance(x, Stream)]
         final, length = streams[0].fact.final, streams[0].fact.length
         for other in streams[1:]:
-            if other.fact.length != length:
+            if other.fact.length != length and other.fact.length.later(self.shortest) != length.later(self.shortest):
                 raise Refusal(
                     f"its inputs have different lengths, {length} and {other.fact.length} frames for T input frames",
                     "pad or slice them to the same length",
@@ -330,7 +335,9 @@ def analyse(
     if analysis.reasons:
         raise Refused(analysis.reasons)
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
-    return StreamGraph(graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window)
+    return StreamGraph(
+        graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, shortest=analysis.shortest
+    )
 
 
 def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from runnel.compiler.streaming.count import Count
 
+MOST_STEPS = 64
 INPUT, AFFINE, MIN, MAX, CONST = range(5)
 
 
@@ -47,7 +48,20 @@ class ClockProgram:
             return self._emit(AFFINE, 0, 0, mul, div, add)
         if (index := self._stepped(count)) is not None:
             return index
-        return self._expression(count.expr)
+        words = len(self.words)
+        try:
+            index = self._expression(count.expr)
+            if self._agrees(index, count):
+                return index
+        except NoClock:
+            pass
+        del self.words[words:]
+        return self._envelope(count)
+
+    def _agrees(self, index: int, count: Count) -> bool:
+        """Whether a clock is the count: an expression may pass below zero, which clocks do not."""
+        table = count.table(len(count.values) + 2 * count.period)
+        return bool((_evaluate(self.words[: index + 1], np.arange(len(table)))[index] == table).all())
 
     def _stepped(self, count: Count) -> int | None:
         """max(0, u·floor((mul·t + add)/div) + b): blocks of u frames."""
@@ -63,7 +77,7 @@ class ClockProgram:
                 positive = table > 0
                 if (whole[positive] % candidate).any():
                     continue
-                blocks = np.where(positive, whole // candidate, max(0, -(base // candidate)) if base < 0 else 0)
+                blocks = np.where(positive, whole // candidate, 0)
                 inner = Count(blocks, count.period, count.gain // candidate, ("table",))
                 if count.gain % candidate == 0 and (form := inner.closed_form):
                     if inner.affine(candidate, base) != count:
@@ -84,21 +98,46 @@ class ClockProgram:
         if kind in ("min", "max"):
             op = MIN if kind == "min" else MAX
             return self._emit(op, self._expression(expr[1]), self._expression(expr[2]), 1, 1, 0)
-        raise NoClock(f"a frame count made by '{kind}' has no clock")
+        raise NoClock(f"a frame count made by '{kind}' has no clock of its own")
+
+    def _envelope(self, count: Count) -> int:
+        """Any count that never falls, as the greatest of one term a step: from t_j on, v_j + gain·floor((t - t_j)/period)."""
+        table = count.table(len(count.values))
+        steps = sorted({0, count.start, *(int(t) + 1 for t in np.nonzero(np.diff(table))[0])})
+        if not count.is_monotone or len(steps) > MOST_STEPS:
+            raise NoClock(f"the frame count {count} has more than {MOST_STEPS} steps in a period")
+        result = self._emit(CONST, 0, 0, 1, 1, int(table[0]))
+        for t in steps:
+            value = int(table[t])
+            if t < count.start or not count.gain:
+                term = self._emit(CONST, 0, 0, 1, 1, value)
+            else:
+                turns = self._emit(AFFINE, 0, 0, 1, count.period, -t)
+                term = self._emit(AFFINE, turns, 0, count.gain, 1, value)
+            slope = max(value, -(-count.gain // count.period), 1)
+            gate = self._emit(AFFINE, 0, 0, slope, 1, -slope * (t - 1))
+            result = self._emit(MAX, result, self._emit(MIN, term, gate, 1, 1, 0), 1, 1, 0)
+        return result
 
 
 def evaluate(words: list[list[int]], t: int) -> list[int]:
     """All clocks at t. The reference for every implementation of the clock program."""
-    values: list[int] = []
+    return _evaluate(words, t)
+
+
+def _evaluate(words: list[list[int]], t: Any) -> list[Any]:
+    """All clocks at t, a number or an array of them."""
+    values: list[Any] = []
     for op, a, b, mul, div, add in words:
         if op == INPUT:
             values.append(t)
         elif op == AFFINE:
-            values.append(max(0, (values[a] * mul + add) // div))
-        elif op == MIN:
-            values.append(min(values[a], values[b]))
-        elif op == MAX:
-            values.append(max(values[a], values[b]))
+            value = (values[a] * mul + add) // div
+            values.append(value * (value > 0))
+        elif op in (MIN, MAX):
+            first, second = values[a], values[b]
+            smaller = first < second if op == MIN else first > second
+            values.append(first * smaller + second * (1 - smaller))
         else:
-            values.append(add)
+            values.append(add + 0 * t)
     return values

@@ -89,6 +89,11 @@ class StreamNode:
     def streams(self) -> list[Stream]:
         return [x for x in self.inputs if isinstance(x, Stream)]
 
+    @property
+    def least_frames(self) -> int:
+        """The fewest frames of its input with which the offline op runs; 0: any."""
+        return 0
+
 
 @dataclass(eq=False)
 class Source(StreamNode):
@@ -127,6 +132,10 @@ class Window(StreamNode):
     def span(self) -> int:
         return (self.kernel - 1) * self.dilation + 1
 
+    @property
+    def least_frames(self) -> int:
+        return max(0, self.span - self.left - self.right)
+
 
 @dataclass(eq=False)
 class Upsample(StreamNode):
@@ -162,6 +171,10 @@ class Shift(StreamNode):
     @property
     def pads(self) -> bool:
         return self.left > 0 or self.right is None or self.right > 0
+
+    @property
+    def least_frames(self) -> int:
+        return {"constant": 0, "edge": 1, "reflect": max(self.left, self.right or 0) + 1}[self.mode]
 
 
 @dataclass(eq=False)
@@ -201,7 +214,10 @@ class Tail:
 
 @dataclass(eq=False)
 class StreamGraph:
-    """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode."""
+    """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode.
+
+    shortest: the fewest input frames that the offline model takes.
+    """
 
     name: str
     inputs: list[Stream]
@@ -210,6 +226,7 @@ class StreamGraph:
     opset: int
     window: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
+    shortest: int = 1
 
     @property
     def streams(self) -> list[Stream]:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from runnel.compiler.streaming.clocks import evaluate
 from runnel.compiler.streaming.emit import PortableForm
+from runnel.errors import StreamError
 
 Frames = dict[str, np.ndarray]
 STACKED = -1
@@ -23,9 +24,12 @@ def poison(dtype: np.dtype[Any]) -> Any:
 class ReferenceRunner:
     """One stream of a portable form. Input slots behind the end of the stream hold NaN."""
 
-    def __init__(self, form: PortableForm) -> None:
+    def __init__(self, form: PortableForm, shortest: int = 1) -> None:
+        self.shortest = shortest
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # At the extended level onnxruntime 1.31 fuses Transpose and MatMul by a vector into a wrong product.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 4
         self.session = ort.InferenceSession(form.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self.manifest = form.manifest()
@@ -59,6 +63,8 @@ class ReferenceRunner:
     def flush(self) -> Frames:
         """The end: every frame still owed, and the outputs known only now."""
         total = self.received
+        if total < self.shortest:
+            raise StreamError(f"the offline model takes no fewer than {self.shortest} frames")
         lengths = {n: self._length(n, total) for n in self.outputs}
         for _ in range(MOST_STEPS_AFTER_THE_END):
             if self.position >= total and all(self._computed(n) >= lengths[n] for n in self.outputs):

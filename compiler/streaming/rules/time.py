@@ -148,8 +148,11 @@ def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: fl
         raise Refusal("pads the start by the length of the stream", "pad the start by a fixed amount")
     if mode not in ("constant", "reflect", "edge"):
         raise Refusal(f"pads time in mode '{mode}'", "pad with zeros, reflection or the edge")
-    if a.window is not None and mode != "constant":
-        raise Refusal("pads the window's edges by reflection", "pad with zeros, or not at all")
+    if a.window is not None and (left > 0 or isinstance(right, Count) or right > 0):
+        raise Refusal(
+            "pads the edges of every window, so windows do not share these frames",
+            "export the model without padding over time",
+        )
     left = int(left)
     length = (x.fact.length + right).affine(1, left)
     made = x.fact.made if isinstance(right, Count) or right > 0 else x.fact.final

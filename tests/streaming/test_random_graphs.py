@@ -1,0 +1,96 @@
+"""Random models from every rule: the stream is exact, or the model is refused. RUNNEL_GRAPHS=N runs N of them.
+
+Without it as many run as fit in the time box. A failure is shrunk, and the recipe printed: keep it in KEPT.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+
+import numpy as np
+import oracle
+import pytest
+from recipes import Builder, Recipe, random_recipe, simpler
+
+from runnel.errors import InputError, Refused
+
+GRAPHS = int(os.environ.get("RUNNEL_GRAPHS", "0"))
+FIRST = int(os.environ.get("RUNNEL_GRAPHS_FIRST", "0"))
+SECONDS, AT_LEAST = 40.0, 60
+
+KEPT: dict[str, Recipe] = {
+    "a_multiple_less_one_has_a_clock": [("multiple", 0, {"of": 2}), ("cut", 0, {"first": 0, "last": 1})],
+    "a_multiple_of_a_maximum_has_a_clock": [
+        ("pool", 0, {"k": 2, "s": 1, "left": 0, "right": 0}),
+        ("pool", 0, {"k": 2, "s": 1, "left": 1, "right": 1}),
+        ("multiple", 0, {"of": 2}),
+    ],
+    "no_frame_and_padding": [
+        ("cut", 0, {"first": 0, "last": 1}),
+        ("conv", 0, {"k": 1, "d": 1, "s": 1, "left": 0, "right": 1}),
+    ],
+    "cut_then_look_ahead": [
+        ("cut", 0, {"first": 0, "last": 4}),
+        ("conv", 0, {"k": 5, "d": 1, "s": 1, "left": 2, "right": 2}),
+        ("rnn", 0, {"op": "GRU", "initial": 1, "last": 1}),
+    ],
+    "cut_then_tail": [("cut", 0, {"first": 0, "last": 3}), ("tail", 0, {"start": 2, "stop": 1})],
+    "stride_beyond_a_transposed_kernel": [("up", 0, {"k": 1, "d": 1, "s": 3, "left": 0, "right": 0, "extra": 2})],
+}
+
+
+def verdict(recipe: Recipe, seed: int, every_length: bool = False) -> str:
+    """ "exact", "refused: …", "unusable" (no length runs offline), or "wrong: …"."""
+    try:
+        model = Builder(recipe, seed).model()
+    except Exception as error:  # onnx and onnxruntime raise many types for a model that no length fits
+        return f"unusable: {type(error).__name__}"
+    rng = np.random.default_rng(seed)
+    lengths = list(range(1, 28)) if every_length else sorted({1, 2, *(int(v) for v in rng.integers(1, 40, 5))})
+    steps = (None, int(rng.integers(2, 14)))
+    try:
+        proof = oracle.check(model, lengths=lengths, steps=steps, seed=seed, at_least=0)
+    except Refused as refused:
+        return "refused: " + refused.reasons[0].reason
+    except InputError as error:
+        return f"unusable: {error}"
+    except Exception as error:  # whatever happens is a failure to shrink
+        return f"wrong: {type(error).__name__}: {str(error)[:300]}"
+    return "exact" if proof.runs else "unusable: no length"
+
+
+def shrunk(recipe: Recipe, seed: int) -> tuple[Recipe, str]:
+    """The smallest recipe found that still goes wrong."""
+    found = verdict(recipe, seed)
+    progress = True
+    while progress:
+        progress = False
+        for candidate in simpler(recipe):
+            got = verdict(candidate, seed, every_length=True)
+            if got.startswith("wrong"):
+                recipe, found, progress = candidate, got, True
+                break
+    return recipe, found
+
+
+def test_exact_or_refused() -> None:
+    seen: Counter[str] = Counter()
+    stop = time.monotonic() + SECONDS
+    seed = FIRST
+    while seed < FIRST + GRAPHS if GRAPHS else seed < AT_LEAST or time.monotonic() < stop:
+        recipe = random_recipe(np.random.default_rng(seed))
+        result = verdict(recipe, seed)
+        if result.startswith("wrong"):
+            small, found = shrunk(recipe, seed)
+            raise AssertionError(f"graph {seed}: {result}\nshrunk to {small}\n{found}")
+        seen[result.split(":")[0]] += 1
+        seed += 1
+    assert seen["exact"] > 0.6 * sum(seen.values()), seen
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_kept(name: str) -> None:
+    for seed in (0, 1):
+        assert verdict(KEPT[name], seed, every_length=True) == "exact"
