@@ -268,6 +268,8 @@ def _entries(
         entries[f"golden/output_{i}.npy"] = _npy(array)
     for i, state in enumerate(form.states):
         values = state.pop("values")
+        if state["fill"] is not None and not np.isfinite(state["fill"]):
+            state["fill"] = str(state["fill"])  # JSON has no infinity
         state["initial"] = None
         if values is not None:
             state["initial"] = f"states/{i}.npy"
@@ -295,7 +297,7 @@ def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]
 def shortest(graph: StreamGraph) -> int:
     """The fewest input frames that the offline model takes: every convolution and pool needs one whole window, and a
     reflection something to reflect."""
-    least = graph.window[0] if graph.window is not None else 1
+    least = 1
     for node in graph.nodes:
         if isinstance(node, Shift) and node.least_frames:
             least = max(least, node.inputs[0].fact.length.first(node.least_frames - 1))
@@ -324,7 +326,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         },
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,
-        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states else shortest(graph)},
+        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states or graph.window else shortest(graph)},
         "inputs": [_port(s, s.name) for s in graph.inputs],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,

@@ -103,7 +103,7 @@ class OnnxProgram(Program):
                         f"'{bundle.path}': entry '{state['initial']}' does not fit its state; compile the model again."
                     )
             else:
-                value = np.full(shape, state.get("fill") or 0, dtype)
+                value = np.full(shape, float(state.get("fill") or 0), dtype)
             initial[state["in"]] = value
         return OnnxProgram(bundle.manifest, bundle.read("streaming.onnx"), initial, poison)
 

@@ -1,4 +1,7 @@
-"""Stream an input through a bundle in chunks, as a microphone would deliver it, and say what it took."""
+"""Stream an input through a bundle in chunks, as a microphone would deliver it, and say what it took.
+
+Several bundles in a row feed each other: an STFT, a model of spectra, the inverse STFT.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
+from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.tools import terminal
 from runnel.tools.measure import Outputs, Timing, by_name, drive
@@ -17,7 +21,7 @@ from runnel.tools.units import frame_count, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", help="the bundle, m.rnl")
+    parser.add_argument("bundle", nargs="+", help="the bundle, m.rnl; several in a row feed each other")
     parser.add_argument(
         "--in", dest="source", required=True, metavar="URI", help="wav:PATH, npy:PATH, or - (PCM s16le)"
     )
@@ -35,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    program = runnel.load(args.bundle, backend=args.backend)
+    programs = [runnel.load(path, backend=args.backend) for path in args.bundle]
+    program = programs[0] if len(programs) == 1 else Chain(programs)
     timed = [port for port in program.inputs if port.axis is not None]
     if len(timed) != 1 or len(program.inputs) != 1:
         known = ", ".join(port.name for port in program.inputs)
@@ -45,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     rate = own_rate or source.rate
     if args.realtime and rate is None:
         raise InputError("--realtime needs the rate of the input; give --rate.")
+    out_rate = _rate_after(program, rate)
     chunk = _chunk(args.chunk, rate, program.hop)
     with ExitStack() as stack:
         sinks: dict[str, Sink] = {}
@@ -52,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
             port, uri = _named_output(text, program.outputs)
             if port.name in sinks:
                 raise InputError(f"output '{port.name}' is given two places; name one.")
-            sinks[port.name] = stack.enter_context(open_sink(uri, port, rate))
+            sinks[port.name] = stack.enter_context(open_sink(uri, port, out_rate))
 
         def emit(values: Outputs) -> None:
             arrays = by_name(values, program.outputs)
@@ -75,6 +81,14 @@ def _chunk(text: str | None, rate: int | None, hop: int) -> int | None:
     if text is not None:
         return frame_count(text, rate, "--chunk")
     return rate // 100 if rate is not None and rate >= 1000 else hop
+
+
+def _rate_after(program: Any, rate: int | None) -> int | None:
+    """The rate of what comes out."""
+    if rate is None or not isinstance(program, Chain):
+        return rate
+    after = rate * program.ratio
+    return int(after) if after.denominator == 1 else None
 
 
 def _named_output(text: str, outputs: Any) -> tuple[Any, str]:
