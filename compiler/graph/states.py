@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from runnel.compiler.graph.model import Graph, Port
+from runnel.compiler.graph.time_axis import BATCH_NAMES
 
 _WORDS = re.compile(r"out(put)?|new|next|updated|present|past|prev(ious)?|in(put)?|last", re.IGNORECASE)
-_KIND = re.compile(r"state|cache|hidden|buffer|memory|past|^[hc][n0]?$|^[hc]x?_|_[hc]$", re.IGNORECASE)
+_KIND = re.compile(r"state|cache|hidden|buffer|memory|past|^[hc](n|\d*)$|^[hc](x|\d*)_|_[hc](n|\d*)$", re.IGNORECASE)
 
 
 def find_states(graph: Graph) -> dict[str, str]:
@@ -15,7 +16,7 @@ def find_states(graph: Graph) -> dict[str, str]:
     ``stateN``/``state``.
 
     Conservative: dtypes and ranks agree, fixed dimensions are equal, and every pair is the only candidate on both
-    sides.
+    sides. A state has a fixed size: of its axes only the batch may be symbolic.
     """
     pairs: dict[str, str] = {}
     for out in graph.outputs:
@@ -31,11 +32,16 @@ def _same_state(inp: Port, out: Port) -> bool:
         return False
     if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(inp.shape, out.shape, strict=True)):
         return False
+    if any(not isinstance(d, int) and str(d).lower() not in BATCH_NAMES for d in inp.shape):
+        return False
     if not (_KIND.search(inp.name) and _KIND.search(out.name)):
         return False
-    return _stem(inp.name) == _stem(out.name)
+    return bool(_stems(inp.name) & _stems(out.name))
 
 
-def _stem(name: str) -> str:
-    stem = re.sub(r"(?<=[a-z])N$|(?<=^[hc])[n0]$", "", name)
-    return re.sub(r"[^a-z0-9]", "", _WORDS.sub("", stem.lower()))
+def _stems(name: str) -> set[str]:
+    """What is left of a name without the words of direction, with and without the number of ``h0`` and ``hn``."""
+    return {
+        re.sub(r"[^a-z0-9]", "", _WORDS.sub("", stem.lower()))
+        for stem in (name, re.sub(r"(?<=[a-z])N$|(?<=^[hc])[n0]$|(?<=_[hc])[n0]$", "", name))
+    } - {""}
