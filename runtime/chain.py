@@ -1,0 +1,211 @@
+"""Programs in a row as one program: what each gives is pushed into the next, its axes adapted where that is safe."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+
+from runnel.errors import InputError, StreamError
+from runnel.runtime.program import FOREIGN_STATE, Array, Port, Program, Result, Stream, check_policy
+
+MAGIC = b"RNLCHAIN"
+BROKEN = "an earlier push failed inside the chain, so its streams are out of step; call reset() to start again."
+
+
+@dataclass(frozen=True)
+class Link:
+    """An output and the input that it feeds: time is moved to where the input has it, axes of size one come and go."""
+
+    source: Port
+    target: Port
+
+    @staticmethod
+    def between(source: Program, target: Program) -> Link:
+        """The one output of ``source`` that fits the one input of ``target``. Raises InputError."""
+        names = source.manifest.get("name", "?"), target.manifest.get("name", "?")
+        if len(target.inputs) != 1:
+            listed = ", ".join(f"'{p.name}'" for p in target.inputs)
+            raise InputError(f"'{names[1]}' takes several inputs ({listed}), so it cannot follow '{names[0]}'.")
+        offered = results(source)
+        fitting = [port for port in offered if fits(port, target.inputs[0])]
+        if len(fitting) == 1:
+            return Link(fitting[0], target.inputs[0])
+        listed = ", ".join(f"'{p.name}' {p}" for p in offered)
+        how = f"{len(fitting)} of them fit" if fitting else "that cannot be made to fit"
+        raise InputError(
+            f"'{names[0]}' gives {listed} and '{names[1]}' takes '{target.inputs[0].name}' {target.inputs[0]}: {how} "
+            "by moving the time axis and axes of size one; compile the models with ports that match."
+        )
+
+    def adapt(self, values: Array) -> Array:
+        """The output's frames as frames of the input."""
+        assert self.source.axis is not None and self.target.axis is not None
+        frames = np.moveaxis(values, self.source.axis, 0)
+        shaped = frames.reshape(len(frames), *_frame(self.target))
+        return np.ascontiguousarray(np.moveaxis(shaped, 0, self.target.axis))
+
+
+def results(program: Program) -> list[Port]:
+    """The outputs of a program that are no states of the model's own."""
+    states = {state["out"] for state in (program.manifest.get("onnx") or {}).get("states", ())}
+    return [port for port in program.outputs if port.name not in states] or list(program.outputs)
+
+
+def fits(source: Port, target: Port) -> bool:
+    """Whether frames of one port are frames of the other but for axes of size one and the place of time."""
+    if source.axis is None or target.axis is None or source.dtype != target.dtype:
+        return False
+    return [n for n in _frame(source) if n != 1] == [n for n in _frame(target) if n != 1]
+
+
+def _frame(port: Port) -> list[int]:
+    return [n for n in port.shape if n is not None]
+
+
+def ratio(program: Program, output: Port) -> Fraction:
+    """Output frames for each input frame (1 where the bundle does not say)."""
+    described = program.manifest.get("onnx") or {}
+    for port in described.get("outputs", ()):
+        if port["name"] == output.name and port["frames"]:
+            return Fraction(port["frames"], described["hop"])
+    return Fraction(1)
+
+
+class Chain(Program):
+    """Several programs as one: the inputs of the first, the results of the last.
+
+    hop, latency_frames and rate count input frames of the first program; ratio: output frames for each of them.
+    Raises InputError where the output of one program does not fit the input of the next.
+    """
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        if not programs:
+            raise InputError("a chain needs a program.")
+        self.programs = tuple(programs)
+        first, last = self.programs[0], self.programs[-1]
+        self.backend = "+".join(dict.fromkeys(p.backend for p in self.programs))
+        self.links = tuple(Link.between(a, b) for a, b in zip(self.programs, self.programs[1:]))
+        self.inputs, self.outputs = first.inputs, tuple(results(last))
+        self.hop, self.rate, self.shortest = first.hop, first.rate, first.shortest
+        self.ratio, late = Fraction(1), Fraction(0)
+        for program, port in zip(self.programs, [*(link.source for link in self.links), self.outputs[0]]):
+            late += program.latency_frames / self.ratio
+            self.ratio *= ratio(program, port)
+        self.latency_frames = ceil(late)
+        self.manifest = {"name": " | ".join(str(p.manifest.get("name", "?")) for p in self.programs)}
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(program.state_bytes for program in self.programs)
+
+    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> ChainStream:
+        check_policy(on_nonfinite)
+        inner = "error" if on_nonfinite == "error" else "zero"
+        streams = [p.stream(on_nonfinite=inner) for p in self.programs]
+        stream = ChainStream(self, streams, on_nonfinite)
+        if state is not None:
+            stream.restore(state)
+        return stream
+
+
+class ChainStream(Stream):
+    """One stream of a chain. A push that fails behind the first program leaves it unusable until ``reset``."""
+
+    def __init__(self, program: Chain, streams: Sequence[Stream], on_nonfinite: str) -> None:
+        self.program: Chain = program
+        self.streams = list(streams)
+        self._on_nonfinite = on_nonfinite
+        self._broken = False
+
+    def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
+        if self._broken:
+            raise StreamError(BROKEN)
+        if self._on_nonfinite == "reset" and not all(map(_is_finite, x.values() if isinstance(x, Mapping) else (x,))):
+            self.reset()
+        if len(self.streams) == 1:
+            return self._last(self.streams[0].push(x, out))
+        values = self.streams[0].push(x)
+        try:
+            for link, stream in zip(self.program.links[:-1], self.streams[1:-1]):
+                values = stream.push(self._through(link, values))
+            return self._last(self.streams[-1].push(self._through(self.program.links[-1], values), out))
+        except Exception:
+            self._broken = True
+            raise
+
+    def flush(self) -> Result:
+        if self._broken:
+            raise StreamError(BROKEN)
+        values = self.streams[0].flush()
+        try:
+            for link, stream in zip(self.program.links, self.streams[1:]):
+                values = _joined(stream, stream.push(self._through(link, values)), stream.flush())
+        except Exception:
+            self._broken = True
+            raise
+        return self._last(values)
+
+    def reset(self) -> None:
+        for stream in self.streams:
+            stream.reset()
+        self._broken = False
+
+    def save(self) -> bytes:
+        if self._broken:
+            raise StreamError(BROKEN)
+        parts = [stream.save() for stream in self.streams]
+        sizes = struct.pack(f"<{len(parts) + 1}q", len(parts), *map(len, parts))
+        return MAGIC + sizes + b"".join(parts)
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a snapshot. Raises StreamError for one of another chain."""
+        count = len(self.streams)
+        at = len(MAGIC) + 8 * (count + 1)
+        if len(state) < at or not state.startswith(MAGIC):
+            raise StreamError(FOREIGN_STATE)
+        found, *sizes = struct.unpack_from(f"<{count + 1}q", state, len(MAGIC))
+        if found != count or min(sizes) < 0 or at + sum(sizes) != len(state):
+            raise StreamError(FOREIGN_STATE)
+        streams = []
+        for program, size in zip(self.program.programs, sizes):
+            inner = "error" if self._on_nonfinite == "error" else "zero"
+            streams.append(program.stream(state=state[at : at + size], on_nonfinite=inner))
+            at += size
+        self.streams, self._broken = streams, False
+
+    def clone(self) -> ChainStream:
+        twin = ChainStream(self.program, [stream.clone() for stream in self.streams], self._on_nonfinite)
+        twin._broken = self._broken
+        return twin
+
+    @property
+    def position(self) -> int:
+        return self.streams[0].position
+
+    @staticmethod
+    def _through(link: Link, values: Result) -> Array:
+        return link.adapt(values[link.source.name] if isinstance(values, dict) else values)
+
+    def _last(self, values: Result) -> Result:
+        """Without the model's own states; one array where one result is left."""
+        if not isinstance(values, dict):
+            return values
+        kept = {port.name: values[port.name] for port in self.program.outputs}
+        return kept if len(kept) > 1 else next(iter(kept.values()))
+
+
+def _joined(stream: Stream, *parts: Result) -> Result:
+    """What a push and the flush after it gave, along time."""
+    ports = stream.program.outputs
+    arrays = [[part[port.name] if isinstance(part, dict) else part for part in parts] for port in ports]
+    whole = {port.name: np.concatenate(pieces, axis=port.axis or 0) for port, pieces in zip(ports, arrays)}
+    return whole if isinstance(parts[0], dict) else next(iter(whole.values()))
+
+
+def _is_finite(values: Array) -> bool:
+    return not isinstance(values, np.ndarray) or values.dtype.kind != "f" or bool(np.isfinite(values).all())
