@@ -299,8 +299,9 @@ def shortest(graph: StreamGraph) -> int:
     reflection something to reflect."""
     least = 1
     for node in graph.nodes:
-        if isinstance(node, Shift) and node.least_frames:
-            least = max(least, node.inputs[0].fact.length.first(node.least_frames - 1))
+        source = node.inputs[0] if node.inputs else None
+        if isinstance(node, Shift) and node.least_frames and isinstance(source, Stream):
+            least = max(least, source.fact.length.first(node.least_frames - 1))
         if isinstance(node, Window):
             least = max(least, node.output.fact.length.first(0))
     return least
