@@ -97,11 +97,11 @@ class Builder:
             yield int32(0)
             return
         index = tirx.Var(self.name(name), "int32")
-        self.analyzer.bind(index, ir.Range(0, extent))
+        self.analyzer.bind(index, ir.Range(0, max(extent, 1)))
         self._blocks.append([])
         yield index
         inner = self._blocks.pop()
-        if inner:
+        if inner and extent:
             body = stmt.SeqStmt(inner) if len(inner) > 1 else inner[0]
             self.emit(stmt.For(index, int32(0), int32(extent), stmt.ForKind.SERIAL, body))
 
@@ -132,6 +132,9 @@ class Builder:
         if isinstance(value, tirx.Broadcast) and isinstance(value.value, tirx.IntImm | tirx.FloatImm):
             return value
         lanes = lanes_of(value)
+        if isinstance(value, tirx.Mul) and dtype_of(value).startswith("float"):
+            # Else LLVM fuses a product with a later sum in one variant of a kernel and not in another.
+            value = self.fence(value)
         if dtype_of(value) == "bool":
             one, zero = constant(1, "int8", lanes), constant(0, "int8", lanes)
             return tirx.NE(self.let(tirx.Select(value, one, zero)), zero)
@@ -207,6 +210,16 @@ class Builder:
         lanes = max(lanes_of(a), lanes_of(b), lanes_of(c))
         kind = vector_type(dtype_of(c), lanes)
         return tirx.call_llvm_pure_intrin(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
+
+    def fence(self, value: Expr) -> Expr:
+        """``value`` as LLVM's optimiser cannot see through; takes no instruction. int32 and int64 go as floats."""
+        floats = {"int32": "float32", "int64": "float64"}.get(dtype_of(value))
+        if floats is not None:
+            fenced = self.intrinsic(
+                "llvm.arithmetic.fence", tirx.reinterpret(vector_type(floats, lanes_of(value)), value)
+            )
+            return tirx.reinterpret(str(value.ty), fenced)
+        return self.intrinsic("llvm.arithmetic.fence", value) if dtype_of(value).startswith("float") else value
 
     def intrinsic(self, name: str, value: Expr, *more: Expr) -> Expr:
         """An LLVM intrinsic whose result has the type of its first operand."""

@@ -38,7 +38,8 @@ def store_result(context: Context, position: Expr, value: Expr) -> None:
     value = splat(value, b.lanes)
     if context.group.output.dtype == "bool":
         value = ops.cast(b, value, "int8")
-    b.store(context.out, context.out_row + position, value)
+    # Else loops that only copy or fill become calls of memcpy and memset, which an image cannot import.
+    b.store(context.out, context.out_row + position, b.fence(value))
 
 
 def emit_elementwise(context: Context) -> None:

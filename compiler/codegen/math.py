@@ -45,8 +45,9 @@ def from_bits(x: Expr) -> Expr:
 
 
 def is_nan(x: Expr) -> Expr:
-    """True where a float is NaN."""
-    return tirx.NE(x, x)
+    """True where a float is NaN. TVM's ``x != x`` is LLVM's ordered comparison, which NaN fails."""
+    zero = like(x, 0.0)
+    return tirx.Not(tirx.Or(x < zero, x >= zero))
 
 
 def _polynomial(b: Builder, x: Expr, coefficients: Sequence[float]) -> Expr:

@@ -146,8 +146,12 @@ def _divide(b: Builder, x: Expr, y: Expr) -> Expr:
     return b.let(x / y if is_float(x) else tirx.truncdiv(x, y))
 
 
-def _not_equal(b: Builder, x: Expr, y: Expr) -> Expr:
-    return b.let(tirx.NE(x, y))
+def _xor(b: Builder, x: Expr, y: Expr) -> Expr:
+    return b.let(tirx.Or(tirx.And(x, tirx.Not(y)), tirx.And(tirx.Not(x), y)))
+
+
+def _equal(b: Builder, x: Expr, y: Expr) -> Expr:
+    return b.let(tirx.Not(_xor(b, x, y)) if dtype_of(x) == "bool" else tirx.EQ(x, y))
 
 
 BINARY: dict[str, Callable[[Builder, Expr, Expr], Expr]] = {
@@ -158,14 +162,14 @@ BINARY: dict[str, Callable[[Builder, Expr, Expr], Expr]] = {
     "pow": _pow,
     "min": minimum,
     "max": maximum,
-    "equal": lambda b, x, y: b.let(tirx.EQ(x, y)),
+    "equal": _equal,
     "greater": lambda b, x, y: b.let(x > y),
     "less": lambda b, x, y: b.let(x < y),
     "greater_equal": lambda b, x, y: b.let(x >= y),
     "less_equal": lambda b, x, y: b.let(x <= y),
     "and": lambda b, x, y: b.let(tirx.And(x, y)),
     "or": lambda b, x, y: b.let(tirx.Or(x, y)),
-    "xor": _not_equal,
+    "xor": _xor,
     "prelu": lambda b, x, y: b.let(_positive(x, x, x * y)),
 }
 

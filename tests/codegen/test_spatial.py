@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from kernel_harness import ROWS, Case, Runner, case, random_frames, value
 from onnx import helper, numpy_helper
 
 from runnel.compiler.lowering.frame import FrameNode
-
-from harness import ROWS, Case, Runner, case, random_frames, value
 
 # channels in and out, taps, input size, kernel, stride, pads, dilation, groups
 CONVS = [
@@ -131,7 +130,9 @@ def pool_case(index: int, op: str, spec: tuple, padding: int, rng: np.random.Gen
         "dilations": list(dilation),
         "count_include_pad": padding,
     }
-    return case(f"{kind}{index}", [FrameNode(kind, (x,), y, own)], {x: frames}, {x: (taps, index % 2 == 0, 1)}), expected
+    return case(
+        f"{kind}{index}", [FrameNode(kind, (x,), y, own)], {x: frames}, {x: (taps, index % 2 == 0, 1)}
+    ), expected
 
 
 @cache
