@@ -90,9 +90,11 @@ def _take_branch(graph: Graph, node: Node) -> list[Node]:
         if proto.op_type == "Constant":
             graph.constants[outputs[0]] = _constant(attrs)
             continue
-        for value in attrs.values():
+        for key, value in attrs.items():
             if isinstance(value, onnx.GraphProto):
-                _rename_captured(value, rename)
+                attrs[key] = onnx.GraphProto()  # the model itself stays as it was
+                attrs[key].CopyFrom(value)
+                _rename_captured(attrs[key], rename)
         inputs = [rename.get(i, i) for i in proto.input]
         nodes.append(Node(proto.op_type, prefix + proto.name, inputs, outputs, attrs, proto.domain))
     for out, name in zip(branch.output, node.outputs, strict=True):
