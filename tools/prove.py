@@ -57,7 +57,8 @@ def stepwise(model: onnx.ModelProto, states: dict[str, str], initial: Arrays, in
     carried = dict(initial)
     results = []
     for n in range(len(next(iter(inputs.values())))):
-        values = dict(zip(names, run.run(None, {k: x[n] for k, x in inputs.items()} | carried), strict=True))
+        frame = {k: np.asarray(x[n]) for k, x in inputs.items()}
+        values = dict(zip(names, run.run(None, frame | carried), strict=True))
         carried = {inp: values[out] for out, inp in states.items()}
         results.append(values)
     return {name: np.stack([r[name] for r in results]) for name in names}
