@@ -175,10 +175,10 @@ class Builder:
         """The chunk with frames outside [0, length) replaced by ``fill``."""
         if self.steady:
             return x.name
-        key = ("masked", x.name, fill)
+        fact = stream.fact
+        key = ("masked", x.name, x.delay, fact.length.key, fill)  # a crop of time shares its chunk with what it crops
         if key in self._cache:
             return self._cache[key]
-        fact = stream.fact
         mask_key = ("mask", fact.rate, x.delay, x.frames, fact.length.key, x.delay > 0)
         if mask_key not in self._cache:
             numbers = self.numbers(fact.rate, x.delay, x.frames)
@@ -209,7 +209,7 @@ class Builder:
         assert late >= 0
         if late == 0:
             return x
-        key = ("delayed", x.name, delay)
+        key = ("delayed", x.name, late)
         if key not in self._cache:
             hint = f"delay.{stream.name}"
             if stream.axis == STACKED:

@@ -1,4 +1,4 @@
-"""The backends that the oracle can drive, by name. A runner takes a model and compile options and gives a fresh stream."""
+"""The backends that the oracle can drive, by name. A runner takes a model and compile options, and makes streams."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reference_runner import ReferenceRunner
 from runnel.compiler.graph.model import load
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import emit
+from runnel.compiler.streaming.optimise import optimise
 
 Frames = dict[str, np.ndarray]
 
@@ -31,10 +32,15 @@ Runner = Callable[[bytes, dict[str, Any]], Compiled]
 
 
 def reference(model: bytes, options: dict[str, Any]) -> Compiled:
-    """The portable form on onnxruntime, driven by the readable runner. ``step``: frames a call, at least."""
+    """The portable form on onnxruntime, driven by the readable runner. ``step``: frames a call, at least.
+
+    The rewrite is tested as it is at the smallest step, and with the small rewrites after it at others.
+    """
     options = dict(options)
     step = options.pop("step", None)
     graph = analyse(load(model), **options)
+    if step is not None:
+        optimise(graph)
     form = emit(graph, step)
     return lambda: ReferenceRunner(form, graph.shortest if graph.window is None else 0)
 

@@ -37,6 +37,13 @@ KEPT: dict[str, Recipe] = {
         ("rnn", 0, {"op": "GRU", "initial": 1, "last": 1}),
     ],
     "cut_then_tail": [("cut", 0, {"first": 0, "last": 3}), ("tail", 0, {"start": 2, "stop": 1})],
+    "a_crop_and_what_it_crops_end_differently": [
+        ("pad", 0, {"left": 0, "right": 1, "mode": "reflect"}),
+        ("cut", 0, {"first": 0, "last": 1}),
+        ("conv", 0, {"k": 1, "d": 1, "s": 1, "left": 0, "right": 1}),
+        ("rnn", 0, {"op": "GRU", "initial": 0, "last": 1}),
+        ("conv", 3, {"k": 1, "d": 1, "s": 1, "left": 0, "right": 1}),
+    ],
     "stride_beyond_a_transposed_kernel": [("up", 0, {"k": 1, "d": 1, "s": 3, "left": 0, "right": 0, "extra": 2})],
 }
 

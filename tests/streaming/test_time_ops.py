@@ -62,6 +62,22 @@ def test_two_slices_joined_on_channels(check: Check) -> None:
     check(net.model(net.op("Concat", a, b, axis=1), net.op("Sub", a, b)))
 
 
+def test_a_crop_and_what_it_crops_wait_for_the_same_branch(check: Check) -> None:
+    """Both are late, by different amounts, of one and the same chunk."""
+    net, x = stack(2)
+    late = net.conv(x, 2, 2, 9, pads=[4, 4])
+    whole = net.op("Add", x, late)
+    cropped = net.op("Add", sliced(net, x, 3, END), sliced(net, late, 0, -3))
+    check(net.model(whole, cropped), lengths=range(4, 20))
+
+
+def test_a_crop_and_what_it_crops_are_padded(check: Check) -> None:
+    net, x = stack(2)
+    cropped = sliced(net, x, 0, -3)
+    a, b = (net.conv(t, 2, 2, 5, pads=[2, 2]) for t in (x, cropped))
+    check(net.model(a, b), lengths=range(4, 20))
+
+
 def test_difference_then_recurrence(check: Check) -> None:
     net, x = stack(2)
     d = net.op("Sub", sliced(net, x, 1, END), sliced(net, x, 0, -1))
