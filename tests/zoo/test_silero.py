@@ -22,7 +22,9 @@ FILES = {
     "silero_openvino": ("silero_vad_openvino_16k.onnx", {}),
 }
 RECORDINGS = ("fireredvad/hello_en.wav", "synth-speech/espeak_16k.wav")
-ALLOWED = 1e-5
+# Against float64, onnxruntime is off by up to 4.4e-6 and native by 1.9e-5, both at single steps of the synthetic voice,
+# where the model is that sensitive to the order of its sums (blocks of 32 in numpy: 1.2e-5). On real speech: 4.4e-7.
+ALLOWED = {"onnxruntime": 1e-5, "native": 4e-5}
 SILENCE = 2 * RATE
 
 
@@ -45,7 +47,7 @@ def recording(request: pytest.FixtureRequest, zoo: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_gives_what_onnxruntime_gives_step_by_step(
     name: str, zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program],
-    stepped: Callable[..., Any], recording: np.ndarray,
+    stepped: Callable[..., Any], recording: np.ndarray, backend: str,
 ) -> None:  # fmt: skip
     file, options = FILES[name]
     model = zoo / "silero-vad" / file
@@ -57,17 +59,17 @@ def test_each_file_gives_what_onnxruntime_gives_step_by_step(
         starts = range(0, len(recording), size)
         got = np.concatenate([stream.push(recording[n : n + size]) for n in starts] + [stream.flush()])
         assert got.shape == expected.shape == (len(recording), 1, 1)
-        assert np.abs(got - expected).max() <= ALLOWED
+        assert np.abs(got - expected).max() <= ALLOWED[backend]
 
 
 def test_both_files_agree_and_know_speech_from_silence(
-    zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program], recording: np.ndarray
+    zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program], recording: np.ndarray, backend: str
 ) -> None:
     answers = []
     for name, (file, options) in FILES.items():
         stream = Chain([load(compiled(name, zoo / "silero-vad" / file, **options), fall_back=True)]).stream()
         answers.append(np.concatenate([stream.push(recording), stream.flush()]).reshape(-1))
-    assert np.abs(answers[0] - answers[1]).max() <= ALLOWED
+    assert np.abs(answers[0] - answers[1]).max() <= ALLOWED[backend]
     speech, silence = np.split(answers[0], [len(recording) - SILENCE // NEW])
     assert np.mean(speech > 0.5) > 0.4 and speech.max() > 0.9
     assert silence[len(silence) // 2 :].max() < 0.1
