@@ -136,7 +136,9 @@ def _cut(node: FrameNode, cuts: list[set[int]]) -> None:
 
 def apply_epilogue(context: Context, anchor: FrameValue, value: Expr, index: Index) -> None:
     """Run the rest of the group on an anchor's result (its lanes at ``index``) and store it."""
-    result = Evaluator(context, {anchor: value}).at(context.group.output, index)
+    if context.group.output.shape != index.shape:
+        index = Index(context.group.output.shape, flat=index.flat)
+    result = Evaluator(context, (anchor, index.flat, value)).at(context.group.output, index)
     store_result(context, index.flat, result)
 
 

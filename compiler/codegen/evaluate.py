@@ -72,13 +72,13 @@ class Index:
 class Evaluator:
     """Evaluates a group's values at positions of one vector width. Results are kept, so make one for each position.
 
-    known: values that are in registers already, such as an anchor's result.
+    known: a value that is in registers already, an anchor's result at one position: (value, position, data).
     """
 
-    def __init__(self, context: Context, known: dict[FrameValue, Expr] | None = None) -> None:
+    def __init__(self, context: Context, known: tuple[FrameValue, Expr, Expr] | None = None) -> None:
         self.context = context
         self.b = context.b
-        self.known = known or {}
+        self.known = known
         self._producers = {node.output: node for node in context.group.nodes}
         self._done: dict[tuple[Any, int], tuple[Index, Expr]] = {}
 
@@ -88,14 +88,21 @@ class Evaluator:
             raise CodegenError("an operand is missing")
         if isinstance(operand, np.ndarray):
             return self._constant(operand, index)
-        if operand in self.known:
-            return self.known[operand]
+        if self.known is not None and operand is self.known[0]:
+            return self._known(index)
         key = (operand, id(index))
         if key not in self._done:
             producer = self._producers.get(operand)
             value = self._load(operand, index) if producer is None else self._node(producer, index)
             self._done[key] = (index, value)
         return self._done[key][1]
+
+    def _known(self, index: Index) -> Expr:
+        assert self.known is not None
+        value, position, data = self.known
+        if index.flat is position or self.b.analyzer.can_prove_equal(index.flat, position):
+            return data
+        raise Unsupported("an op after an anchor", f"it reads {value.name} elsewhere than where it is made")
 
     def _constant(self, data: np.ndarray, index: Index) -> Expr:
         if data.size == 1:
@@ -232,8 +239,9 @@ class Evaluator:
                 continue
             at = Index(operand.shape, coords=[*coords[:axis], coord, *coords[axis + 1 :]])
             value = splat(ops.cast(self.b, self.at(operand, at), node.output.dtype), self.b.lanes)
-            for condition in conditions if result is not None else ():
-                value = self.b.let(tirx.Select(condition, value, result))
+            if result is not None:
+                for condition in conditions:
+                    value = self.b.let(tirx.Select(condition, value, result))
             result = value
             if not conditions:
                 break

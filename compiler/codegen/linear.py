@@ -74,8 +74,8 @@ def view_of(context: Context, node: FrameNode) -> View:
 def emit_conv(context: Context, node: FrameNode) -> None:
     """conv without spatial axes."""
     x = view_of(context, node)
-    w, bias = (None if a is None else np.asarray(a, np.float32) for a in node.inputs[1:3])  # type: ignore[arg-type]
-    assert w is not None
+    w = np.asarray(node.inputs[1], np.float32)
+    bias = np.asarray(node.inputs[2], np.float32) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     groups = int(node.attrs.get("group", 1))
     outputs, inputs, taps = w.shape
     if taps != x.access.taps or inputs * groups != x.value.shape[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class KernelModule:
         anchors = [node for node in group.nodes if node.op in ANCHORS]
         if len(anchors) > 1:
             raise Unsupported(anchors[1].op, f"it shares a group with {anchors[0].op}; a group has one anchor")
+        if anchors and prod(anchors[0].output.shape) != prod(group.output.shape):
+            raise Unsupported(anchors[0].op, "what follows it in the group changes the number of elements")
         if anchors:
             ANCHORS[anchors[0].op](context, anchors[0])
         else:

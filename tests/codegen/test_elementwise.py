@@ -242,3 +242,11 @@ def test_unknown_op_is_refused_by_name() -> None:
     c = case("cumsum", [FrameNode("cumsum", (x,), y)], {x: np.zeros((ROWS, 1, 4), np.float32)})
     with pytest.raises(Unsupported, match="cumsum"):
         KernelModule(Target.host()).add(c.group)
+
+
+def test_moving_an_anchors_result_is_refused() -> None:
+    x, y, z = value("x", (3, 5)), value("y", (3, 5)), value("z", (5, 3))
+    nodes = [FrameNode("softmax", (x,), y), FrameNode("transpose", (y,), z, {"perm": [1, 0]})]
+    c = case("softmax", nodes, {x: np.zeros((ROWS, 3, 5), np.float32)})
+    with pytest.raises(Unsupported, match="elsewhere"):
+        KernelModule(Target.host()).add(c.group)
