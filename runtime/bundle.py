@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import os
 import platform
-import zlib
 from functools import cache
 from typing import Any
 
@@ -20,6 +19,7 @@ from runnel.runtime.zipmap import Entry, read_directory
 
 ALIGNMENT = 64 * 1024
 MANIFEST = "manifest.json"
+MANIFEST_SUM = "manifest.sha256"
 PAD = ".pad/"
 MAX_MANIFEST = 64 << 20
 Bytes = NDArray[np.uint8]
@@ -84,7 +84,7 @@ class Bundle:
     @property
     def names(self) -> list[str]:
         """Entries beside the manifest and the padding, in the order of the file."""
-        return [n for n in self._entries if n != MANIFEST and not n.startswith(PAD)]
+        return [n for n in self._entries if n not in (MANIFEST, MANIFEST_SUM) and not n.startswith(PAD)]
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -149,8 +149,13 @@ class Bundle:
                 f"'{self.path}' has no '{MANIFEST}', so it is no bundle; name one made by runnel compile."
             )
         text = self._bytes(entry).tobytes()
-        if zlib.crc32(text) != entry.crc32:
-            raise BundleError(f"'{self.path}': entry '{MANIFEST}' was altered; copy the bundle again.")
+        given = self._entries.get(MANIFEST_SUM)
+        if given is None:
+            raise BundleError(f"'{self.path}': '{MANIFEST}' lacks its '{MANIFEST_SUM}'; compile the model again.")
+        if bytes(self._bytes(given)[:66]) != f"{hashlib.sha256(text).hexdigest()}\n".encode():
+            raise BundleError(
+                f"'{self.path}': entry '{MANIFEST}' was altered (its sha256 differs); copy the bundle again."
+            )
         return parse_manifest(text, self.path)
 
     def _check_entries(self) -> None:

@@ -18,6 +18,7 @@ SCHEMA = 1
 ALIGNMENT = 64 * 1024
 SEGMENT_BYTES = 1024 * 1024  # the most bytes of one segment of the weights
 MANIFEST = "manifest.json"
+MANIFEST_SUM = "manifest.sha256"
 PAD = ".pad/"
 COMPUTED_KEYS = frozenset({"schema", "program_hash", "entries"})  # written here, whatever the caller gives
 MANIFEST_KEYS = COMPUTED_KEYS | {
@@ -25,6 +26,7 @@ MANIFEST_KEYS = COMPUTED_KEYS | {
     "native_refusal", "onnx", "proof", "macs", "kernels", "made_by",
 }  # fmt: skip
 EXECUTED = ("plan", "kernels", "weights")  # the entries that decide what a step computes
+PORTABLE = ("streaming.onnx", "states")  # those that decide it where there is no plan
 
 Payload = bytes | bytearray | memoryview
 
@@ -37,22 +39,28 @@ def write_bundle(
     manifest: every key of MANIFEST_KEYS but the computed ones. ``manifest["weights"]["segments"]`` may give the
     segments in order of use as {"offset", "bytes"} (of ``entries["weights/<layout>"]``); without it they are cut every
     1 MiB. entries: {path in the bundle: its bytes}. The order in the file is the order of the mapping; equal inputs
-    give equal bytes. The file appears under its name only when it is complete.
+    give equal bytes. The entry manifest.sha256 protects the manifest as the manifest protects the others.
+    The file appears under its name only when it is complete.
     Raises InputError where it cannot be written there.
     """
     complete = _complete(manifest, entries)
-    text = json.dumps(complete, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    text = (json.dumps(complete, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        _store(archive, MANIFEST_SUM, f"{hashlib.sha256(text).hexdigest()}\n".encode())
         pads = 0
-        for name, payload in {MANIFEST: text.encode(), **entries}.items():
+        for name, payload in {MANIFEST: text, **entries}.items():
             pads += _align(archive, file, name, len(payload), pads)
             _store(archive, name, payload)
     return complete
 
 
 def program_hash(digests: Mapping[str, str]) -> str:
-    """What ties states to a program: sha256 of the lines "<path> <sha256>" of plan, kernels and weights, by path."""
-    lines = [f"{name} {digest}\n" for name, digest in sorted(digests.items()) if name.split("/")[0] in EXECUTED]
+    """What ties states to a program: sha256 of the lines "<path> <sha256>" of plan, kernels and weights, by path.
+
+    Where there is no plan, it is the portable form and the first values of its states.
+    """
+    decisive = EXECUTED if "plan" in digests else PORTABLE
+    lines = [f"{name} {digest}\n" for name, digest in sorted(digests.items()) if name.split("/")[0] in decisive]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -61,7 +69,7 @@ def _complete(manifest: Mapping[str, Any], entries: Mapping[str, Payload]) -> di
     if missing or unknown:
         raise InternalError(f"the manifest lacks {sorted(missing)} and has the unknown keys {sorted(unknown)}")
     for name in entries:
-        if name == MANIFEST or name.startswith(PAD) or not _is_plain(name):
+        if name in (MANIFEST, MANIFEST_SUM) or name.startswith(PAD) or not _is_plain(name):
             raise InternalError(f"'{name}' cannot be the name of a bundle's entry")
     digests = {name: hashlib.sha256(payload).hexdigest() for name, payload in entries.items()}
     weights = dict(manifest["weights"])

@@ -64,6 +64,8 @@ def test_every_payload_is_aligned_stored_and_described(tmp_path: Path) -> None:
         assert archive.testzip() is None
         infos = {info.filename: info for info in archive.infolist()}
         assert json.loads(archive.read("manifest.json")) == complete
+        digest = hashlib.sha256(archive.read("manifest.json")).hexdigest()
+        assert archive.read("manifest.sha256").decode() == f"{digest}\n"
         for name, payload in ENTRIES.items():
             info = infos[name]
             start = info.header_offset + 30 + len(name) + int.from_bytes(raw[info.header_offset + 28 :][:2], "little")
@@ -71,7 +73,9 @@ def test_every_payload_is_aligned_stored_and_described(tmp_path: Path) -> None:
             assert raw[start : start + len(payload)] == payload
             assert info.compress_type == zipfile.ZIP_STORED
             assert complete["entries"][name] == {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}
-        assert set(infos) - set(ENTRIES) - {"manifest.json"} == {n for n in infos if n.startswith(".pad/")}
+        assert set(infos) - set(ENTRIES) - {"manifest.json", "manifest.sha256"} == {
+            n for n in infos if n.startswith(".pad/")
+        }
 
 
 def test_segments_cover_the_weights_with_their_checksums(tmp_path: Path) -> None:
@@ -106,7 +110,19 @@ def test_program_hash_follows_what_is_executed(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../b", "", "a//b", "a\\b", "manifest.json", ".pad/0"])
+def test_program_hash_follows_the_portable_form_where_there_is_no_plan(tmp_path: Path) -> None:
+    def hash_of(**entries: bytes) -> str:
+        return str(write_bundle(tmp_path / "m.rnl", manifest(weights={}), entries)["program_hash"])
+
+    form, start = {"streaming.onnx": b"a"}, {"states/0.npy": b"s"}
+    assert hash_of(**form) == hash_of(**form, LICENSE=b"x")
+    assert len({hash_of(**form), hash_of(**{"streaming.onnx": b"b"}), hash_of(**form, **start), hash_of()}) == 4
+    assert hash_of(**form, plan=b"p") == hash_of(plan=b"p")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../b", "", "a//b", "a\\b", "manifest.json", "manifest.sha256", ".pad/0"]
+)
 def test_names_that_a_loader_refuses_are_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(InternalError):
         write_bundle(tmp_path / "m.rnl", manifest(), {**ENTRIES, name: b"x"})

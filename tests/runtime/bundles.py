@@ -40,14 +40,20 @@ def write(path: Path, extra: dict[str, bytes] | None = None, **changes: Any) -> 
 def repack(path: Path, edit: Any) -> Path:
     """Rewrite a bundle after ``edit`` changed its {name: bytes} and its manifest in place; checksums are made anew."""
     with zipfile.ZipFile(path) as archive:
-        entries = {i.filename: archive.read(i) for i in archive.infolist() if not i.filename.startswith(".pad/")}
+        kept = [i for i in archive.infolist() if not i.filename.startswith(".pad/")]
+        entries = {i.filename: archive.read(i) for i in kept if i.filename != "manifest.sha256"}
     described = json.loads(entries.pop("manifest.json"))
     edit(described, entries)
     for name, data in entries.items():
         if name in described.get("entries", {}):
             described["entries"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    path.write_bytes(pack({"manifest.json": json.dumps(described).encode()} | entries))
+    path.write_bytes(pack(signed(json.dumps(described).encode()) | entries))
     return path
+
+
+def signed(text: bytes) -> dict[str, bytes]:
+    """A manifest and its checksum, as entries."""
+    return {"manifest.json": text, "manifest.sha256": f"{hashlib.sha256(text).hexdigest()}\n".encode()}
 
 
 def pack(entries: dict[str, bytes]) -> bytes:
@@ -79,4 +85,4 @@ def patched(data: bytes, at: int, form: str, *values: Any) -> bytes:
     return bytes(changed)
 
 
-__all__ = ["central", "conv_plan", "manifest", "np", "pack", "patched", "repack", "write", "zlib"]
+__all__ = ["central", "conv_plan", "manifest", "np", "pack", "patched", "repack", "signed", "write", "zlib"]

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from bundles import central, pack, patched, repack, write
+from bundles import central, pack, patched, repack, signed, write
 from plans import SKIP, conv, conv_plan, needs_core, play
 
 from runnel.errors import BundleError, InputError
@@ -99,6 +99,22 @@ def test_an_altered_payload_is_named(path, name):
     refused(path, name, "again")
 
 
+def test_the_manifest_is_protected_too(path):
+    with zipfile.ZipFile(path) as archive:
+        entries = {i.filename: archive.read(i) for i in archive.infolist() if not i.filename.startswith(".pad/")}
+    text, total = entries["manifest.json"], entries.pop("manifest.sha256")
+    path.write_bytes(pack(entries))
+    refused(path, "manifest.json", "manifest.sha256")
+    for altered in (
+        {"manifest.json": text.replace(b'"hop": ', b'"hop": 1'), "manifest.sha256": total},
+        {"manifest.json": text, "manifest.sha256": total.upper()},
+        {"manifest.json": text, "manifest.sha256": total[:-1]},
+        {"manifest.json": text, "manifest.sha256": b""},
+    ):
+        path.write_bytes(pack(entries | altered))
+        refused(path, "'manifest.json' was altered")
+
+
 def test_what_is_read_later_is_checked_then(path):
     data = path.read_bytes()
     path.write_bytes(data.replace(b"none", b"some", 1))
@@ -149,9 +165,9 @@ def test_not_a_bundle(tmp_path):
     refused(file, "end is missing")
     file.write_bytes(pack({"readme": b"x"}))
     refused(file, "manifest.json")
-    file.write_bytes(pack({"manifest.json": b"[1"}))
+    file.write_bytes(pack(signed(b"[1")))
     refused(file, "JSON")
-    file.write_bytes(pack({"manifest.json": b"[" * 100_000}))
+    file.write_bytes(pack(signed(b"[" * 100_000)))
     refused(file, "JSON")
     with pytest.raises(BundleError):
         load(tmp_path)
