@@ -105,7 +105,9 @@ class Count:
         if low is not None:
             if gain > 0 and (short := low - int(values[self.start :].min())) > 0:
                 values = (self.table(self.start + period * (2 + short // gain)) * mul + add) // div
-            values = np.maximum(values, low)
+            if gain < 0 and (over := int(values.max()) - low) > 0:
+                values = (self.table(self.start + period * (2 + over // -gain)) * mul + add) // div
+            values, gain = np.maximum(values, low), max(gain, 0)
         return Count(values, period, gain, ("affine", self.expr, mul, add, div))
 
     def later(self, ticks: int) -> Count:
@@ -122,7 +124,8 @@ class Count:
 
     @cached_property
     def minimum(self) -> int:
-        return int(self.values.min())
+        """The least value; for a count that falls for ever, a number below any."""
+        return int(self.values.min()) if self.gain >= 0 else -(1 << 62)
 
     def _join(self, other: Operand, function: Any, name: str) -> Count:
         other = Count.of(other)

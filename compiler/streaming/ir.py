@@ -184,6 +184,10 @@ class Recurrent(StreamNode):
 
     attrs: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def least_frames(self) -> int:
+        return 1
+
 
 @dataclass(eq=False)
 class Unfold(StreamNode):

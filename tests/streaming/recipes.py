@@ -45,7 +45,17 @@ class Builder:
     def model(self) -> bytes:
         outputs = {t.name: t for t in [*self.outputs, self.tensors[-1]]}
         names = [n if n != "x" else self.net.op("Identity", n) for n in outputs]
+        self._drop_unread({*names, *self.tails})
         return self.net.model(*names, *self.tails)
+
+    def _drop_unread(self, needed: set[str]) -> None:
+        """Onnxruntime runs, and fails in, nodes that nothing reads."""
+        kept = []
+        for node in reversed(self.net.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(node.input)
+        self.net.nodes = kept[::-1]
 
     # One method a kind. None: does not fit. ---------------------------------------------------------------------------
 
