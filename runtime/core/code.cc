@@ -1,0 +1,208 @@
+#include "decoder.h"
+
+namespace runnel {
+
+bool Decoder::ReadCode() {
+  for (int64_t i = 0; i < header_.entries; ++i) {
+    int64_t first = Word(entries_at_ + i * 2), count = Word(entries_at_ + i * 2 + 1);
+    if (!In(first, 0, header_.code) || !In(count, 0, header_.code)) {
+      return Fail("entry point %lld lies outside the code", static_cast<long long>(i));
+    }
+  }
+  // Other entry points are for models of several parts (encode, predict, join); one step function needs the first.
+  int64_t at = Word(entries_at_), count = Word(entries_at_ + 1);
+  int64_t repeat_left = 0;
+  int32_t top_level = -1;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t left = header_.code - at;
+    if (left < 2 || !In(Code(at + 1), 2, left)) {
+      return Fail("instruction %lld runs past the code", static_cast<long long>(i));
+    }
+    int64_t op = Code(at), size = Code(at + 1);
+    bool in_repeat = repeat_left > 0;
+    if (in_repeat) {
+      --repeat_left;
+    } else {
+      top_level = static_cast<int32_t>(i);
+    }
+    int32_t n = program_->instructions.size;
+    program_->instructions.size = n + 1;
+    Instruction& instruction = program_->instructions[n];
+    instruction = Instruction{};
+    bool ok = false;
+    switch (op) {
+      case 1:
+        ok = ReadCall(at, size, i, top_level, instruction);
+        break;
+      case 2:
+        ok = ReadRepeat(at, size, i, count, in_repeat, instruction);
+        repeat_left = instruction.body;
+        break;
+      case 3:
+        ok = ReadCopy(at, size, i, top_level, instruction);
+        break;
+      case 4:
+        return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SKIP_IF; update runnel");
+      case 5:
+        return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SUBGRAPH; update runnel");
+      default:
+        return FailWith(RN_UNSUPPORTED, "instruction %lld has the unknown op %lld; update runnel",
+                        static_cast<long long>(i), static_cast<long long>(op));
+    }
+    if (!ok) return false;
+    at += size;
+  }
+  return true;
+}
+
+bool Decoder::ReadRange(int64_t at, int64_t number, Instruction& instruction) {
+  int64_t made = Code(at + 2), length = Code(at + 3);
+  if (!IsClock(made) || !IsClock(length)) {
+    return Fail("instruction %lld names a clock that is not there", static_cast<long long>(number));
+  }
+  if (!IsMade(made)) {
+    return Fail("instruction %lld can make more than 2^24 frames in a step", static_cast<long long>(number));
+  }
+  instruction.made = static_cast<int32_t>(made);
+  instruction.length = static_cast<int32_t>(length);
+  return true;
+}
+
+bool Decoder::ReadKernel(int64_t index, int64_t number, int32_t arguments, const uint8_t** kernel) {
+  if (!In(index, 0, header_.kernels - 1)) {
+    return Fail("instruction %lld calls a kernel that is not there", static_cast<long long>(number));
+  }
+  int64_t declared = Word(kernels_at_ + index * 2 + 1);
+  if (declared != arguments) {
+    return Fail("instruction %lld passes %d pointers to kernel %lld, which takes %lld", static_cast<long long>(number),
+                arguments, static_cast<long long>(index), static_cast<long long>(declared));
+  }
+  *kernel = sources_.image + Word(kernels_at_ + index * 2);
+  return true;
+}
+
+bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
+  if (size < 8) return Fail("instruction %lld is too short", static_cast<long long>(number));
+  if (!ReadRange(at, number, instruction)) return false;
+  int64_t kernel = Code(at + 4), kernel_rows = Code(at + 5), rows = Code(at + 6), operands = Code(at + 7);
+  if (!In(operands, 1, kMaxArguments) || size != 8 + operands * 6) {
+    return Fail("instruction %lld has a wrong number of operands", static_cast<long long>(number));
+  }
+  if (program_->operands.size + operands > most_operands_) return Fail("the plan has too many operands");
+  instruction.op = InstructionOp::kCall;
+  instruction.first_operand = program_->operands.size;
+  instruction.operands = static_cast<int32_t>(operands);
+  instruction.rows = 1;
+  int64_t taps = 0;
+  for (int64_t i = 0; i < operands; ++i) {
+    Operand& operand = program_->operands[program_->operands.size++];
+    if (!ReadOperand(at + 8 + i * 6, number, instruction, operand)) return false;
+    bool table = operand.kind == OperandKind::kIn && operand.taps > 1;
+    instruction.arguments += table ? 2 : 1;
+    taps += table ? operand.taps : 0;
+    if (operand.kind == OperandKind::kOut) program_->buffers[operand.buffer].last_writer = top_level;
+  }
+  if (taps > kMaxTable) return Fail("instruction %lld has too many taps", static_cast<long long>(number));
+  if (taps > program_->tap_entries) program_->tap_entries = taps;
+  if (instruction.arguments > kMaxArguments) {
+    return Fail("instruction %lld passes more than 16 pointers", static_cast<long long>(number));
+  }
+  if (!ReadKernel(kernel, number, instruction.arguments, &instruction.kernel)) return false;
+  if (kernel_rows != -1) {
+    if (!In(rows, 2, kMaxFactor)) {
+      return Fail("instruction %lld makes an impossible number of rows", static_cast<long long>(number));
+    }
+    instruction.rows = rows;
+    return ReadKernel(kernel_rows, number, instruction.arguments, &instruction.kernel_rows);
+  }
+  return true;
+}
+
+bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand) {
+  int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
+  int64_t dilation = Code(at + 5);
+  auto n = static_cast<long long>(number);
+  if (!In(kind, 0, 3)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  operand = Operand{};
+  operand.kind = static_cast<OperandKind>(kind);
+  if (operand.kind == OperandKind::kWeights) {
+    if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0) {
+      return Fail("instruction %lld reads outside the weights, or not on a multiple of 4 bytes", n);
+    }
+    operand.weights_offset = id;
+    return true;
+  }
+  if (!IsBuffer(id)) return Fail("instruction %lld names a buffer that is not there", n);
+  const Buffer& buffer = program_->buffers[id];
+  bool writes = operand.kind == OperandKind::kOut;
+  if (writes) {
+    offset = 0;
+    taps = dilation = 1;
+  } else if (operand.kind == OperandKind::kRun || taps == 1) {
+    dilation = 1;
+  }
+  if (!In(stride, writes ? 1 : 0, kMaxFactor) || !In(offset, -kMaxFactor, kMaxFactor) || !In(taps, 1, kMaxTable) ||
+      !In(dilation, 1, kMaxFactor)) {
+    return Fail("instruction %lld has an operand with an impossible stride, offset, taps or dilation", n);
+  }
+  int64_t last = 0;  // the highest frame this operand can name
+  if (__builtin_mul_overflow(bounds_[instruction.made], stride, &last) || last > kMaxCount) {
+    return Fail("instruction %lld has an operand that can pass frame 2^62", n);
+  }
+  if (writes && (stride > buffer.slots || (buffer.slots % stride != 0 && buffer.margin < stride - 1))) {
+    return Fail("instruction %lld writes %lld frames at once, which its buffer cannot hold in one piece", n,
+                static_cast<long long>(stride));
+  }
+  if (operand.kind == OperandKind::kRun &&
+      (taps > buffer.slots + buffer.margin || (buffer.space == Space::kState && buffer.margin < taps - 1))) {
+    return Fail("instruction %lld reads %lld frames as one run; its buffer's margin is too small", n,
+                static_cast<long long>(taps));
+  }
+  operand.buffer = static_cast<int32_t>(id);
+  operand.stride = stride;
+  operand.offset = offset;
+  operand.taps = taps;
+  operand.dilation = dilation;
+  return true;
+}
+
+bool Decoder::ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat,
+                         Instruction& instruction) {
+  if (size != 5) return Fail("instruction %lld has a wrong size", static_cast<long long>(number));
+  if (in_repeat) return Fail("instruction %lld is a REPEAT inside a REPEAT", static_cast<long long>(number));
+  int64_t body = Code(at + 4);
+  if (!In(body, 1, count - number - 1)) {
+    return Fail("instruction %lld repeats more than what follows it", static_cast<long long>(number));
+  }
+  instruction.op = InstructionOp::kRepeat;
+  instruction.body = static_cast<int32_t>(body);
+  return ReadRange(at, number, instruction);
+}
+
+bool Decoder::ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
+  auto n = static_cast<long long>(number);
+  if (size != 10) return Fail("instruction %lld has a wrong size", n);
+  if (!ReadRange(at, number, instruction)) return false;
+  int64_t source = Code(at + 4), target = Code(at + 5), offset = Code(at + 6), mode = Code(at + 7);
+  int64_t source_length = Code(at + 8), fill = Code(at + 9);
+  if (!IsBuffer(source) || !IsBuffer(target) || source == target) {
+    return Fail("instruction %lld does not copy between two buffers", n);
+  }
+  if (program_->buffers[source].frame_bytes != program_->buffers[target].frame_bytes) {
+    return Fail("instruction %lld copies between buffers of unlike frames", n);
+  }
+  if (!IsClock(source_length)) return Fail("instruction %lld names a clock that is not there", n);
+  if (!In(mode, 0, 2)) return FailWith(RN_UNSUPPORTED, "instruction %lld copies in an unknown mode", n);
+  if (!In(offset, -kMaxCount / 4, kMaxCount / 4)) return Fail("instruction %lld has an impossible offset", n);
+  instruction.op = InstructionOp::kCopy;
+  instruction.source = static_cast<int32_t>(source);
+  instruction.target = static_cast<int32_t>(target);
+  instruction.offset = offset;
+  instruction.mode = static_cast<CopyMode>(mode);
+  instruction.source_length = static_cast<int32_t>(source_length);
+  instruction.fill = static_cast<uint32_t>(fill);
+  program_->buffers[target].last_writer = top_level;
+  return true;
+}
+
+}  // namespace runnel

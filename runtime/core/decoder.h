@@ -1,0 +1,97 @@
+// Checks a plan and decodes it: the header and the tables in plan.cc, the instructions in code.cc.
+#ifndef RUNNEL_DECODER_H_
+#define RUNNEL_DECODER_H_
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "plan.h"
+#include "runnel.h"
+
+namespace runnel {
+
+constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
+constexpr int64_t kMaxTable = int64_t{1} << 20;
+constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
+
+struct Header {
+  int64_t clocks, buffers, kernels, code, inputs, outputs, entries, state_bytes, scratch_bytes, weights_bytes, hop;
+};
+
+// One pass over the words; the first broken rule leaves its sentence in the message.
+class Decoder {
+ public:
+  Decoder(const Sources& sources, Message message) : sources_(sources), message_(message) {}
+
+  // Returns an rn_code; makes the program where it is RN_OK.
+  int Run(Program** out);
+
+ private:
+  __attribute__((format(printf, 2, 3))) bool Fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    Say(RN_BAD_PLAN, format, arguments);
+    va_end(arguments);
+    return false;
+  }
+  __attribute__((format(printf, 3, 4))) bool FailWith(int code, const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    Say(code, format, arguments);
+    va_end(arguments);
+    return false;
+  }
+  void Say(int code, const char* format, va_list arguments) {
+    code_ = code;
+    if (message_.text && message_.bytes) vsnprintf(message_.text, message_.bytes, format, arguments);
+  }
+
+  int64_t Word(int64_t index) const {
+    int64_t word;
+    memcpy(&word, sources_.plan + index * 8, 8);
+    return word;
+  }
+
+  static bool In(int64_t x, int64_t low, int64_t high) { return x >= low && x <= high; }
+  bool IsClock(int64_t x) const { return x >= 0 && x < header_.clocks; }
+  // Whether a clock's steps are small enough to be worked through.
+  bool IsMade(int64_t clock) const { return growth_[clock] <= kMaxFramesOfStep && first_[clock] <= kMaxFramesOfStep; }
+  bool IsBuffer(int64_t x) const { return x >= 0 && x < header_.buffers; }
+
+  bool ReadHeader();
+  bool Allocate();
+  bool ReadClocks();
+  // The most frames that a clock can gain while t gains a hop, at most 2^62.
+  int64_t Growth(const Clock& clock) const;
+  bool ReadBuffers();
+  bool ReadKernels();
+  // Whether an array's frame fits a buffer's.
+  bool Fits(int64_t buffer, int64_t outer, int64_t inner) const;
+  bool ReadInputs();
+  bool ReadOutputs();
+  void Finish();
+
+  bool ReadCode();
+  int64_t Code(int64_t at) const { return Word(code_at_ + at); }
+  bool ReadRange(int64_t at, int64_t number, Instruction& instruction);
+  bool ReadKernel(int64_t index, int64_t number, int32_t arguments, const uint8_t** kernel);
+  bool ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+  bool ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand);
+  bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
+  bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+
+  const Sources& sources_;
+  Message message_;
+  int code_ = RN_OK;
+  Header header_ = {};
+  int64_t clocks_at_ = 0, buffers_at_ = 0, kernels_at_ = 0, inputs_at_ = 0, outputs_at_ = 0, entries_at_ = 0;
+  int64_t code_at_ = 0, most_operands_ = 0;
+  Program* program_ = nullptr;
+  Span<int64_t> bounds_;          // the highest value of each clock
+  Span<int64_t> growth_, first_;  // the most that each clock advances in a step, and in the first
+};
+
+}  // namespace runnel
+
+#endif  // RUNNEL_DECODER_H_
