@@ -154,13 +154,60 @@ def softmax(low: Lowering, node: Pointwise) -> View:
     return low.step(node, op, [low.view(x)], x.frame_shape, {"axis": frame_axis(x, int(node.attrs.get("axis", -1)))})
 
 
-@handler(*REDUCE)
+@handler("Mish")
+def mish(low: Lowering, node: Pointwise) -> View:
+    x = low.view(node.streams[0])
+    soft = low.elementwise(node, "softplus", [x], {})
+    return low.elementwise(node, "mul", [x, low.elementwise(node, "tanh", [soft], {})], {})
+
+
+@handler("Celu")
+def celu(low: Lowering, node: Pointwise) -> View:
+    x = low.view(node.streams[0])
+    alpha = np.array(node.attrs.get("alpha", 1.0), np.float32)
+    below = low.elementwise(node, "elu", [low.elementwise(node, "div", [x, alpha], {})], {"alpha": float(alpha)})
+    above = low.elementwise(node, "max", [x, np.array(0, np.float32)], {})
+    return low.elementwise(node, "add", [above, low.elementwise(node, "min", [below, np.array(0, np.float32)], {})], {})
+
+
+@handler("ThresholdedRelu")
+def thresholded_relu(low: Lowering, node: Pointwise) -> View:
+    x = low.view(node.streams[0])
+    above = low.elementwise(node, "greater", [x, np.array(node.attrs.get("alpha", 1.0), np.float32)], {})
+    return low.elementwise(node, "where", [above, x, np.array(0, np.float32)], {})
+
+
+@handler("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    if x.axis != STACKED:
+        raise NoKernel("pools over time")
+    op = "reduce_mean" if node.op == "GlobalAveragePool" else "reduce_max"
+    return low.reduce(node, op, low.view(x), {"axes": tuple(range(2, len(x.shape))), "keepdims": True})
+
+
+@handler(*REDUCE, "ReduceL1", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
 def reduction(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
     listed = node.attrs.get("axes", node.inputs[1] if len(node.inputs) > 1 else None)
     axes = [int(v) for v in np.asarray(listed).reshape(-1)] if listed is not None else list(range(len(x.shape)))
     attrs = {"axes": tuple(frame_axis(x, v) for v in axes), "keepdims": True}
-    return low.reduce(node, REDUCE[node.op], low.view(x), attrs).reshaped(node.output.frame_shape)
+    view = low.view(x)
+    if node.op in REDUCE:
+        return low.reduce(node, REDUCE[node.op], view, attrs).reshaped(node.output.frame_shape)
+    if node.op == "ReduceL1":
+        view = low.elementwise(node, "abs", [view], {})
+    elif node.op == "ReduceSumSquare":
+        view = low.elementwise(node, "mul", [view, view], {})
+    elif node.op == "ReduceLogSumExp":
+        top = low.reduce(node, "reduce_max", view, attrs)
+        view = low.elementwise(node, "exp", [low.elementwise(node, "sub", [view, top], {})], {})
+    total = low.reduce(node, "reduce_sum", view, attrs)
+    if node.op.startswith("ReduceLog"):
+        total = low.elementwise(node, "log", [total], {})
+    if node.op == "ReduceLogSumExp":
+        total = low.elementwise(node, "add", [total, top], {})
+    return total.reshaped(node.output.frame_shape)
 
 
 @handler("Reshape", "Squeeze", "Unsqueeze")

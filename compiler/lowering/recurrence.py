@@ -42,12 +42,13 @@ class Cell:
 
 
 class Scribe:
-    """Adds steps that share one count and one loop."""
+    """Adds steps that share one count and one loop. rows: the batch, where it is more than one."""
 
-    def __init__(self, low: Lowering, node: StreamNode, loop: int) -> None:
-        self.low, self.node, self.loop = low, node, loop
+    def __init__(self, low: Lowering, node: StreamNode, loop: int, rows: tuple[int, ...]) -> None:
+        self.low, self.node, self.loop, self.rows = low, node, loop, rows
 
     def __call__(self, op: str, operands: list[Any], size: int, target: Signal | None = None, **attrs: Any) -> View:
+        shape = (*self.rows, size)
         reads: list[Read] = []
         inputs: list[Any] = []
         for x in operands:
@@ -57,28 +58,25 @@ class Scribe:
             else:
                 inputs.append(x)
         fact = self.node.output.fact
-        signal = target or self.low.signal(f"{self.node.output.name}/{op}", (size,), "float32", fact.made, fact.length)
-        return self.low.add(FrameNode(op, tuple(inputs), FrameValue(op, (size,)), attrs), reads, signal, self.loop)
+        signal = target or self.low.signal(f"{self.node.output.name}/{op}", shape, "float32", fact.made, fact.length)
+        return self.low.add(FrameNode(op, tuple(inputs), FrameValue(op, shape), attrs), reads, signal, self.loop)
 
 
 def lower_recurrent(low: Lowering, node: Recurrent) -> View:
     """A recurrence along time."""
     x = node.streams[0]
-    batch = x.frame_shape[0]
-    if batch != 1:
-        raise NoKernel("recurs over a batch")
+    rows = x.frame_shape[:1] if x.frame_shape[0] > 1 else ()
     cell = Cell(node.op, node.inputs[1:4], node.attrs)
     size = cell.hidden
     fact = node.output.fact
-    view = low.view(x).reshaped((x.frame_shape[-1],))
+    view = low.view(x).reshaped((*rows, x.frame_shape[-1]))
     states: list[Signal] = []
     for kind, initial in zip("hc" if node.op == "LSTM" else "h", node.inputs[4:6], strict=False):
-        first = np.zeros((1, size), np.float32) if not isinstance(initial, np.ndarray) else initial.reshape(1, size)
-        states.append(
-            low.signal(f"{node.output.name}/{kind}", (size,), "float32", fact.made, fact.length, initial=first)
-        )
+        shape = (*rows, size)
+        first = np.zeros((1, *shape), np.float32) if not isinstance(initial, np.ndarray) else initial.reshape(1, *shape)
+        states.append(low.signal(f"{node.output.name}/{kind}", shape, "float32", fact.made, fact.length, initial=first))
     previous = [View(s, -1, 1, s.shape, fact.length) for s in states]
-    outside, inside = Scribe(low, node, 0), Scribe(low, node, low.new_loop())
+    outside, inside = Scribe(low, node, 0, rows), Scribe(low, node, low.new_loop(), rows)
     _cell(cell, outside, inside, view, previous, states)
     return View(states[0], 0, 1, node.output.frame_shape, fact.length)
 
@@ -91,7 +89,7 @@ def one_step(low: Lowering, node: Pointwise) -> View:
         raise NoKernel("recurs over a sequence or a batch inside a frame")
     cell = Cell(node.op, list(node.inputs[1:4]), node.attrs)
     size = cell.hidden
-    scribe = Scribe(low, node, 0)
+    scribe = Scribe(low, node, 0, ())
     previous: list[Any] = []
     for i in range(5, 5 + (2 if node.op == "LSTM" else 1)):
         state = node.inputs[i] if len(node.inputs) > i else None
@@ -132,4 +130,6 @@ def _cell(cell: Cell, outside: Scribe, inside: Scribe, x: View, previous: list[A
 
 
 def _part(scribe: Scribe, x: View, start: int, stop: int) -> View:
-    return scribe("slice", [x], stop - start, starts=[start], ends=[stop], steps=[1])
+    rows = scribe.rows
+    zeros, ones = [0] * len(rows), [1] * len(rows)
+    return scribe("slice", [x], stop - start, starts=[*zeros, start], ends=[*rows, stop], steps=[*ones, 1])
