@@ -57,10 +57,11 @@ class Graph:
 def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
     """Read an ONNX model from a path, bytes or a proto. Raises InputError with one sentence when it is not usable."""
     model, name = _read(source)
+    _check_names(model, name)
     opset = _check_opsets(model, name)
     try:
         onnx.checker.check_model(model, full_check=False)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeError) as error:
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}; export it again.") from None
     if opset in (11, 12):
         upgrade_to_13(model)
@@ -110,6 +111,23 @@ def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto
         except Exception as error:
             raise InputError(f"the external weights of {name} cannot be read: {_first_line(error)}.") from None
     return model, name
+
+
+def _check_names(model: onnx.ModelProto, name: str) -> None:
+    """Protobuf reads names that are no text."""
+    graph = model.graph
+    try:
+        names = [v.name for values in (graph.input, graph.output, graph.initializer, graph.value_info) for v in values]
+        for node in graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [a.name for a in node.attribute]
+        for text in names:
+            if not isinstance(text, str):
+                raise UnicodeError
+            text.encode()
+        onnx.ModelProto.FromString(model.SerializeToString())
+    except (UnicodeError, ValueError):
+        raise InputError(f"{name} is damaged: a name in it is no text; export or copy it again.") from None
 
 
 def _check_opsets(model: onnx.ModelProto, name: str) -> int:

@@ -327,13 +327,13 @@ def analyse(
             analysis.add_source(port, axes[port.name])
         else:
             raise InputError(
-                f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}=…)."
+                f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
             )
     for node in graph.nodes:
         analysis.visit(node)
     outputs = _outputs(analysis, graph, set(states or {}))
     if analysis.reasons:
-        raise Refused(analysis.reasons)
+        raise Refused(_in_order(graph, analysis.reasons, early))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, shortest=analysis.shortest
@@ -389,6 +389,14 @@ def _ops_without_rule(graph: Graph, axes: Mapping[str, int]) -> list[Reason]:
             refusal = missing_rule(node.op)
             reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
     return reasons
+
+
+def _in_order(graph: Graph, found: list[Reason], early: list[Reason]) -> list[Reason]:
+    """The walk stops behind a refused op; ops without a rule that lie behind one are added, so that all are said."""
+    known = {(r.node, r.op) for r in found}
+    places = {node.name: i for i, node in enumerate(graph.nodes)}
+    every = found + [r for r in early if (r.node, r.op) not in known]
+    return sorted(every, key=lambda r: places.get(r.node, len(places)))
 
 
 def _reads(node: Node) -> list[str]:

@@ -19,7 +19,8 @@ from onnx import helper, numpy_helper
 
 from runnel.compiler.streaming.clocks import AFFINE, CONST, INPUT, MIN, ClockProgram
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import STACKED, Stream, StreamFact, StreamGraph, Tail
+from runnel.compiler.streaming.ir import STACKED, Feedback, Stream, StreamFact, StreamGraph, Tail
+from runnel.errors import InputError
 
 UNKNOWN_LENGTH = 1 << 48
 POSITION, LENGTH = "runnel.position", "runnel.length"
@@ -71,19 +72,25 @@ class Builder:
         self._constant_names: dict[tuple[Any, ...], str] = {}
         self._cache: dict[Any, str] = {}
         self._names = 0
+        self._taken = {p.name for p in graph.inputs} | set(graph.outputs)
+        self._taken |= {n for f in graph.nodes if isinstance(f, Feedback) for n in (f.output.name, f.source)}
+        if reserved := self._taken & {POSITION, LENGTH}:
+            raise InputError(f"the model has a port named '{reserved.pop()}', which runnel uses itself; rename it.")
 
     # Pieces ---------------------------------------------------------------------------------------------------------
 
     def fresh(self, hint: str) -> str:
-        self._names += 1
-        return f"{hint}#{self._names}"
+        while True:
+            self._names += 1
+            if (name := f"{hint}#{self._names}") not in self._taken:
+                return name
 
     def constant(self, value: np.ndarray | int | list[int]) -> str:
         array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else np.array(value, np.int64))
         array = array.reshape(np.shape(value))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constant_names:
-            name = f"runnel.constant.{len(self.constants)}"
+            name = self.fresh("runnel.constant")
             self.constants[name] = array
             self._constant_names[key] = name
         return self._constant_names[key]
@@ -100,10 +107,10 @@ class Builder:
 
     def state(self, hint: str, shape: tuple[int, ...], dtype: str, initial: np.ndarray | float) -> tuple[str, str]:
         """Names of a new state's input and output."""
-        taken = {s["in"] for s in self.states}
+        taken = self._taken | {s["in"] for s in self.states}
         base = f"state.{hint}"
         name, i = base, 1
-        while name in taken:
+        while name in taken or f"{name}.next" in taken:
             i += 1
             name = f"{base}.{i}"
         self.add_state(name, f"{name}.next", shape, dtype, initial)

@@ -46,6 +46,11 @@ KEPT: dict[str, Recipe] = {
         ("rnn", 0, {"op": "GRU", "initial": 0, "last": 1}),
         ("conv", 3, {"k": 1, "d": 1, "s": 1, "left": 0, "right": 1}),
     ],
+    "onnxruntime_would_fuse_pad_and_pool": [
+        ("pad", 0, {"left": 0, "right": 1, "mode": "constant", "value": 0.0}),
+        ("pool", 0, {"k": 1, "s": 1, "left": 0, "right": 0}),
+        ("bins", 0, {}),
+    ],
     "stride_beyond_a_transposed_kernel": [("up", 0, {"k": 1, "d": 1, "s": 3, "left": 0, "right": 0, "extra": 2})],
 }
 
