@@ -40,7 +40,8 @@ demo: setup
 bench: setup
 	@mkdir -p build/bench
 	@$(VENV)/bin/runnel compile models/denoiser/denoiser.onnx --rate 16000 --out build/bench/denoiser.rnl
-	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl --backend native,onnxruntime-bound,onnxruntime
+	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl \
+	    --backend native,onnxruntime-bound,onnxruntime-steady,onnxruntime --rows build/bench/denoiser.json
 
 lint: setup check-style types
 

@@ -19,17 +19,24 @@ LEAST_STEPS, MOST_STEPS = 50, 100_000
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one backend."""
+    """The figures of one backend. rounds: the median step of each turn, in seconds."""
 
     backend: str
     chunk_frames: int
     timing: Timing
     state_bytes: int
     resident_bytes: int
+    rounds: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        facts = {name: getattr(self, name) for name in ("backend", "chunk_frames", "state_bytes", "resident_bytes")}
-        return {**facts, "timing": self.timing.to_dict()}
+        names = ("backend", "chunk_frames", "state_bytes", "resident_bytes", "rounds")
+        return {**{name: getattr(self, name) for name in names}, "timing": self.timing.to_dict()}
+
+
+def ratios(row: Row, other: Row) -> tuple[float, float, float]:
+    """Median, least and greatest ratio of the median steps of the same round: how many times ``other`` a step takes."""
+    pairs = np.asarray(row.rounds) / np.asarray(other.rounds)
+    return float(np.median(pairs)), float(pairs.min()), float(pairs.max())
 
 
 def noise(program: Any, frames: int) -> Any:
@@ -51,16 +58,18 @@ def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, r
     """
     streams = {backend: program.stream() for backend, program in programs.items()}
     inputs = {backend: noise(program, chunk) for backend, program in programs.items()}
-    taken: dict[str, list[float]] = {backend: [] for backend in programs}
+    taken: dict[str, list[list[float]]] = {backend: [] for backend in programs}
     with one_cpu():
         each = {b: _steps_each(streams[b], inputs[b], steps, rounds) for b in programs}
         for _ in range(rounds):
             for backend, stream in streams.items():
-                taken[backend] += _time(stream, inputs[backend], each[backend])
+                taken[backend].append(_time(stream, inputs[backend], each[backend]))
     rows = []
     for backend, program in programs.items():
-        timing = summary(taken[backend], len(taken[backend]) * chunk, program.rate)
-        rows.append(Row(backend, chunk, timing, program.state_bytes, resident_bytes()))
+        steps_taken = [seconds for turn in taken[backend] for seconds in turn]
+        timing = summary(steps_taken, len(steps_taken) * chunk, program.rate)
+        medians = tuple(float(np.median(turn)) for turn in taken[backend])
+        rows.append(Row(backend, chunk, timing, program.state_bytes, resident_bytes(), medians))
     return rows
 
 

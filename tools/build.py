@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,12 +16,10 @@ import onnx
 import runnel
 from runnel import targets
 from runnel.compiler.bundle import write_bundle
-from runnel.compiler.codegen import KernelModule, Target, Unsupported
 from runnel.compiler.graph.bind import bind, set_shapes
 from runnel.compiler.graph.model import Graph, load
 from runnel.compiler.graph.states import find_states
 from runnel.compiler.lowering.lower import lower
-from runnel.compiler.lowering.plan import NativeProgram, Planner
 from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
@@ -30,6 +28,10 @@ from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
 from runnel.tools.prove import Arrays, Case, Offline, prove, stepwise
+
+if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
+    from runnel.compiler.codegen import Target
+    from runnel.compiler.lowering.plan import NativeProgram
 
 LAYOUT = "lanes16"
 Progress = Callable[[str, "float | None"], None]
@@ -145,16 +147,16 @@ def inspect_model(model: str | Path | bytes | onnx.ModelProto, **options: Any) -
 def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, **options: Any) -> BundleInfo:
     """Compile a model into the bundle ``out`` and prove it; a failed proof leaves no bundle.
 
-    options: target, hop (frames, or several: the most frames of one step), rate (input frames a second, for figures),
-    time_axis {input: axis}, window (frames: window mode, one result every ``hop`` frames), state {output: input} of
-    a model that
-    brings its own states, bind {input: value}, shape {input: dims}, backend ("native" insists on kernels, "onnxruntime" does
-    without), progress(stage, fraction). Raises Refused, InputError, InternalError.
+    options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures);
+    time_axis {input: axis}; window (frames: window mode, one result every ``hop`` frames); state {output: input} of a
+    model that brings its own states; bind {input: value}; shape {input: dims}; backend ("native" insists on kernels,
+    "onnxruntime" does without); progress(stage, fraction). Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
-    target = _target(request.target)
+    targets.load(request.target)
     rewritten = rewrite(model, request)
     graph = rewritten.graph
+    target = _target(request.target)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
     native, refusal = (None, "not asked for") if request.backend == "onnxruntime" else _native(graph, request, target)
@@ -183,6 +185,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
 
 
 def _target(name: str) -> Target:
+    from runnel.compiler.codegen import Target
+
     known = targets.load(name)
     if known.triple == targets.NATIVE:
         return Target.host()
@@ -190,6 +194,9 @@ def _target(name: str) -> Target:
 
 
 def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[NativeProgram | None, str | None]:
+    from runnel.compiler.codegen import KernelModule, Unsupported
+    from runnel.compiler.lowering.plan import Planner
+
     request.say("laying out the native program")
     try:
         low = lower(graph)

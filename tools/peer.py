@@ -21,13 +21,55 @@ Array = NDArray[Any]
 class BoundProgram:
     """Looks to bench like a program. Its streams take exactly ``hop`` frames a push and give raw calls' outputs."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.whole = OnnxProgram.from_bundle(Bundle(path))
+    def __init__(self, path: str | os.PathLike[str], steady: bool = False) -> None:
+        bundle = Bundle(path)
+        self.whole = OnnxProgram.from_bundle(bundle)
+        if steady:
+            model = without_edges(bundle.read("streaming.onnx"), self.whole.onnx["position"], self.whole.onnx["length"])
+            self.whole = OnnxProgram(bundle.manifest, model, self.whole.initial)
         self.hop, self.rate, self.state_bytes = self.whole.hop, self.whole.rate, self.whole.state_bytes
         self.inputs, self.outputs = self.whole.inputs, self.whole.outputs
 
     def stream(self) -> BoundStream:
         return BoundStream(self.whole)
+
+
+def without_edges(model: bytes, position: str, length: str) -> bytes:
+    """The portable form as it would be if streams had no start and no end: the fastest form that a peer could be given.
+
+    What depends on the position and the length alone is a mask, a bound or an index that changes nothing in the middle
+    of a stream; it is left out.
+    """
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    graph = proto.graph
+    edge = {position, length}
+    fixed = {tensor.name for tensor in graph.initializer} | {""}
+    same: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = same.get(name, name)
+        if edge.intersection(node.input) and all(i in edge or i in fixed for i in node.input):
+            edge.update(node.output)
+        elif node.op_type == "Where" and node.input[0] in edge:
+            same[node.output[0]] = node.input[1]
+        elif node.op_type == "Gather" and node.input[1] in edge:
+            same[node.output[0]] = node.input[0]
+        else:
+            if node.op_type in ("GRU", "LSTM", "RNN") and node.input[4] in edge:
+                node.input[4] = ""
+            kept.append(node)
+    outputs = {value.name for value in graph.output}
+    kept += [onnx.helper.make_node("Identity", [new], [old]) for old, new in same.items() if old in outputs]
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    inputs = [value for value in graph.input if value.name in used]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return bytes(proto.SerializeToString())
 
 
 class BoundStream:

@@ -8,21 +8,24 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
+from runnel.files import replacing
 from runnel.tools import terminal
-from runnel.tools.bench import Row, measure
+from runnel.tools.bench import Row, measure, ratios
 from runnel.tools.units import frame_count, positive
 
-BOUND = "onnxruntime-bound"
+BOUND, STEADY = "onnxruntime-bound", "onnxruntime-steady"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="the bundle, m.rnl")
     parser.add_argument(
         "--backend", default="native", metavar="NAME,...",
-        help="native (default), onnxruntime, onnxruntime-bound (its buffers bound in place), or several",
+        help="native (default), onnxruntime, onnxruntime-bound (its buffers bound in place), onnxruntime-steady (bound,"
+        " and without what only a stream's start and end need: it gives wrong results there), or several",
     )  # fmt: skip
     parser.add_argument("--chunk", metavar="N", help="frames of a step, or a time such as 10ms (default: the hop)")
     parser.add_argument("--steps", type=positive, default=None, help="steps (default: as many as 2 s take)")
+    parser.add_argument("--rows", metavar="FILE", help="also write the raw rows there, as JSON")
     parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
 
 
@@ -33,10 +36,13 @@ def main(args: argparse.Namespace) -> int:
     if any(port.axis is None for port in first.inputs):
         raise InputError("bench feeds inputs with a time axis; this model has others, so measure it from Python.")
     chunk = frame_count(args.chunk, first.rate, "--chunk") if args.chunk else first.hop
-    bound = programs.get(BOUND)
-    if bound is not None and chunk != bound.hop:
-        raise InputError(f"{BOUND} takes {bound.hop} frames a step; leave --chunk out.")
+    for name in (BOUND, STEADY):
+        if name in programs and chunk != programs[name].hop:
+            raise InputError(f"{name} takes {programs[name].hop} frames a step; leave --chunk out.")
     rows = measure(programs, chunk, args.steps, args.rounds)
+    if args.rows:
+        with replacing(args.rows) as file:
+            file.write((json.dumps([row.to_dict() for row in rows], indent=1) + "\n").encode())
     if args.json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
     else:
@@ -46,10 +52,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _load(path: str, backend: str) -> Any:
-    if backend == BOUND:
+    if backend in (BOUND, STEADY):
         from runnel.tools.peer import BoundProgram
 
-        return BoundProgram(path)
+        return BoundProgram(path, steady=backend == STEADY)
     return runnel.load(path, backend=backend)
 
 
@@ -64,6 +70,6 @@ def _table(rows: list[Row]) -> str:
         cells.append([row.backend, *times, f"{t.steps_per_second:.0f}", rtf, *memory])
     text = terminal.table(head, cells)
     for row in rows[1:]:
-        ratio = rows[0].timing.p50 / row.timing.p50
-        text += f"\na step of {rows[0].backend} takes {ratio:.2f} of one of {row.backend} (p50)"
+        middle, least, most = ratios(rows[0], row)
+        text += f"\na step of {rows[0].backend} takes {middle:.2f} [{least:.2f} … {most:.2f}] of one of {row.backend}"
     return text
