@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ from runnel.compiler.streaming.ir import STACKED, Shift, Stream, StreamGraph, Ta
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
+from runnel.files import writable
+from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
+from runnel.runtime.program import BACKENDS
 from runnel.tools.prove import Arrays, Case, Offline, prove, stepwise
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
@@ -61,16 +66,26 @@ class Request:
     backend: str | None = None
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
+            if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
+                raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")
+        if self.rate is not None and not 0 < self.rate < np.inf:
+            raise InputError(f"rate {self.rate} is not a number of frames a second; give one above 0.")
+        if self.backend not in (None, *BACKENDS):
+            raise InputError(f"there is no backend '{self.backend}'; use one of {', '.join(BACKENDS)}.")
+
+    @property
+    def hops(self) -> list[int]:
+        """Every hop asked for."""
+        if self.hop is None:
+            return []
+        return list(self.hop) if isinstance(self.hop, Sequence) else [self.hop]
+
     @property
     def most_frames(self) -> int | None:
         """The largest hop asked for."""
-        if self.hop is None or isinstance(self.hop, int):
-            hops = [self.hop] if self.hop is not None else []
-        else:
-            hops = list(self.hop)
-        if any(h < 1 for h in hops):
-            raise InputError(f"hop {self.hop} is not a number of frames; give 1 or more.")
-        return max(hops, default=None)
+        return max(self.hops, default=None)
 
     def say(self, stage: str, fraction: float | None = None) -> None:
         if self.progress:
@@ -154,6 +169,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     """
     request = Request(**options)
     targets.load(request.target)
+    folder = writable(out).parent
     rewritten = rewrite(model, request)
     graph = rewritten.graph
     target = _target(request.target)
@@ -168,16 +184,16 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     entries = _entries(rewritten, form, native, cases, request.target)
     manifest = _manifest(rewritten, form, native, refusal, request, target)
     out = Path(out)
-    backends = ["onnxruntime"] if native is None else ["onnxruntime", "native"]
+    here = platform.machine() == target.arch
+    backends = ["onnxruntime", "native"] if native is not None and here else ["onnxruntime"]
     axes = {port["name"]: port["axis"] for port in manifest["inputs"]}
-    folder = out.parent if str(out.parent) else Path(".")
-    if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist; create it or name another with --out.")
     handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
     os.close(handle)
     try:
         write_bundle(name, manifest, entries)
         manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress)
+        if native is not None and not here:
+            manifest["proof"]["not_covered"] += f"; the native kernels, which are for {target.arch}: verify them there"
     finally:
         os.unlink(name)
     request.say("writing the bundle")
