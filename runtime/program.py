@@ -101,6 +101,24 @@ class Stream(ABC):
     def flush(self) -> Result:
         """End the stream; give the rest of the outputs. Raises StreamError for a length that the model refuses."""
 
+    def gap(self, frames: int, policy: str = "zero") -> Result:
+        """What a dropout of ``frames`` input frames gives: "zero" takes them as zeros, "reset" starts the stream again.
+
+        Returns the outputs that become due, as push does. Raises StreamError for another policy or a negative number.
+        """
+        if frames < 0:
+            raise StreamError(f"a gap of {frames} frames is not a gap; give 0 or more.")
+        if policy not in ("zero", "reset"):
+            raise StreamError(f"there is no gap policy '{policy}'; use zero or reset.")
+        if policy == "reset":
+            self.reset()
+            frames = 0
+        return self.push({port.name: np.zeros(port.sized(frames), port.dtype) for port in self.program.inputs})
+
+    def set(self, name: str, value: object) -> None:
+        """Change a knob of the stream. Raises StreamError: no model that compiles today has one."""
+        raise StreamError(f"this program has no knob '{name}'; its inputs are {_listed(p.name for p in self.program.inputs)}.")
+
     @abstractmethod
     def reset(self) -> None:
         """Back to the start."""

@@ -173,3 +173,23 @@ def test_a_manifest_that_does_not_fit_the_plan_is_refused():
         plan.program(inputs=[port | {"shape": [1, None, 5]}])
     with pytest.raises(BundleError, match="ports"):
         plan.program(inputs=[port, port | {"name": "z"}])
+
+
+def test_a_gap_is_zeros_or_a_new_start():
+    plan, _ = conv_plan()
+    program = plan.program()
+    stream, twin = program.stream(), program.stream()
+    zeros = np.zeros_like(X[:, :5])
+    expected = [twin.push(X[:, :7]), twin.push(zeros), twin.push(X[:, 7:]), twin.flush()]
+    got = [stream.push(X[:, :7]), stream.gap(5), stream.push(X[:, 7:]), stream.flush()]
+    for want, have in zip(expected, got):
+        np.testing.assert_array_equal(have, want)
+    stream.reset()
+    stream.push(X[:, :7])
+    assert stream.gap(5, "reset").shape[1] == 0
+    assert stream.position == 0
+    for wrong in ((-1, "zero"), (1, "hold")):
+        with pytest.raises(StreamError):
+            stream.gap(*wrong)
+    with pytest.raises(StreamError, match="strength"):
+        stream.set("strength", 0.5)
