@@ -32,7 +32,8 @@ class Count:
 
     def __init__(self, values: np.ndarray, period: int, gain: int, expr: tuple[Any, ...]) -> None:
         if len(values) > MAX_TABLE:
-            raise CountTooLong(f"a rate in this model repeats only every {period} frames; the limit is {MAX_TABLE}")
+            frames = len(values)
+            raise CountTooLong(f"a rate in this model repeats only after {frames} frames; the limit is {MAX_TABLE}")
         self.values, self.period, self.gain = _canonical(np.asarray(values, np.int64), period, gain)
         self.expr = expr
 
@@ -142,7 +143,7 @@ class Count:
             gain = function(ga, gb)
         n = start + period
         if n > MAX_TABLE:
-            raise CountTooLong(f"two rates in this model meet only every {period} frames; the limit is {MAX_TABLE}")
+            raise CountTooLong(f"two rates in this model meet only after {n} frames; the limit is {MAX_TABLE}")
         return Count(function(self.table(n), other.table(n)), period, int(gain), (name, self.expr, other.expr))
 
     def minimum_with(self, other: Operand) -> Count:

@@ -78,7 +78,8 @@ class NativeProgram(Program):
     @staticmethod
     def from_bundle(bundle: Bundle, poison: bool = False) -> NativeProgram:
         """Raises BundleError."""
-        return NativeProgram(bundle.manifest, bundle.read("plan"), bundle.weights(), bundle.kernels(), poison)
+        image = bundle.kernels()  # first: a bundle for another machine is told before anything else about it
+        return NativeProgram(bundle.manifest, bundle.read("plan"), bundle.weights(), image, poison)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

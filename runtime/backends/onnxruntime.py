@@ -30,6 +30,7 @@ from runnel.runtime.program import (
 
 UNKNOWN_LENGTH = 1 << 62
 MAGIC = b"RNLONNX\1"
+DIGEST = 32  # bytes of a sha256
 INPUT, AFFINE, MIN, MAX, CONST = range(5)
 STACKED = -1  # the ONNX model sees one frame at a time and no time axis
 
@@ -193,15 +194,17 @@ class OnnxStream(Stream):
         arrays |= {f"state.{i}": self._states[name] for i, name in enumerate(self.program.initial)}
         arrays |= {f"tail.{name}": value for name, value in self._tails.items()}
         np.savez(buffer, allow_pickle=False, **arrays)
-        return self.program.snapshot_head + buffer.getvalue()
+        body = buffer.getvalue()
+        return self.program.snapshot_head + hashlib.sha256(body).digest() + body
 
     def restore(self, state: bytes) -> None:
         """Go on from a snapshot. Raises StreamError for one of another program."""
         head = self.program.snapshot_head
         try:
-            if not state.startswith(head):
+            body = state[len(head) + DIGEST :]
+            if not state.startswith(head + hashlib.sha256(body).digest()):
                 raise ValueError
-            with np.load(io.BytesIO(state[len(head) :]), allow_pickle=False) as saved:
+            with np.load(io.BytesIO(body), allow_pickle=False) as saved:
                 position, consumed, flushed = (int(v) for v in saved["numbers"])
                 waiting = [saved[f"waiting.{i}"] for i in range(len(self.program.inputs))]
                 states = {name: saved[f"state.{i}"] for i, name in enumerate(self.program.initial)}

@@ -96,6 +96,9 @@ def _named_output(text: str, outputs: Any) -> tuple[Any, str]:
     for port in outputs:
         if equals and port.name == name:
             return port, uri
+    if equals and not set(name) & set(":/\\"):
+        known = ", ".join(f"'{port.name}'" for port in outputs)
+        raise InputError(f"there is no output '{name}' but {known}; a file whose name has a = is given as wav:{text}.")
     return outputs[0], text
 
 
