@@ -25,7 +25,7 @@ from runnel.compiler.lowering.lower import lower
 from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
-from runnel.compiler.streaming.ir import STACKED, Shift, Stream, StreamGraph, Tail, Window
+from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
@@ -317,21 +317,8 @@ def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]
     return {"name": name, "dtype": stream.dtype, "shape": shape, "axis": axis}
 
 
-def shortest(graph: StreamGraph) -> int:
-    """The fewest input frames that the offline model takes: every convolution and pool needs one whole window, and a
-    reflection something to reflect."""
-    least = 1
-    for node in graph.nodes:
-        source = node.inputs[0] if node.inputs else None
-        if isinstance(node, Shift) and node.least_frames and isinstance(source, Stream):
-            least = max(least, source.fact.length.first(node.least_frames - 1))
-        if isinstance(node, Window):
-            least = max(least, node.output.fact.length.first(0))
-    return least
-
-
 def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, refusal: str | None,
-              request: Request,               target: Target) -> dict[str, Any]:  # fmt: skip
+              request: Request, target: Target) -> dict[str, Any]:  # fmt: skip
     graph = rewritten.graph
     hop = native.hop if native is not None else form.hop
     figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate)
@@ -350,7 +337,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         },
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,
-        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states or graph.window else shortest(graph)},
+        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states or graph.window else graph.shortest},
         "inputs": [_port(s, s.name) for s in graph.inputs],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,

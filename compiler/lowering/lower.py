@@ -56,9 +56,7 @@ class Lowering:
             except NoKernel as error:
                 raise NoKernel(f"{node.op} '{node.name}' {error}") from None
         for feedback, signal in self._feedback:
-            source = self.graph.outputs[feedback.source]
-            assert isinstance(source, Stream)
-            self._copy(self.views[source], signal, 0, 0, 0.0, last=True)
+            self._copy(self.views[self.graph.carried[feedback.source]], signal, 0, 0, 0.0, last=True)
         for name, value in self.graph.outputs.items():
             stream = value.stream if isinstance(value, Tail) else value
             view = self.views[stream]

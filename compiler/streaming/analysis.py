@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
-from runnel.compiler.graph.fold import captured_names, fold, fold_shapes, probe_shapes
+from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
@@ -28,6 +27,7 @@ from runnel.compiler.streaming.ir import (
 )
 from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
+from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
 
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 16]
@@ -194,7 +194,7 @@ class Analysis:
 
     def visit(self, node: Node) -> None:
         """Apply the node's rule; a refusal is collected and its outputs are poisoned."""
-        inputs = [self.values[i] for i in _reads(node) if i in self.values]
+        inputs = [self.values[i] for i in reads(node) if i in self.values]
         if any(isinstance(v, Poisoned) for v in inputs):
             self._poison(node)
             return
@@ -310,7 +310,7 @@ def analyse(
     else:
         axes = find_time_axis(graph, time_axis, window)
     analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None)
-    early = _ops_without_rule(graph, axes) if window is None and not states else []
+    early = ops_without_rule(graph, axes) if window is None and not states else []
     lengths = [window] if window is not None else [1] if states else PROBE_LENGTHS
     probe_axes = {} if states else axes
     try:
@@ -331,12 +331,13 @@ def analyse(
             )
     for node in graph.nodes:
         analysis.visit(node)
-    outputs = _outputs(analysis, graph, set(states or {}))
+    outputs = _outputs(analysis, graph)
     if analysis.reasons:
-        raise Refused(_in_order(graph, analysis.reasons, early))
+        raise Refused(all_reasons(graph, analysis.reasons, early))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
+    carried = {name: stream for name in states or {} if isinstance(stream := outputs.pop(name), Stream)}
     return StreamGraph(
-        graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, shortest=analysis.shortest
+        graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest
     )
 
 
@@ -354,7 +355,7 @@ def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarr
     analysis.values[port.name] = stream
 
 
-def _outputs(analysis: Analysis, graph: Graph, state_outputs: set[str]) -> dict[str, Stream | Tail]:
+def _outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail]:
     outputs: dict[str, Stream | Tail] = {}
     for port in graph.outputs:
         value = analysis.values.get(port.name)
@@ -374,35 +375,3 @@ def _outputs(analysis: Analysis, graph: Graph, state_outputs: set[str]) -> dict[
                 Reason(port.name, "Output", "does not depend on the input frames", "drop this output from the model")
             )
     return outputs
-
-
-def _ops_without_rule(graph: Graph, axes: Mapping[str, int]) -> list[Reason]:
-    tainted = set(axes)
-    reasons = []
-    for node in graph.nodes:
-        if not tainted.intersection(_reads(node)):
-            continue
-        if node.op in ("Shape", "Size"):
-            continue
-        tainted.update(o for o in node.outputs if o)
-        if node.op not in RULES or node.domain not in ("", "ai.onnx"):
-            refusal = missing_rule(node.op)
-            reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
-    return reasons
-
-
-def _in_order(graph: Graph, found: list[Reason], early: list[Reason]) -> list[Reason]:
-    """The walk stops behind a refused op; ops without a rule that lie behind one are added, so that all are said."""
-    known = {(r.node, r.op) for r in found}
-    places = {node.name: i for i, node in enumerate(graph.nodes)}
-    every = found + [r for r in early if (r.node, r.op) not in known]
-    return sorted(every, key=lambda r: places.get(r.node, len(places)))
-
-
-def _reads(node: Node) -> list[str]:
-    """The node's inputs and whatever its subgraphs read from outside."""
-    names = [i for i in node.inputs if i]
-    for value in node.attrs.values():
-        if isinstance(value, onnx.GraphProto):
-            names += sorted(captured_names(value))
-    return names

@@ -282,10 +282,11 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
             b.node("Identity", [chunk.name], name)
         ports_out.append(_value_info(name, stream.dtype, shape))
         form.outputs.append(described)
+    for name, stream in graph.carried.items():
+        b.node("Identity", [chunks[stream].name], name)
     for name, out, dims, dtype in b.state_ports:
         ports_in.append(_value_info(name, dtype, dims))
-        if out not in graph.outputs:
-            ports_out.append(_value_info(out, dtype, dims))
+        ports_out.append(_value_info(out, dtype, dims))
     form.states = b.states
     used = {i for n in b.nodes for i in n.input}
     ports_in = [

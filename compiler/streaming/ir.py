@@ -220,7 +220,8 @@ class Tail:
 class StreamGraph:
     """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode.
 
-    shortest: the fewest input frames that the offline model takes.
+    carried: the model's outputs that are its own states, which a stream keeps to itself. shortest: the fewest input
+    frames that the offline model takes.
     """
 
     name: str
@@ -229,6 +230,7 @@ class StreamGraph:
     nodes: list[StreamNode]
     opset: int
     window: tuple[int, int] | None = None
+    carried: dict[str, Stream] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shortest: int = 1
 

@@ -20,6 +20,7 @@ def optimise(graph: StreamGraph) -> None:
 def _readers(graph: StreamGraph) -> Counter[Stream]:
     count = Counter(s for n in graph.nodes for s in n.streams)
     count.update(v.stream if isinstance(v, Tail) else v for v in graph.outputs.values())
+    count.update(graph.carried.values())
     return count
 
 
