@@ -101,7 +101,7 @@ class ClockProgram:
         raise NoClock(f"a frame count made by '{kind}' has no clock of its own")
 
     def _envelope(self, count: Count) -> int:
-        """Any count that never falls: the greatest of one term a step, v_j + gain·floor((t - t_j)/period) from t_j on."""
+        """Any count that never falls: over its steps j, the greatest v_j + gain·floor((t - t_j)/period) from t_j on."""
         table = count.table(len(count.values))
         steps = sorted({0, count.start, *(int(t) + 1 for t in np.nonzero(np.diff(table))[0])})
         if not count.is_monotone or len(steps) > MOST_STEPS:

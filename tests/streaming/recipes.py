@@ -1,7 +1,7 @@
 """Random offline models as recipes: lists of steps that stay valid when any step is taken out, so that failures shrink.
 
-A step is (kind, source, parameters); source picks one of the tensors made so far, counted from the newest. Every tensor is
-[1, channels, time]; its length for each input length is followed along, so that joins are of equal length.
+A step is (kind, source, parameters); source picks one of the tensors made so far, counted from the newest. Every tensor
+is [1, channels, time]; its length for each input length is followed along, so that joins are of equal length.
 """
 
 from __future__ import annotations
@@ -265,10 +265,12 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         "mask": dict,
         "split": dict,
         "cut": lambda: {"first": pick(0, 0, i(1, 4)), "last": pick(0, 0, i(1, 4))},
-        "pad": lambda: {"left": i(0, 4), "right": i(0, 4), "mode": pick("constant", "constant", "reflect", "edge"), "value": pick(0.0, -1.5)},
+        "pad": lambda: {"left": i(0, 4), "right": i(0, 4), "value": pick(0.0, -1.5),
+                        "mode": pick("constant", "constant", "reflect", "edge")},
         "behind": lambda: {"left": i(0, 3), "right": i(0, 3), "value": pick(0.0, 0.7)},
         "multiple": lambda: {"of": i(2, 6)},
-        "rnn": lambda: {"op": pick("GRU", "LSTM", "RNN"), "initial": i(0, 1), "last": pick(0, 0, 0, 1), "linear": i(0, 1)},
+        "rnn": lambda: {"op": pick("GRU", "LSTM", "RNN"), "initial": i(0, 1), "linear": i(0, 1),
+                        "last": pick(0, 0, 0, 1)},
         "bins": dict,
         "join": lambda: {"with_": i(0, 8), "op": pick("Add", "Mul", "Sub", "Max", "Concat"), "front": i(0, 1)},
         "output": dict,
@@ -280,9 +282,6 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         kind = pick(*kinds)
         recipe.append((kind, pick(0, 0, 0, 1, 2, 3), makers[kind]()))
     return recipe
-
-
-SIMPLER: dict[str, Any] = {"op": ("Relu", "Add", "RNN"), "mode": ("constant",), "value": (0.0,)}
 
 
 def simpler(recipe: Recipe) -> Iterator[Recipe]:

@@ -74,3 +74,15 @@ def test_output_shape_is_refused() -> None:
     net, x = stack(2)
     with pytest.raises(Refused, match="output's shape"):
         oracle.check(net.model(net.conv_transpose(x, 2, 2, 4, strides=[2], auto_pad="SAME_UPPER")))
+
+
+@pytest.mark.parametrize("time_last", [False, True])
+def test_over_frequency_alone(check: Check, time_last: bool) -> None:
+    """As in decoders that raise the frequency resolution frame by frame, after a layer that looks ahead."""
+    net = Net()
+    x = net.input([1, 2, 5, TIME] if time_last else [1, 2, TIME, 5])
+    kernel, strides, pads = ([1, 3], [1, 2], [0, 1, 0, 1])
+    if time_last:
+        kernel, strides, pads = kernel[::-1], strides[::-1], [1, 0, 1, 0]
+    look = net.conv(x, 2, 2, [3, 3], pads=[1, 1, 1, 1])
+    check(net.model(net.conv_transpose(look, 2, 3, kernel, strides=strides, pads=pads)), at_least=8)

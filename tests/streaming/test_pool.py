@@ -87,3 +87,11 @@ def test_indices_are_refused() -> None:
     z, indices = net.op("MaxPool", y, outputs=2, kernel_shape=[3])
     with pytest.raises(Refused, match="indices"):
         oracle.check(net.model(z, indices, dtypes={indices: "int64"}))
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pool_with_time_as_batch(check: Check, op: str) -> None:
+    net = Net()
+    x = net.input([TIME, 2, 9])
+    y = net.op(op, x, kernel_shape=[3], strides=[2], pads=[1, 1])
+    check(net.model(y), time_axis={"x": 0})
