@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.pointwise import HANDLERS, conv_attrs
 from runnel.compiler.lowering.recurrence import lower_recurrent
@@ -277,9 +278,11 @@ class Lowering:
     def _lower_upsample(self, node: Upsample) -> View:
         x = node.streams[0]
         weight = np.asarray(node.inputs[1], np.float32)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if node.span == 1 and node.stride == 1 and node.crop == 0:
+            return self._upsample_inside(node, weight, bias if isinstance(bias, np.ndarray) else None)
         if weight.ndim != 3:
             raise NoKernel("upsamples time and another axis at once")
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
         group = int(node.attrs.get("group", 1))
         inputs, each, _ = weight.shape
         outputs, unit, taps = each * group, node.stride, node.taps
@@ -310,6 +313,18 @@ class Lowering:
         kernel = np.ascontiguousarray(blocks.reshape(unit * padded_out, inputs, taps))
         self.add(FrameNode("conv", (read.value, kernel, full_bias.reshape(-1)), output, attrs), [read], signal)
         return View(signal, node.crop, 1, node.output.frame_shape, fact.length)
+
+    def _upsample_inside(self, node: Upsample, weight: np.ndarray, bias: np.ndarray | None) -> View:
+        """A transposed convolution that does nothing to time."""
+        x, time = node.streams[0], node.streams[0].axis - 2
+        rank = weight.ndim - 2
+        if x.shape[0] != 1:
+            raise NoKernel("convolves a batch")
+        attrs = conv_attrs(node.attrs, rank, time)
+        padding = node.attrs.get("output_padding", [0] * rank)
+        attrs["output_padding"] = [int(v) for i, v in enumerate(padding) if i != time]
+        operands = [self.view(x), np.ascontiguousarray(weight.squeeze(2 + time)), bias]
+        return self.step(node, "conv_transpose", operands, node.output.frame_shape, attrs)
 
     def _lower_shift(self, node: Shift) -> View:
         view = self.view(node.streams[0])

@@ -1,0 +1,129 @@
+"""Frame-local ONNX ops that only move data: views where memory stays as it is, else one kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runnel.compiler.lowering.pointwise import frame_axis, handler, operands
+from runnel.compiler.lowering.signals import NoKernel, View
+from runnel.compiler.streaming.ir import STACKED, Pointwise, Stream
+
+if TYPE_CHECKING:
+    from runnel.compiler.lowering.lower import Lowering
+
+
+@handler("Reshape", "Squeeze", "Unsqueeze")
+def reshape(low: Lowering, node: Pointwise) -> View:
+    return low.view(node.streams[0]).reshaped(node.output.frame_shape)
+
+
+@handler("Flatten")
+def flatten(low: Lowering, node: Pointwise) -> View:
+    return low.view(node.streams[0]).reshaped(node.output.frame_shape)
+
+
+@handler("Transpose")
+def transpose(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    perm = list(node.attrs.get("perm") or range(len(x.shape))[::-1])
+    perm = [frame_axis(x, p) for p in perm if x.axis == STACKED or p != x.axis]
+    shape = x.frame_shape
+    moving = [p for p in perm if shape[p] != 1]
+    if moving == sorted(moving):
+        return low.view(x).reshaped(node.output.frame_shape)
+    return low.step(node, "transpose", [low.view(x)], node.output.frame_shape, {"perm": tuple(perm)})
+
+
+@handler("Slice")
+def slice_(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    rank = len(x.frame_shape)
+    if "starts" in node.attrs:
+        lists: list[Any] = [node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"), None]
+    else:
+        lists = [None if v is None else np.asarray(v).reshape(-1).tolist() for v in (*node.inputs[1:5], None, None)][:4]
+    axes = lists[2] if lists[2] is not None else list(range(len(lists[0])))
+    steps = lists[3] if lists[3] is not None else [1] * len(axes)
+    starts, ends, strides = [0] * rank, list(x.frame_shape), [1] * rank
+    for start, end, axis, step in zip(lists[0], lists[1], axes, steps, strict=True):
+        at = frame_axis(x, int(axis))
+        bounds = range(x.frame_shape[at])[slice(int(start), None if abs(end) >= 1 << 31 else int(end), int(step))]
+        starts[at], ends[at], strides[at] = bounds.start, bounds.stop, bounds.step
+    if any(s < 0 for s in strides):
+        raise NoKernel("slices backwards")
+    return low.step(
+        node, "slice", [low.view(x)], node.output.frame_shape, {"starts": starts, "ends": ends, "steps": strides}
+    )
+
+
+@handler("Concat")
+def concat(low: Lowering, node: Pointwise) -> View:
+    axis = frame_axis(node.output, int(node.attrs.get("axis", 0)))
+    return low.step(node, "concat", operands(low, node), node.output.frame_shape, {"axis": axis})
+
+
+@handler("Expand")
+def expand(low: Lowering, node: Pointwise) -> View:
+    return low.step(
+        node, "expand", [low.view(node.streams[0])], node.output.frame_shape, {"shape": node.output.frame_shape}
+    )
+
+
+@handler("Gather")
+def gather(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    axis = frame_axis(x, int(node.attrs.get("axis", 0)))
+    indices = node.inputs[1]
+    if not isinstance(indices, np.ndarray) or not isinstance(node.inputs[0], Stream):
+        raise NoKernel("gathers by data")
+    indices = np.where(indices < 0, indices + x.frame_shape[axis], indices).astype(np.int64)
+    return low.step(node, "gather", [low.view(x), indices], node.output.frame_shape, {"axis": axis})
+
+
+@handler("Pad")
+def pad(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    rank = len(x.shape)
+    amounts = [int(v) for v in np.asarray(node.inputs[1] if len(node.inputs) > 1 else node.attrs["pads"]).reshape(-1)]
+    keep = [i for i in range(rank) if i != x.axis]
+    mode = node.attrs.get("mode", "constant")
+    if mode != "constant":
+        view = low.view(x)
+        for axis, i in enumerate(keep):
+            left, right = amounts[i], amounts[rank + i]
+            if left or right:
+                indices = np.pad(np.arange(view.shape[axis]), (left, right), mode)
+                shape = (*view.shape[:axis], len(indices), *view.shape[axis + 1 :])
+                view = low.step(node, "gather", [view, indices.astype(np.int64)], shape, {"axis": axis})
+        return view
+    value = (
+        float(np.asarray(node.inputs[2]).reshape(-1)[0]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+    )
+    attrs = {"pads": [amounts[i] for i in keep] + [amounts[rank + i] for i in keep], "value": value}
+    return low.step(node, "pad", [low.view(x)], node.output.frame_shape, attrs)
+
+
+@handler("ScatterND")
+def scatter_nd(low: Lowering, node: Pointwise) -> View:
+    """With constant indices: every element of the result comes from a known place in the data or the updates."""
+    data, indices, updates = node.inputs
+    if (
+        not isinstance(indices, np.ndarray)
+        or node.attrs.get("reduction", "none") != "none"
+        or node.output.axis != STACKED
+    ):
+        raise NoKernel("scatters by data")
+    shape = node.output.frame_shape
+    source = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+    assert updates is not None and data is not None
+    count = int(np.prod([d or 1 for d in updates.shape], dtype=np.int64))
+    places = np.moveaxis(indices.astype(np.int64), -1, 0)
+    source[tuple(places)] = source.size + np.arange(count).reshape(source[tuple(places)].shape)
+    parts = [low.view(v).reshaped((-1,)) if isinstance(v, Stream) else v.reshape(-1) for v in (data, updates)]
+    sizes = (source.size, count)
+    parts = [v.reshaped((n,)) if isinstance(v, View) else v for v, n in zip(parts, sizes, strict=True)]
+    joined = low.step(node, "concat", parts, (source.size + count,), {"axis": 0})
+    flat = low.step(node, "gather", [joined, source.reshape(-1)], (source.size,), {"axis": 0})
+    return flat.reshaped(shape)
