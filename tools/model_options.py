@@ -6,14 +6,14 @@ import argparse
 from typing import Any
 
 from runnel.errors import InputError
-from runnel.tools.units import frame_count, named, named_axis, named_shape, named_value, positive
+from runnel.tools.units import frame_count, named, named_axis, named_shape, named_value, rate
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="the ONNX model")
     parser.add_argument("--target", default="host", help="what it shall run on; see runnel targets (default: host)")
     parser.add_argument("--hop", metavar="N", help="the most frames of one step: frames, or a time such as 10ms")
-    parser.add_argument("--rate", type=positive, metavar="HZ", help="frames a second of the input, for figures in time")
+    parser.add_argument("--rate", type=rate, metavar="HZ", help="frames a second of the input, for figures in time")
     parser.add_argument(
         "--time-axis", type=named_axis, action="append", default=[], metavar="INPUT:AXIS",
         help="which axis is time, where that is not clear; may be repeated",

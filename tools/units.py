@@ -36,6 +36,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def rate(text: str) -> float:
+    """Frames a second, for argparse: a number above 0, such as 16000 or 62.5."""
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of frames a second above 0")
+    return float(text) if "." in text else int(text)
+
+
 def named(text: str) -> tuple[str, str]:
     """``NAME:VALUE``, for argparse; the name may hold colons."""
     name, colon, value = text.rpartition(":")

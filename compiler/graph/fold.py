@@ -217,7 +217,10 @@ def probe_shapes(
         ports = concrete_ports(graph, axes, length)
         for p in ports:
             if not all(isinstance(d, int) for d in p.shape):
-                raise InputError(f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}.")
+                raise InputError(
+                    f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}; give its shape "
+                    f"with --shape {p.name}:SIZE,SIZE,..."
+                )
         feeds = {p.name: np.zeros([int(d or 0) for d in p.shape], p.dtype) for p in ports}
         for port in ports:
             if port.dtype == "float32":
