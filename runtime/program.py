@@ -117,7 +117,8 @@ class Stream(ABC):
 
     def set(self, name: str, value: object) -> None:
         """Change a knob of the stream. Raises StreamError: no model that compiles today has one."""
-        raise StreamError(f"this program has no knob '{name}'; its inputs are {_listed(p.name for p in self.program.inputs)}.")
+        inputs = _listed(port.name for port in self.program.inputs)
+        raise StreamError(f"this program has no knob '{name}'; its inputs are {inputs}.")
 
     @abstractmethod
     def reset(self) -> None:

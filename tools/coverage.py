@@ -112,6 +112,8 @@ def _reached(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
                     called = called.__init__
                 if inspect.isfunction(called) and _ours(called):
                     pending.append(called)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("self._", "low._")):
+                pending.append(getattr(Lowering, str(ast.unparse(node.func)).partition(".")[2]))
     yield from seen
 
 

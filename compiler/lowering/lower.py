@@ -323,7 +323,7 @@ class Lowering:
         attrs = conv_attrs(node.attrs, rank, time)
         padding = node.attrs.get("output_padding", [0] * rank)
         attrs["output_padding"] = [int(v) for i, v in enumerate(padding) if i != time]
-        operands = [self.view(x), np.ascontiguousarray(weight.squeeze(2 + time)), bias]
+        operands: list[Operand] = [self.view(x), np.ascontiguousarray(weight.squeeze(2 + time)), bias]
         return self.step(node, "conv_transpose", operands, node.output.frame_shape, attrs)
 
     def _lower_shift(self, node: Shift) -> View:

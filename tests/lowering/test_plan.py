@@ -111,7 +111,7 @@ def test_a_model_without_kernels_falls_back_and_says_why(tmp_path: Path) -> None
 
 
 def test_a_state_is_small_and_known(tmp_path: Path) -> None:
-    """Four layers of 32 channels, dilations 2 to 16, hop 1: the rings (at multiples of 64), the header, nothing else."""
+    """Four layers of 32 channels, dilations 2 to 16, hop 1: the rings (multiples of 64), the header, no more."""
     runnel.compile(tcn([2, 4, 8, 16]), tmp_path / "m.rnl", hop=1)
     rings = sum((2 * d + 1) * CHANNELS * 4 for d in (2, 4, 8, 16))
     assert runnel.load(tmp_path / "m.rnl").state_bytes == rings + 128
