@@ -239,7 +239,8 @@ def golden_cases(rewritten: Rewritten, request: Request) -> list[Case]:
     if rewritten.states:
         lengths = [12]
     cases = []
-    for frames in dict.fromkeys(lengths):
+    least = 1 if rewritten.states or graph.window else graph.shortest
+    for frames in dict.fromkeys(max(n, least) for n in lengths):
         inputs = {s.name: _noise(s, frames, rng) for s in graph.inputs}
         try:
             outputs = _offline(rewritten, inputs)

@@ -19,6 +19,7 @@ from runnel.compiler.graph.time_axis import find_time_axis
 
 TOLERANCE = 1e-5
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 16, 17, 23, 31, 40, 53)
+FRAGILE = ("GRU", "LSTM", "RNN", "ConvTranspose")
 Frames = dict[str, np.ndarray]
 
 
@@ -44,7 +45,8 @@ class Offline:
     """The model on plain onnxruntime.
 
     A pool whose input is shorter than its window makes up a frame there that no definition of the op has (ONNX: no
-    frame; PyTorch: an error), and a recurrence over no frames at all ends the process. Such lengths count as not taken.
+    frame; PyTorch: an error), and a recurrence over no frames at all ends the process (so does a transposed
+    convolution in onnxruntime 1.23). Such lengths count as not taken.
     """
 
     def __init__(self, model: bytes, fixed: Frames | None = None) -> None:
@@ -53,7 +55,7 @@ class Offline:
         self.given = [o.name for o in proto.graph.output]
         watched = {n.input[0] for n in self.pools} - set(self.given) - {i.name for i in proto.graph.input}
         self.recurrences = [
-            self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in ("GRU", "LSTM", "RNN")
+            self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in FRAGILE
         ]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in sorted(watched))
         self.session = self._session(proto)
@@ -159,7 +161,8 @@ def streamed(stream: runners.Stream, x: Frames, cuts: Sequence[int], source: Sou
             parts.setdefault(name, []).append(value)
     for name, value in stream.flush().items():
         parts.setdefault(name, []).append(value)
-    return {n: v[0] if len(v) == 1 else np.concatenate(v, joins[n]) for n, v in parts.items()}
+    filled = {n: [p for p in v if p.size] or v[:1] for n, v in parts.items()}
+    return {n: v[0] if len(v) == 1 else np.concatenate(v, joins[n]) for n, v in filled.items()}
 
 
 def joined_along(a: Frames, b: Frames) -> dict[str, int]:
