@@ -41,6 +41,15 @@ def test_slice_between_padded_layers(check: Check, case: str) -> None:
     check(net.model(net.conv(h, 3, 2, 5, pads=[2, 2])))
 
 
+@pytest.mark.parametrize(("start", "stop"), [(2, END), (3, -2), (1, -6), (7, END), (0, -1)])
+@pytest.mark.parametrize("pads", [(3, 3), (0, 0), (1, 6)])
+def test_crop_of_a_convolution(check: Check, start: int, stop: int, pads: tuple[int, int]) -> None:
+    """The compiler makes one convolution of other padding of it."""
+    net, x = stack(2)
+    h = sliced(net, net.conv(net.op("Exp", x), 2, 2, 4, pads=list(pads)), start, stop)
+    check(net.model(net.conv(h, 2, 2, 3, pads=[1, 1])), lengths=range(3, 24), steps=(None, 1, 5))
+
+
 @pytest.mark.parametrize("axis", [-1, 2])
 def test_chomp(check: Check, axis: int) -> None:
     """Pad both sides, then cut the future off: causal, although it does not look so."""
