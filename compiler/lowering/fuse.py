@@ -11,6 +11,7 @@ from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, Read, Signal, Step
 
 ANCHORS = {"conv", "conv_transpose", "matmul", "max_pool", "avg_pool", "softmax", "log_softmax"}
+ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}

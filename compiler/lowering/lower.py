@@ -46,6 +46,7 @@ class Lowering:
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []
         self.outputs: dict[str, tuple[View, Tail | None]] = {}
+        self.shared: dict[Any, list[View]] = {}  # what several outputs of one node have in common
         self.one_frame_steps = any(isinstance(n, Feedback) for n in graph.nodes)
         self._feedback: list[tuple[Feedback, Signal]] = []
         self._loops = 0

@@ -292,6 +292,6 @@ def conv_attrs(attrs: dict[str, Any], rank: int, without: int | None = None) -> 
 
 @handler("LSTM", "GRU", "RNN")
 def static_recurrence(low: Lowering, node: Pointwise) -> View:
-    from runnel.compiler.lowering.recurrence import one_step
+    from runnel.compiler.lowering.recurrence import inside_frame
 
-    return one_step(low, node)
+    return inside_frame(low, node)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.signals import NoKernel, Read, Signal, View
-from runnel.compiler.streaming.ir import Pointwise, Recurrent, Stream, StreamNode
+from runnel.compiler.streaming.ir import STACKED, Pointwise, Recurrent, Stream, StreamNode
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -17,27 +18,33 @@ DEFAULTS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RN
 
 
 class Cell:
-    """The weights of one direction, transposed for products with row vectors.
+    """The weights of a recurrence, transposed for products with row vectors.
 
-    w: (inputs, gates·hidden). r: (hidden, gates·hidden). wb, rb: (gates·hidden,).
+    w: (inputs, directions·gates·hidden). wb: (directions·gates·hidden,). r: (directions, hidden, gates·hidden).
+    rb: (directions, gates·hidden).
     """
 
-    def __init__(self, op: str, operands: list[Any], attrs: dict[str, Any]) -> None:
-        w, r, b = operands
-        if w.shape[0] != 1 or attrs.get("direction", "forward") != "forward":
-            raise NoKernel("runs in more than the forward direction")
+    def __init__(self, op: str, operands: Sequence[Any], attrs: dict[str, Any]) -> None:
+        w, r, b = (*operands, None)[:3]
+        if not isinstance(w, np.ndarray) or not isinstance(r, np.ndarray) or isinstance(b, Stream):
+            raise NoKernel("has weights that are computed")
+        ways = self.ways = w.shape[0]
         activations = [
             str(a).capitalize() if str(a).islower() else str(a) for a in attrs.get("activations", DEFAULTS[op])
         ]
         allowed = [DEFAULTS[op]] if op != "RNN" else [["Tanh"], ["Relu"]]
-        if activations not in allowed or attrs.get("clip") or attrs.get("input_forget"):
+        usual = activations in [way * n for way in allowed for n in (1, ways)]
+        if not usual or attrs.get("clip") or attrs.get("input_forget"):
             raise NoKernel("has unusual activations, clipping or coupled gates")
         self.op, self.activation = op, activations[0].lower()
+        direction = str(attrs.get("direction", "forward"))
+        self.reverse = [direction == "reverse", True][:ways] if ways == 1 else [False, True]
         self.hidden = r.shape[2]
-        self.w, self.r = w[0].T.astype(np.float32), r[0].T.astype(np.float32)
-        rows = self.w.shape[1]
-        bias = np.zeros(2 * rows, np.float32) if b is None else b[0].astype(np.float32)
-        self.wb, self.rb = bias[:rows], bias[rows:]
+        rows = r.shape[1]
+        self.w = np.ascontiguousarray(w.reshape(ways * rows, -1).T, np.float32)
+        self.r = np.ascontiguousarray(r.transpose(0, 2, 1), np.float32)
+        bias = np.zeros((ways, 2 * rows), np.float32) if b is None else b.astype(np.float32)
+        self.wb, self.rb = bias[:, :rows].reshape(-1), bias[:, rows:]
         self.reset_after = bool(attrs.get("linear_before_reset", 0))
 
 
@@ -63,7 +70,7 @@ class Scribe:
 
 
 def lower_recurrent(low: Lowering, node: Recurrent) -> View:
-    """A recurrence along time."""
+    """A recurrence along time, forward."""
     x = node.streams[0]
     rows = x.frame_shape[:1] if x.frame_shape[0] > 1 else ()
     cell = Cell(node.op, node.inputs[1:4], node.attrs)
@@ -81,48 +88,94 @@ def lower_recurrent(low: Lowering, node: Recurrent) -> View:
     return View(states[0], 0, 1, node.output.frame_shape, fact.length)
 
 
-def one_step(low: Lowering, node: Pointwise) -> View:
-    """A recurrence inside a frame: over a sequence of one element with given states, as in models with their own
-    states."""
+def inside_frame(low: Lowering, node: Pointwise) -> View:
+    """A recurrence inside a frame: over another axis than time, or of a model that has its own states and one frame."""
     x = node.inputs[0]
-    if not isinstance(x, Stream) or len(x.frame_shape) != 3 or x.frame_shape[0] != 1 or x.frame_shape[1] != 1:
-        raise NoKernel("recurs over a sequence or a batch inside a frame")
-    cell = Cell(node.op, list(node.inputs[1:4]), node.attrs)
-    size = cell.hidden
-    scribe = Scribe(low, node, 0, ())
-    previous: list[Any] = []
-    for i in range(5, 5 + (2 if node.op == "LSTM" else 1)):
-        state = node.inputs[i] if len(node.inputs) > i else None
-        if isinstance(state, Stream):
-            previous.append(low.view(state).reshaped((size,)))
-        else:
-            previous.append(np.zeros(size, np.float32) if state is None else np.asarray(state).reshape(size))
-    made = _cell(cell, scribe, scribe, low.view(x).reshaped((x.frame_shape[-1],)), previous, [None, None])
+    assert isinstance(x, Stream)
+    cell = Cell(node.op, node.inputs[1:4], node.attrs)
+    turned = bool(node.attrs.get("layout", 0))
+    if x.axis != STACKED:  # time is the batch
+        steps, batch = x.frame_shape[0], 1
+    else:
+        steps, batch = x.frame_shape[1::-1] if turned else x.frame_shape[:2]
+    if turned and batch > 1:
+        raise NoKernel("has several sequences, batch first, inside a frame")
+    shape = (cell.ways, batch, cell.hidden)
+    states = [_state(low, node, i, shape) for i in range(5, 7 if node.op == "LSTM" else 6)]
     output = int(node.attrs.get("runnel.output", 0))
-    return made[1 if output == 2 else 0].reshaped(node.output.frame_shape)
+    if steps == batch == cell.ways == 1:
+        made = _made_once(low, node, lambda: _one_cell(low, node, cell, states))
+        return made[1 if output == 2 else 0].reshaped(node.output.frame_shape)
+    if output == 2:
+        raise NoKernel("gives its cell state after a sequence inside a frame")
+    (y,) = _made_once(low, node, lambda: [_sequence(low, node, cell, (steps, batch), states)])
+    if output == 1 and steps > 1:
+        ends = np.array([0 if back else (steps - 1) * cell.ways for back in cell.reverse]) + np.arange(cell.ways)
+        flat = y.reshaped((steps * cell.ways, batch * cell.hidden))
+        y = low.step(node, "gather", [flat, ends], (cell.ways, batch * cell.hidden), {"axis": 0})
+    return y.reshaped(node.output.frame_shape)
+
+
+def _state(low: Lowering, node: Pointwise, i: int, shape: tuple[int, ...]) -> View | np.ndarray:
+    state = node.inputs[i] if len(node.inputs) > i else None
+    if isinstance(state, Stream):
+        return low.view(state).reshaped(shape)
+    return np.zeros(shape, np.float32) if state is None else np.asarray(state, np.float32).reshape(shape)
+
+
+def _made_once(low: Lowering, node: Pointwise, make: Callable[[], list[View]]) -> list[View]:
+    """What another output of the same recurrence has made already, or ``make()``."""
+    attrs = {k: v for k, v in node.attrs.items() if k != "runnel.output"}
+    key = (node.op, repr(attrs), *(x if isinstance(x, Stream) else id(x) for x in node.inputs))
+    if key not in low.shared:
+        low.shared[key] = make()
+    return low.shared[key]
+
+
+def _one_cell(low: Lowering, node: Pointwise, cell: Cell, states: list[View | np.ndarray]) -> list[View]:
+    """One element, one sequence: h (and c)."""
+    scribe = Scribe(low, node, 0, ())
+    x = low.view(node.streams[0])
+    previous = [state.reshaped((cell.hidden,)) if isinstance(state, View) else state.reshape(-1) for state in states]
+    return _cell(cell, scribe, scribe, x.reshaped((cell.w.shape[0],)), previous, [None, None])
+
+
+def _sequence(
+    low: Lowering, node: Pointwise, cell: Cell, sizes: tuple[int, int], states: list[View | np.ndarray]
+) -> View:
+    """The state after every element: (steps, directions, batch, hidden)."""
+    reset_after = cell.op == "GRU" and cell.reset_after
+    bias = cell.wb if reset_after else cell.wb + cell.rb.reshape(-1)
+    x = low.view(node.streams[0])
+    gx = low.linear(node, x.reshaped((*sizes, cell.w.shape[0])), cell.w, bias, (*sizes, cell.w.shape[1]))
+    attrs = {"reverse": cell.reverse, "linear_before_reset": int(reset_after), "activation": cell.activation}
+    operands = [gx, cell.r, cell.rb if reset_after else None, *states]
+    shape = (sizes[0], cell.ways, sizes[1], cell.hidden)
+    return low.step(node, f"{cell.op.lower()}_sequence", operands, shape, attrs)
 
 
 def _cell(cell: Cell, outside: Scribe, inside: Scribe, x: View, previous: list[Any], targets: list[Any]) -> list[View]:
     """The steps of one cell; returns the new h (and c)."""
     n, h = cell.hidden, previous[0]
+    r, rb = cell.r[0], cell.rb[0]
     if cell.op == "LSTM":
-        gx = outside("matmul", [x, cell.w, cell.wb + cell.rb], 4 * n)
-        gh = inside("matmul", [h, cell.r, None], 4 * n)
+        gx = outside("matmul", [x, cell.w, cell.wb + rb], 4 * n)
+        gh = inside("matmul", [h, r, None], 4 * n)
         gates = inside("add", [gh, gx], 4 * n)
         c = inside("lstm_c", [gates, previous[1]], n, targets[1])
         return [inside("lstm_h", [gates, c], n, targets[0]), c]
     if cell.op == "RNN":
-        gx = outside("matmul", [x, cell.w, cell.wb + cell.rb], n)
-        total = inside("add", [inside("matmul", [h, cell.r, None], n), gx], n)
+        gx = outside("matmul", [x, cell.w, cell.wb + rb], n)
+        total = inside("add", [inside("matmul", [h, r, None], n), gx], n)
         return [inside(cell.activation, [total], n, targets[0])]
     gx = outside("matmul", [x, cell.w, cell.wb], 3 * n)
     if cell.reset_after:
-        gh = inside("matmul", [h, cell.r, cell.rb], 3 * n)
+        gh = inside("matmul", [h, r, rb], 3 * n)
         return [inside("gru_cell", [gx, gh, h], n, targets[0])]
-    zr = inside("matmul", [h, np.ascontiguousarray(cell.r[:, : 2 * n]), cell.rb[: 2 * n]], 2 * n)
+    zr = inside("matmul", [h, np.ascontiguousarray(r[:, : 2 * n]), rb[: 2 * n]], 2 * n)
     gates = inside("sigmoid", [inside("add", [zr, _part(inside, gx, 0, 2 * n)], 2 * n)], 2 * n)
     kept = inside("mul", [_part(inside, gates, n, 2 * n), h], n)
-    candidate = inside("matmul", [kept, np.ascontiguousarray(cell.r[:, 2 * n :]), cell.rb[2 * n :]], n)
+    candidate = inside("matmul", [kept, np.ascontiguousarray(r[:, 2 * n :]), rb[2 * n :]], n)
     candidate = inside("tanh", [inside("add", [candidate, _part(inside, gx, 2 * n, 3 * n)], n)], n)
     z = _part(inside, gates, 0, n)
     change = inside("mul", [z, inside("sub", [h, candidate], n)], n)
