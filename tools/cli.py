@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         whole.print_help()
         return 2
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that being ended cleans up as Ctrl-C does
     try:
         code: int = args.main(args)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import runnel
 from runnel.errors import InputError, Refused
 
 Complaint = Callable[..., str]
-SLEEPECG = Path(__file__).resolve().parents[3] / "shared" / "zoo" / "sleepecg" / "ws_gru.onnx"
+ZOO = Path(os.environ.get("RUNNEL_ZOO") or Path(__file__).resolve().parents[3] / "shared" / "zoo")
+SLEEPECG = ZOO / "sleepecg" / "ws_gru.onnx"
 
 
 def relu(shape: list[int | str], opset: int = 17) -> onnx.ModelProto:
@@ -111,7 +113,7 @@ def test_a_bidirectional_recurrence_is_refused_by_name(tmp_path: Path, complaint
     assert "bidirectional" in said and "forward recurrence" in said
 
 
-@pytest.mark.skipif(not SLEEPECG.exists(), reason="there is no zoo beside the repository")
+@pytest.mark.skipif(not SLEEPECG.exists(), reason="there is no zoo here; name its folder in RUNNEL_ZOO")
 def test_sleepecg_is_refused_as_bidirectional(complaint: Complaint) -> None:
     said = complaint("compile", SLEEPECG, lines=13)
     assert "ReverseSequence" in said and "as a bidirectional recurrence does" in said

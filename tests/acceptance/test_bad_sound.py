@@ -169,7 +169,8 @@ def test_runs_that_cannot_be(bundle: Path, tmp_path: Path, complaint: Complaint,
     assert said in complaint("run", "tiny.rnl", *source, *sink, *argv)
 
 
-def test_an_endless_input_that_is_stopped_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_endless_input_that_is_stopped_leaves_nothing(bundle: Path, tmp_path: Path, how: signal.Signals) -> None:
     before = listing(tmp_path)
     words = [sys.executable, "-m", "runnel", "run", "tiny.rnl", "--in", "-", "--out", "out.wav"]
     with subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -180,7 +181,7 @@ def test_an_endless_input_that_is_stopped_leaves_nothing(bundle: Path, tmp_path:
         while listing(tmp_path) == before and time.monotonic() < deadline:
             time.sleep(0.02)
         assert listing(tmp_path) != before, "it writes beside its target while it runs"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         assert process.wait(60) == 130
         assert process.stderr.read().strip() == b"runnel: interrupted"
     assert listing(tmp_path) == before
