@@ -54,9 +54,7 @@ class Offline:
         self.pools = [n for n in proto.graph.node if n.op_type in ("MaxPool", "AveragePool")]
         self.given = [o.name for o in proto.graph.output]
         watched = {n.input[0] for n in self.pools} - set(self.given) - {i.name for i in proto.graph.input}
-        self.recurrences = [
-            self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in FRAGILE
-        ]
+        self.recurrences = [self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in FRAGILE]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in sorted(watched))
         self.session = self._session(proto)
         self.names = [o.name for o in self.session.get_outputs()]
