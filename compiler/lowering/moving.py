@@ -116,14 +116,64 @@ def scatter_nd(low: Lowering, node: Pointwise) -> View:
     ):
         raise NoKernel("scatters by data")
     shape = node.output.frame_shape
-    source = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
     assert updates is not None and data is not None
-    count = int(np.prod([d or 1 for d in updates.shape], dtype=np.int64))
+    parts = [low.view(v) if isinstance(v, Stream) else v for v in (data, updates)]
     places = np.moveaxis(indices.astype(np.int64), -1, 0)
+    box = _box(shape, places)
+    if box is not None:
+        return _replaced(low, node, parts[0].reshaped(shape) if isinstance(parts[0], View) else parts[0], parts[1], box)
+    source = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+    count = int(np.prod([d or 1 for d in updates.shape], dtype=np.int64))
     source[tuple(places)] = source.size + np.arange(count).reshape(source[tuple(places)].shape)
-    parts = [low.view(v).reshaped((-1,)) if isinstance(v, Stream) else v.reshape(-1) for v in (data, updates)]
     sizes = (source.size, count)
-    parts = [v.reshaped((n,)) if isinstance(v, View) else v for v, n in zip(parts, sizes, strict=True)]
-    joined = low.step(node, "concat", parts, (source.size + count,), {"axis": 0})
-    flat = low.step(node, "gather", [joined, source.reshape(-1)], (source.size,), {"axis": 0})
-    return flat.reshaped(shape)
+    flat = [v.reshaped((n,)) if isinstance(v, View) else v.reshape(n) for v, n in zip(parts, sizes, strict=True)]
+    joined = low.step(node, "concat", flat, (source.size + count,), {"axis": 0})
+    return low.step(node, "gather", [joined, source.reshape(-1)], (source.size,), {"axis": 0}).reshaped(shape)
+
+
+def _box(shape: tuple[int, ...], places: np.ndarray) -> list[tuple[int, int]] | None:
+    """Begin and end on every axis if the places, in order, are a part of the tensor that is a box; else None.
+
+    places: (indexed axes, ...). A box of everything is None too.
+    """
+    rank = len(places)
+    places = np.where(places < 0, places + np.array(shape[:rank]).reshape(rank, *[1] * (places.ndim - 1)), places)
+    flat = places.reshape(rank, -1)
+    bounds = [(int(p.min()), int(p.max()) + 1) for p in flat] if flat.size else []
+    grid = np.meshgrid(*(np.arange(*b) for b in bounds), indexing="ij") if bounds else []
+    if not bounds or not np.array_equal(np.stack(grid).reshape(rank, -1), flat):
+        return None
+    box = [*bounds, *((0, n) for n in shape[rank:])]
+    return box if any(b != (0, n) for b, n in zip(box, shape, strict=True)) else None
+
+
+def _replaced(
+    low: Lowering, node: Pointwise, data: View | np.ndarray, updates: View | np.ndarray, box: list[tuple[int, int]]
+) -> View:
+    """The data with a box of it replaced: parts joined axis by axis, from the innermost."""
+    shape = node.output.frame_shape
+    sizes = tuple(end - begin for begin, end in box)
+    piece: View | np.ndarray = updates.reshaped(sizes) if isinstance(updates, View) else updates.reshape(sizes)
+    for axis in reversed(range(len(shape))):
+        begin, end = box[axis]
+        inner = [(0, n) for n in shape[axis + 1 :]]
+        parts = [piece]
+        if begin > 0:
+            parts = [_region(low, node, data, [*box[:axis], (0, begin), *inner]), *parts]
+        if end < shape[axis]:
+            parts = [*parts, _region(low, node, data, [*box[:axis], (end, shape[axis]), *inner])]
+        if len(parts) > 1:
+            joined = (*sizes[:axis], *shape[axis:])
+            piece = low.step(node, "concat", parts, joined, {"axis": axis})
+    assert isinstance(piece, View)
+    return piece
+
+
+def _region(
+    low: Lowering, node: Pointwise, data: View | np.ndarray, bounds: list[tuple[int, int]]
+) -> View | np.ndarray:
+    if isinstance(data, np.ndarray):
+        return data[tuple(slice(*b) for b in bounds)]
+    starts, ends = ([b[i] for b in bounds] for i in range(2))
+    shape = tuple(end - begin for begin, end in bounds)
+    return low.step(node, "slice", [data], shape, {"starts": starts, "ends": ends, "steps": [1] * len(bounds)})
