@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``check`` runs once for each runner in RUNNEL_RUNNERS (a comma list; "reference,native" unless it says otherwise).
+    """``check`` runs once for each runner in RUNNEL_RUNNERS (a comma list; by default "reference,native").
 
     A native bundle is proved on the onnxruntime backend too before it is written.
     """
