@@ -103,8 +103,8 @@ def inside_frame(low: Lowering, node: Pointwise) -> View:
     shape = (cell.ways, batch, cell.hidden)
     states = [_state(low, node, i, shape) for i in range(5, 7 if node.op == "LSTM" else 6)]
     output = int(node.attrs.get("runnel.output", 0))
-    if steps == batch == cell.ways == 1:
-        made = _made_once(low, node, lambda: _one_cell(low, node, cell, states))
+    if steps == cell.ways == 1 and (batch == 1 or cell.op == "LSTM"):
+        made = _made_once(low, node, lambda: _one_element(low, node, cell, batch, states))
         return made[1 if output == 2 else 0].reshaped(node.output.frame_shape)
     if output == 2:
         raise NoKernel("gives its cell state after a sequence inside a frame")
@@ -132,12 +132,14 @@ def _made_once(low: Lowering, node: Pointwise, make: Callable[[], list[View]]) -
     return low.shared[key]
 
 
-def _one_cell(low: Lowering, node: Pointwise, cell: Cell, states: list[View | np.ndarray]) -> list[View]:
-    """One element, one sequence: h (and c)."""
-    scribe = Scribe(low, node, 0, ())
-    x = low.view(node.streams[0])
-    previous = [state.reshaped((cell.hidden,)) if isinstance(state, View) else state.reshape(-1) for state in states]
-    return _cell(cell, scribe, scribe, x.reshaped((cell.w.shape[0],)), previous, [None, None])
+def _one_element(low: Lowering, node: Pointwise, cell: Cell, batch: int, states: list[View | np.ndarray]) -> list[View]:
+    """A sequence of one element: h (and c)."""
+    rows = (batch,) if batch > 1 else ()
+    scribe = Scribe(low, node, 0, rows)
+    shape = (*rows, cell.hidden)
+    previous = [state.reshaped(shape) if isinstance(state, View) else state.reshape(shape) for state in states]
+    x = low.view(node.streams[0]).reshaped((*rows, cell.w.shape[0]))
+    return _cell(cell, scribe, scribe, x, previous, [None, None])
 
 
 def _sequence(
