@@ -199,14 +199,14 @@ class Evaluator:
         table = np.where(indices < 0, indices + x.shape[axis], indices).astype(np.int32)
         coords = index.coords
         inner = Index(table.shape, coords=coords[axis : axis + table.ndim])
-        flat = table.reshape(-1)
-        steps = np.diff(flat)
-        if flat.size == 1:
-            at: Expr = int32(int(flat[0]))
-        elif (steps == steps[0]).all():
-            at = inner.flat * int(steps[0]) + int(flat[0])
+        steps = _steps(table)
+        if steps is not None:
+            at: Expr = int32(int(table.reshape(-1)[0]))
+            for c, step in zip(inner.coords, steps, strict=True):
+                at = at + c * step
         else:
-            at = tirx.BufferLoad(self.context.constant((id(indices), "gather"), flat), [inner.flat])
+            memory = self.context.constant((id(indices), "gather"), table.reshape(-1))
+            at = tirx.BufferLoad(memory, [inner.flat])
         return self.at(x, Index(x.shape, coords=[*coords[:axis], at, *coords[axis + table.ndim :]]))
 
     def _pad(self, node: FrameNode, index: Index) -> Expr:
@@ -295,6 +295,15 @@ class Evaluator:
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
     *("gru_cell", "lstm_c", "lstm_h"),
 }
+
+
+def _steps(table: np.ndarray) -> list[int] | None:
+    """What a table of indices grows by along each of its axes, where that is the same everywhere; else None."""
+    first = np.int64(table.reshape(-1)[0])
+    steps = [int(table.take(min(1, n - 1), a).reshape(-1)[0] - first) for a, n in enumerate(table.shape)]
+    places = np.indices(table.shape).reshape(table.ndim, table.size)
+    regular = first + np.array(steps, np.int64) @ places
+    return steps if np.array_equal(regular, table.reshape(-1)) else None
 
 
 def _only(node: FrameNode) -> FrameValue:

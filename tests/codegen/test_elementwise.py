@@ -120,7 +120,14 @@ def moving_cases(rng: np.random.Generator) -> list[tuple[Case, np.ndarray]]:
         y, z = value("y", expected.shape[1:]), value("z", expected.shape[1:])
         nodes = [FrameNode(op, (x,), y, attrs), FrameNode("relu", (y,), z)]
         found.append((case(f"{op}{shape}", nodes, {x: frames}), np.maximum(expected, 0)))
-    for shape, indices, axis in [((3, 20), [2, 0, 1, 1], 0), ((3, 20), [5, 19, -20], 1), ((9,), [1, 3, 5], 0)]:
+    windows = np.arange(3)[:, None] + np.arange(0, 34, 2)
+    tables: list[tuple[tuple[int, ...], Any, int]] = [
+        ((4, 36), windows, 1),
+        ((36,), windows.T, 0),
+        ((36,), -1 - windows, 0),
+    ]
+    tables += [((3, 20), [2, 0, 1, 1], 0), ((3, 20), [5, 19, -20], 1), ((9,), [1, 3, 5], 0), ((9, 4), 7, 0)]
+    for shape, indices, axis in tables:
         x, index = value("x", shape), np.array(indices)
         frames = random_frames(rng, x, ROWS)
         expected = np.stack([np.take(frame, index, axis) for frame in frames])
