@@ -12,13 +12,15 @@ from collections import Counter
 import numpy as np
 import oracle
 import pytest
+import runners
 from recipes import Builder, Recipe, random_recipe, simpler
 
 from runnel.errors import InputError, Refused
 
 GRAPHS = int(os.environ.get("RUNNEL_GRAPHS", "0"))
+RUNNER = os.environ.get("RUNNEL_RUNNERS", "reference").split(",")[0]
 FIRST = int(os.environ.get("RUNNEL_GRAPHS_FIRST", "0"))
-SECONDS, AT_LEAST = 40.0, 60
+SECONDS, AT_LEAST = 25.0, 60
 TOLERANCE = 1e-4
 """Ten times the oracle's: chained recurrences carry rounding on; what is wrong is off by far more."""
 
@@ -56,7 +58,7 @@ KEPT: dict[str, Recipe] = {
 
 
 def verdict(recipe: Recipe, seed: int, every_length: bool = False) -> str:
-    """ "exact", "refused: …", "unusable" (no length runs offline), or "wrong: …"."""
+    """One of: exact; refused and why; unusable, as no length runs offline; no form for the backend; wrong and how."""
     try:
         model = Builder(recipe, seed).model()
     except Exception as error:  # onnx and onnxruntime raise many types for a model that no length fits
@@ -65,7 +67,12 @@ def verdict(recipe: Recipe, seed: int, every_length: bool = False) -> str:
     lengths = list(range(1, 28)) if every_length else sorted({1, 2, *(int(v) for v in rng.integers(1, 40, 5))})
     steps = (None, int(rng.integers(2, 14)))
     try:
-        proof = oracle.check(model, lengths=lengths, steps=steps, seed=seed, at_least=0, tolerance=TOLERANCE)
+        proof = oracle.check(
+            model, lengths=lengths, steps=steps, seed=seed, at_least=0, tolerance=TOLERANCE,
+            runner=runners.RUNNERS[RUNNER],
+        )  # fmt: skip
+    except pytest.skip.Exception as skipped:
+        return f"no form: {skipped}"
     except Refused as refused:
         return "refused: " + refused.reasons[0].reason
     except InputError as error:
@@ -101,10 +108,10 @@ def test_exact_or_refused() -> None:
             raise AssertionError(f"graph {seed}: {result}\nshrunk to {small}\n{found}")
         seen[result.split(":")[0]] += 1
         seed += 1
-    assert seen["exact"] > 0.6 * sum(seen.values()), seen
+    assert seen["exact"] + seen["no form"] > 0.9 * sum(seen.values()), seen
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_kept(name: str) -> None:
     for seed in (0, 1):
-        assert verdict(KEPT[name], seed, every_length=True) == "exact"
+        assert verdict(KEPT[name], seed, every_length=True).startswith(("exact", "no form"))
