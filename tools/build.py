@@ -181,7 +181,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
         )
     cases = golden_cases(rewritten, request)
-    entries = _entries(rewritten, form, native, cases, request.target)
+    entries = _entries(rewritten, form, native, cases, request.target) | _licences(model)
     manifest = _manifest(rewritten, form, native, refusal, request, target)
     out = Path(out)
     here = platform.machine() == target.arch
@@ -299,6 +299,15 @@ def _entries(
             state["initial"] = f"states/{i}.npy"
             entries[state["initial"]] = _npy(values)
     return entries
+
+
+def _licences(model: str | Path | bytes | onnx.ModelProto) -> dict[str, bytes]:
+    """The licence and notice files that lie beside the model."""
+    if not isinstance(model, (str, Path)):
+        return {}
+    files = sorted(Path(model).parent.glob("*"))
+    kept = [f for f in files if f.is_file() and f.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "COPYING")]
+    return {f"licences/{f.name}": f.read_bytes() for f in kept if f.stat().st_size < 1 << 20}
 
 
 def _npy(array: np.ndarray) -> bytes:

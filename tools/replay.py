@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runnel.tools.measure import by_name
 
 Arrays = dict[str, NDArray[Any]]
-FEW_FRAMES = 20_000  # up to here a recording is also played frame by frame
+FEW_FRAMES = 200_000  # up to here a recording is also played frame by frame
 SMALLEST_RANGE = 1e-6
 
 

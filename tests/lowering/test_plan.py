@@ -115,3 +115,11 @@ def test_a_state_is_small_and_known(tmp_path: Path) -> None:
     runnel.compile(tcn([2, 4, 8, 16]), tmp_path / "m.rnl", hop=1)
     rings = sum((2 * d + 1) * CHANNELS * 4 for d in (2, 4, 8, 16))
     assert runnel.load(tmp_path / "m.rnl").state_bytes == rings + 128
+
+
+def test_a_bundle_carries_the_licence_beside_the_model(tmp_path: Path) -> None:
+    onnx.save(tcn([1]), str(tmp_path / "m.onnx"))
+    (tmp_path / "LICENSE.txt").write_text("as you like\n")
+    (tmp_path / "notes.txt").write_text("not this\n")
+    manifest = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl").manifest
+    assert [e for e in manifest["entries"] if e.startswith("licences/")] == ["licences/LICENSE.txt"]
