@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runnel.runtime.backends.onnxruntime import STACKED, OnnxProgram
+from runnel.runtime.backends.onnxruntime import STACKED, OnnxProgram, open_session
 from runnel.runtime.bundle import Bundle
 
 Array = NDArray[Any]
@@ -24,9 +24,11 @@ class BoundProgram:
     def __init__(self, path: str | os.PathLike[str], steady: bool = False) -> None:
         bundle = Bundle(path)
         self.whole = OnnxProgram.from_bundle(bundle)
+        model = bundle.read("streaming.onnx")
         if steady:
-            model = without_edges(bundle.read("streaming.onnx"), self.whole.onnx["position"], self.whole.onnx["length"])
+            model = without_edges(model, self.whole.onnx["position"], self.whole.onnx["length"])
             self.whole = OnnxProgram(bundle.manifest, model, self.whole.initial)
+        self.whole.session = open_session(model, fastest=True)  # a peer gets its best known setting
         self.hop, self.rate, self.state_bytes = self.whole.hop, self.whole.rate, self.whole.state_bytes
         self.inputs, self.outputs = self.whole.inputs, self.whole.outputs
 

@@ -12,7 +12,7 @@ from runnel.tools.cli import main
 from runnel.tools.peer import BoundProgram
 
 
-def test_bound_calls_give_the_bits_of_the_backend(tmp_path: Path) -> None:
+def test_bound_calls_give_what_the_backend_gives(tmp_path: Path) -> None:
     model = Path(models.__path__[0]) / "denoiser" / "denoiser.onnx"
     path = tmp_path / "m.rnl"
     assert main(["compile", str(model), "--rate", "16000", "--out", str(path), "--backend", "onnxruntime"]) == 0
@@ -23,7 +23,8 @@ def test_bound_calls_give_the_bits_of_the_backend(tmp_path: Path) -> None:
     expected = np.concatenate([stream.push(step) for step in steps], 1)
     got = np.concatenate([bound.push(step)[0].copy() for step in steps], 1)
     assert expected.shape[1] > 10 * program.hop
-    np.testing.assert_array_equal(got[:, got.shape[1] - expected.shape[1] :], expected)
+    late = got[:, got.shape[1] - expected.shape[1] :]  # with other rewrites of the graph, so not to the last bit
+    np.testing.assert_allclose(late, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_steady_calls_agree_in_the_middle_of_a_stream(tmp_path: Path) -> None:
