@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import oracle
 import pytest
 from nets import TIME, Net, stack
@@ -276,3 +277,31 @@ def test_time_first(check: Check) -> None:
     net = Net()
     x = net.input([TIME, 3])
     check(net.model(net.op("Pad", sliced(net, x, 2, -1, axis=0), net.const([4, 0, 1, 0]))))
+
+
+def split_at(net: Net, x: str, sizes: list[str]) -> list[str]:
+    """Split along axis 2 into parts of the given sizes."""
+    parts = [net.name("part") for _ in sizes]
+    sizes_input = net.op("Concat", *sizes, axis=0)
+    net.nodes.append(onnx.helper.make_node("Split", [x, sizes_input], parts, axis=2))
+    return parts
+
+
+def test_split_by_the_length(check: Check) -> None:
+    """The first frames go, the rest streams; and the other way round, the last frames come at the end."""
+    net, x = stack(2)
+    h = net.conv(x, 2, 2, 3, pads=[1, 1])
+    rest = net.op("Sub", net.length(x, 2), net.const([2]))
+    _, kept = split_at(net, h, [net.const([2]), rest])
+    check(net.model(net.conv(kept, 2, 2, 3, pads=[1, 1])), lengths=range(3, 24))
+    net, x = stack(2)
+    rest = net.op("Sub", net.length(x, 2), net.const([3]))
+    body, last = split_at(net, x, [rest, net.const([3])])
+    check(net.model(net.conv(body, 2, 2, 5, pads=[2, 2]), last), lengths=range(4, 24))
+
+
+def test_split_into_fixed_parts_is_refused() -> None:
+    net, x = stack(2)
+    parts = split_at(net, x, [net.const([32]), net.const([32])])
+    with pytest.raises(Refused, match="splits time"):
+        oracle.check(net.model(parts[1]))

@@ -136,7 +136,9 @@ def split(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
     axis = int(node.attrs.get("axis", 0)) % len(x.shape)
     if axis == x.axis:
-        raise MixesTime("splits time into parts", "slice time instead of splitting it")
+        from runnel.compiler.streaming.rules.time import split_time
+
+        return split_time(a, node, x)
     size = x.shape[axis]
     assert size is not None
     given = node.attrs.get("split", a.constant(node, 1, "list of sizes"))

@@ -86,7 +86,29 @@ def _tail(a: Analysis, x: Stream, start: Any, end: Any) -> Tail | None:
     return Tail(x, -int(start), stop)
 
 
-def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix: str) -> Stream:
+def split_time(a: Analysis, node: Node, x: Stream) -> list[Value]:
+    """Parts of time whose sizes follow the stream's length: each is a slice. A part that nothing reads is left out."""
+    from runnel.compiler.streaming.analysis import Poisoned
+
+    sizes = a.value(node.inputs[1]) if len(node.inputs) > 1 else None
+    if not isinstance(sizes, np.ndarray) or sizes.dtype != object:
+        raise MixesTime("splits time into parts of fixed sizes", "slice time, or compute the sizes from its length")
+    read = {i for n in a.graph.nodes for i in n.inputs} | {p.name for p in a.graph.outputs}
+    results: list[Value] = []
+    start: Any = 0
+    for i, size in enumerate(sizes.reshape(-1)):
+        end = start + size
+        if node.outputs[i] not in read:
+            results.append(Poisoned())
+        elif (tail := _tail(a, x, start, FAR if end == x.fact.length else end)) is not None:
+            results.append(tail)
+        else:
+            results.append(_slice_time(a, node, x, int(start), end, "", i))
+        start = end
+    return results
+
+
+def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix: str, output: int = 0) -> Stream:
     length = x.fact.length
     if isinstance(end, Count):
         kept = end.minimum_with(length)
@@ -99,10 +121,10 @@ def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix
     new_length = kept.affine(1, -start)
     right = None if new_length == length.affine(1, -start) else -1
     if start == 0 and right is None:
-        return a.emit(node, Shift, [x], x.axis, x.fact.final, length, suffix=suffix, shape=x.shape, op="Shift")
+        return a.emit(node, Shift, [x], x.axis, x.fact.final, length, output, x.shape, "Shift", suffix)
     final = x.fact.final.affine(1, -start)
     return a.emit(
-        node, Shift, [x], x.axis, final, new_length, suffix=suffix, shape=x.shape, op="Shift", offset=int(start),
+        node, Shift, [x], x.axis, final, new_length, output, x.shape, "Shift", suffix, offset=int(start),
         right=0 if right is None else -1,
     )  # fmt: skip
 
