@@ -14,7 +14,6 @@ from runnel.compiler.lowering.recurrence import lower_recurrent
 from runnel.compiler.lowering.signals import LANES, Copy, NoKernel, Read, Signal, Step, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import (
-    STACKED,
     Feedback,
     Pointwise,
     Recurrent,
@@ -361,6 +360,3 @@ def lower(graph: StreamGraph) -> Lowering:
     """The steps of a stream graph. Raises NoKernel, whose message is the reason, where the native backend cannot run
     it."""
     return Lowering(graph).run()
-
-
-__all__ = ["STACKED", "Lowering", "lower"]

@@ -13,7 +13,7 @@ from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
 from runnel.compiler.lowering.frame import Access, Group
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import LANES, Copy, NoKernel, Read, Signal
+from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Tail
@@ -156,8 +156,7 @@ class Planner:
                     f"'{signal.name}' would have to keep frames without bound, because its readers fall behind"
                 )
             needed = max(needed, behind)
-            crosses |= (signal.made - oldest).largest() is None or bool((signal.made - oldest).largest() or 0 > 0)
-            crosses |= ((signal.made - oldest).largest() or 0) > 0
+            crosses |= (signal.made - oldest).largest() != 0  # else a step reads exactly the frames that it makes
             ring.lead = max(ring.lead, -lowest)
         ring.lead = max(0, ring.lead)
         ring.tail = int(signal.fill is not None)
@@ -335,6 +334,3 @@ def _dtype_number(dtype: str) -> int:
     if dtype not in numbers:
         raise NoKernel(f"has inputs of type {dtype}")
     return numbers[dtype]
-
-
-__all__ = ["LANES", "NativeProgram", "Planner", "capacity"]
