@@ -101,7 +101,6 @@ class Rewritten:
     states: dict[str, str]
     fixed: Arrays = field(default_factory=dict)
     initial: Arrays = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
 
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
@@ -180,9 +179,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         raise Refused(
             [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
         )
-    cases = golden_cases(rewritten, request)
+    figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate, form=form)
+    cases = golden_cases(rewritten, request, figures)
     entries = _entries(rewritten, form, native, cases, request.target) | _licences(model)
-    manifest = _manifest(rewritten, form, native, refusal, request, target)
+    manifest = _manifest(rewritten, form, native, refusal, request, target, figures)
     out = Path(out)
     here = platform.machine() == target.arch
     backends = ["onnxruntime", "native"] if native is not None and here else ["onnxruntime"]
@@ -225,12 +225,11 @@ def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[Nativ
 # Golden recordings --------------------------------------------------------------------------------------------------
 
 
-def golden_cases(rewritten: Rewritten, request: Request) -> list[Case]:
+def golden_cases(rewritten: Rewritten, request: Request, figures: Report) -> list[Case]:
     """Random recordings of a few lengths and the offline model's answers; the first is kept in the bundle."""
     request.say("running the offline model")
     graph = rewritten.graph
     rng = np.random.default_rng(7)
-    figures = report(graph)
     base = natural_hop(graph)
     reach = figures.receptive_field + figures.latency_frames
     lengths = [min(2 * reach, 40000) + 3 * base + 5, 2 * base + 1, max(1, figures.latency_frames // 2 + 3)]
@@ -259,10 +258,7 @@ def _offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
             k: np.broadcast_to(v, (len(next(iter(inputs.values()))), *v.shape)) for k, v in rewritten.fixed.items()
         }
         return stepwise(rewritten.proto, rewritten.states, rewritten.initial, inputs | fixed)
-    offline = Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window)
-    if graph.window is None:
-        return offline.run(inputs | rewritten.fixed)
-    return offline.run(inputs)
+    return Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window, rewritten.fixed).run(inputs)
 
 
 def _noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -328,10 +324,9 @@ def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]
 
 
 def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, refusal: str | None,
-              request: Request, target: Target) -> dict[str, Any]:  # fmt: skip
+              request: Request, target: Target, figures: Report) -> dict[str, Any]:  # fmt: skip
     graph = rewritten.graph
     hop = native.hop if native is not None else form.hop
-    figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate)
     latencies = {o["name"]: o["latency_frames"] for o in figures.outputs}
     outputs = []
     for name, value in graph.outputs.items():

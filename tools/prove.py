@@ -29,23 +29,28 @@ class Case:
 
 
 class Offline:
-    """The offline model on whole recordings. window: (W, H) to run it on every window and stack the results."""
+    """The offline model on whole recordings.
 
-    def __init__(self, model: onnx.ModelProto, axes: dict[str, int], window: tuple[int, int] | None) -> None:
+    window: (W, H) to run it on every window and stack the results. fixed: the values of inputs that have no time.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, axes: dict[str, int], window: tuple[int, int] | None, fixed: Arrays
+    ) -> None:
         self.session = session(model)
-        self.axes, self.window = axes, window
+        self.axes, self.window, self.fixed = axes, window, fixed
         self.names = [o.name for o in self.session.get_outputs()]
 
     def run(self, inputs: Arrays) -> Arrays:
         """The model's outputs. Raises whatever onnxruntime raises for a length that the model does not take."""
         if self.window is None:
-            return dict(zip(self.names, self.session.run(None, inputs), strict=True))
+            return dict(zip(self.names, self.session.run(None, inputs | self.fixed), strict=True))
         width, hop = self.window
         frames = min(x.shape[self.axes[n]] for n, x in inputs.items())
         results = []
         for start in range(0, frames - width + 1, hop):
             part = {n: np.take(x, range(start, start + width), axis=self.axes[n]) for n, x in inputs.items()}
-            results.append(self.session.run(None, part))
+            results.append(self.session.run(None, part | self.fixed))
         return {n: np.stack([r[i] for r in results]) for i, n in enumerate(self.names)}
 
 

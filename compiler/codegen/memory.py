@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-
 import numpy as np
 
-LANES = 16  # frames and constants of 16 elements or more are padded to a multiple of this
-
-
-def round_up(n: int, multiple: int) -> int:
-    """The smallest multiple of ``multiple`` that is not below ``n``."""
-    return -(-n // multiple) * multiple
-
-
-def frame_elements(shape: Sequence[int]) -> int:
-    """Elements that a frame of this shape takes in memory: padded to a multiple of 16 if it has 16 or more."""
-    n = prod(shape)
-    return round_up(n, LANES) if n >= LANES else n
+from runnel.compiler.lowering.frame import LANES, frame_elements, round_up
 
 
 def flat_padded(data: np.ndarray) -> np.ndarray:
@@ -28,3 +14,6 @@ def flat_padded(data: np.ndarray) -> np.ndarray:
         flat = flat.astype(np.int8)
     padding = frame_elements(flat.shape) - flat.size
     return np.concatenate([flat, np.zeros(padding, flat.dtype)]) if padding else flat
+
+
+__all__ = ["LANES", "flat_padded", "frame_elements", "round_up"]

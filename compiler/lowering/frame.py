@@ -6,10 +6,25 @@ tensor of the model with its time axis taken out: ``[1, 64, T]`` becomes ``(1, 6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
+
+LANES = 16  # frames and constants of 16 elements or more are padded to a multiple of this
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is not below ``n``."""
+    return -(-n // multiple) * multiple
+
+
+def frame_elements(shape: Sequence[int]) -> int:
+    """Elements that a frame of this shape takes in memory: padded to a multiple of 16 if it has 16 or more."""
+    n = prod(shape)
+    return round_up(n, LANES) if n >= LANES else n
 
 
 @dataclass(frozen=True, eq=False)

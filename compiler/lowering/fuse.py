@@ -9,6 +9,7 @@ import numpy as np
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, Read, Signal, Step
+from runnel.compiler.streaming.count import Count
 
 ANCHORS = {"conv", "conv_transpose", "matmul", "max_pool", "avg_pool", "softmax", "log_softmax"}
 ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
@@ -20,8 +21,7 @@ MOST_POINTERS = 14
 
 @dataclass(eq=False)
 class FusedStep:
-    """Steps that become one kernel; the last makes the output. ``inside``: values passed in registers, by producing
-    step."""
+    """Steps that become one kernel; the last makes the output."""
 
     steps: list[Step]
     reads: list[Read]
@@ -36,11 +36,11 @@ class FusedStep:
         return next((s for s in self.steps if s.node.op in ANCHORS | REDUCTIONS), None)
 
     @property
-    def count(self):  # type: ignore[no-untyped-def]
+    def count(self) -> Count:
         return self.steps[-1].count
 
     @property
-    def length(self):  # type: ignore[no-untyped-def]
+    def length(self) -> Count:
         return self.steps[-1].length
 
 
@@ -90,12 +90,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
         return not anchored and not any(o in MOVING for o in ops) and maker.output.shape == read.value.shape
     if anchored:
         same = _squeezed(maker.output.shape) == _squeezed(step.node.output.shape) == _squeezed(read.value.shape)
-        return (
-            same
-            and op not in MOVING
-            and group.anchor is None
-            and not any(o in MOVING for s in group.steps for o in [s.node.op])
-        )
+        return same and op not in MOVING and group.anchor is None and not any(s.node.op in MOVING for s in group.steps)
     if group.anchor is not None:
         return op in REDUCTIONS
     return signal.elements == int(np.prod(read.value.shape, dtype=np.int64))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
-from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.pointwise import HANDLERS, conv_attrs
 from runnel.compiler.lowering.recurrence import lower_recurrent
-from runnel.compiler.lowering.signals import LANES, Copy, NoKernel, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal, Step, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import (
     Feedback,
@@ -288,7 +288,7 @@ class Lowering:
         outputs, unit, taps = each * group, node.stride, node.taps
         padded_out = outputs
         if outputs >= LANES or (unit * outputs >= LANES and unit * outputs % LANES):
-            padded_out = -(-outputs // LANES) * LANES
+            padded_out = round_up(outputs, LANES)
         blocks = np.zeros((unit, padded_out, inputs, taps), np.float32)
         for k in range(node.kernel):
             at = k * node.dilation

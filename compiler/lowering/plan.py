@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
-from runnel.compiler.lowering.frame import Access, Group
+from runnel.compiler.lowering.frame import Access, Group, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal
@@ -164,7 +164,7 @@ class Planner:
             ring.space, ring.slots = STATE, max(needed, ring.lead, 1)
         else:
             ring.space, ring.slots = SCRATCH, max(most, 1)
-        ring.slots = -(-ring.slots // signal.unit) * signal.unit
+        ring.slots = round_up(ring.slots, signal.unit)
         return ring
 
     def _widen(self, kernels: list[Kernel | None]) -> None:
@@ -184,14 +184,14 @@ class Planner:
                 out.margin = max(out.margin, (rows - 1) * group.output.unit)
         for ring in self.rings.values():
             ring.margin = min(ring.margin, ring.slots) if ring.space == STATE else 0
-            ring.slots = -(-ring.slots // ring.signal.unit) * ring.signal.unit
+            ring.slots = round_up(ring.slots, ring.signal.unit)
 
     def _place(self) -> tuple[int, int]:
         sizes = {STATE: STATE_HEADER, SCRATCH: 0}
         for signal in self.order:
             ring = self.rings[signal]
             ring.base = sizes[ring.space]
-            sizes[ring.space] += -(-ring.bytes // ALIGN) * ALIGN
+            sizes[ring.space] += round_up(ring.bytes, ALIGN)
         return sizes[STATE], sizes[SCRATCH]
 
     # Words ----------------------------------------------------------------------------------------------------------

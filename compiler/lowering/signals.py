@@ -6,20 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements, round_up
 from runnel.compiler.streaming.count import Count
-
-LANES = 16
 
 
 class NoKernel(Exception):
     """The native backend cannot run this node; the message says which and why."""
-
-
-def frame_elements(shape: tuple[int, ...]) -> int:
-    """Elements of a frame in memory: frames of 16 elements or more are padded to a multiple of 16."""
-    n = int(np.prod(shape, dtype=np.int64))
-    return n if n < LANES else -(-n // LANES) * LANES
 
 
 @dataclass(eq=False)
@@ -27,9 +19,8 @@ class Signal:
     """A tensor that lives in a ring. Frame n exists while the ring holds it.
 
     shape: of a frame. pitch: elements from one frame to the next. made, length: as in StreamFact. fill: what lies
-    before frame 0
-    and after the end, once a reader needs it. initial: frames just before frame 0, (frames, *shape). unit: frames
-    written at once.
+    before frame 0 and after the end, once a reader needs it. initial: frames just before frame 0, (frames, *shape).
+    unit: frames written at once.
     """
 
     name: str
@@ -45,7 +36,7 @@ class Signal:
 
     def __post_init__(self) -> None:
         words = max(1, 4 // self.item_bytes)  # frames are a multiple of 4 bytes
-        self.pitch = -(-(self.pitch or frame_elements(self.shape)) // words) * words
+        self.pitch = round_up(self.pitch or frame_elements(self.shape), words)
 
     @property
     def elements(self) -> int:

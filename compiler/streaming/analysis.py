@@ -72,7 +72,6 @@ class Analysis:
         self.shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self.probe_length = 0
         self.reasons: list[Reason] = []
-        self.current: Node | None = None
         self.shortest = window[0] if window is not None else 1
         """The fewest input frames that every layer so far takes."""
         self._unfolded: dict[Stream, Stream] = {}
@@ -198,7 +197,6 @@ class Analysis:
         if any(isinstance(v, Poisoned) for v in inputs):
             self._poison(node)
             return
-        self.current = node
         try:
             results = self._results(node, inputs)
         except Refusal as refusal:

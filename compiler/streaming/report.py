@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runnel.compiler.streaming.emit import natural_hop
+from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import (
     STACKED,
     Feedback,
@@ -177,11 +177,11 @@ def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) ->
     return result
 
 
-def report(graph: StreamGraph, *, hop: int | None = None, rate: float | None = None) -> Report:
-    """Inspect a stream graph."""
-    from runnel.compiler.streaming.emit import emit
-
-    form = emit(graph, hop)
+def report(
+    graph: StreamGraph, *, hop: int | None = None, rate: float | None = None, form: PortableForm | None = None
+) -> Report:
+    """Inspect a stream graph. form: its portable form for that hop, where it is there already."""
+    form = form or emit(graph, hop)
     found = reaches(graph)
     streams = {k: (v.stream if isinstance(v, Tail) else v) for k, v in graph.outputs.items()}
     first = min((found[s].first for s in streams.values()), default=Fraction(0))

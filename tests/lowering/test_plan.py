@@ -123,3 +123,14 @@ def test_a_bundle_carries_the_licence_beside_the_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not this\n")
     manifest = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl").manifest
     assert [e for e in manifest["entries"] if e.startswith("licences/")] == ["licences/LICENSE.txt"]
+
+
+def test_a_bound_input_belongs_to_windows_too(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Mul", ["c", "gain"], ["y"])]
+    ports = {"x": [1, CHANNELS, 9], "gain": [1], "y": [1, CHANNELS, 7]}
+    x, gain, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ports.items())
+    graph = helper.make_graph(nodes, "gained", [x, gain], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    bundle = runnel.compile(model, tmp_path / "m.rnl", window=9, bind={"gain": np.array([2.0], np.float32)})
+    assert bundle.manifest["proof"]["frames"] == [14, 9]
