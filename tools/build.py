@@ -26,6 +26,7 @@ from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
+from runnel.compiler.streaming.modes import parse_modes
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits 
     from runnel.compiler.lowering.plan import NativeProgram
 
 LAYOUT = "lanes16"
+WINDOW_MODES = ("exact", "reuse")
 Progress = Callable[[str, "float | None"], None]
 
 
@@ -59,14 +61,29 @@ class Request:
     rate: float | None = None
     time_axis: Mapping[str, int] | None = None
     window: int | None = None
-    mode: str = "exact"
+    mode: str | Mapping[str, str] | Sequence[str] = "exact"
+    max_frames: int | None = None
     state: Mapping[str, str] | None = None
     bind: Mapping[str, Any] | None = None
     shape: Mapping[str, Sequence[int]] | None = None
     backend: str | None = None
     progress: Progress | None = None
+    window_mode: str = field(init=False, default="exact")
+    modes: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.max_frames is not None and not (isinstance(self.max_frames, Integral) and self.max_frames >= 1):
+            raise InputError(f"max_frames {self.max_frames} is not a number of frames; give 1 or more.")
+        named = [self.mode] if isinstance(self.mode, str) else self.mode
+        if isinstance(named, Mapping):
+            self.window_mode, self.modes = "exact", parse_modes(named)
+        else:
+            of_windows = [m for m in named if "=" not in m]
+            for word in of_windows:
+                if word not in WINDOW_MODES:
+                    parse_modes(word)
+            self.window_mode = of_windows[-1] if of_windows else "exact"
+            self.modes = parse_modes([m for m in named if "=" in m])
         for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
             if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
                 raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")
@@ -105,10 +122,8 @@ class Rewritten:
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
     """Load the model and rewrite it as a stream. Raises InputError or Refused."""
-    if request.mode == "reuse":
+    if request.window_mode == "reuse":
         raise Refused([Reason("model", "window", "the mode 'reuse' is not available", "use mode exact")])
-    if request.mode != "exact":
-        raise InputError(f"there is no mode '{request.mode}'; use exact.")
     request.say("reading the model")
     graph = load(model)
     fixed = {name: np.asarray(value) for name, value in (request.bind or {}).items()}
@@ -126,7 +141,10 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
     if states:
         stream = analyse(graph, states=states)
     else:
-        stream = analyse(graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames)
+        stream = analyse(
+            graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
+            max_frames=request.max_frames,
+        )  # fmt: skip
     optimise(stream)
     return Rewritten(stream, graph.proto, states, fixed, initial)
 
@@ -162,9 +180,11 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     """Compile a model into the bundle ``out`` and prove it; a failed proof leaves no bundle.
 
     options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures);
-    time_axis {input: axis}; window (frames: window mode, one result every ``hop`` frames); state {output: input} of a
-    model that brings its own states; bind {input: value}; shape {input: dims}; backend ("native" insists on kernels,
-    "onnxruntime" does without); progress(stage, fraction). Raises Refused, InputError, InternalError.
+    mode ("exact" or "reuse" of windows, and named modes such as "norm=running": one, several or a mapping); max_frames
+    (the most input frames of a stream); time_axis {input: axis}; window (frames: window mode, one result every ``hop``
+    frames); state {output: input} of a model that brings its own states; bind {input: value}; shape {input: dims};
+    backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction). Raises Refused,
+    InputError, InternalError.
     """
     request = Request(**options)
     targets.load(request.target)
@@ -333,7 +353,11 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         tail = value if isinstance(value, Tail) else None
         stream = value.stream if isinstance(value, Tail) else value
         outputs.append(_port(stream, name, tail) | {"latency_frames": latencies[name]})
-    window = None if graph.window is None else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.mode}
+    window = (
+        None
+        if graph.window is None
+        else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.window_mode}
+    )
     return {
         "name": Path(graph.name).stem,
         "target": {

@@ -21,6 +21,7 @@ from onnx import defs
 from runnel import tools
 from runnel.compiler.lowering import pointwise, recurrence
 from runnel.compiler.lowering.lower import Lowering
+from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.streaming import analysis, symbolic
 from runnel.compiler.streaming.registry import RULES, WITHOUT_RULE, missing_rule
 from runnel.runtime.program import BACKENDS
@@ -29,10 +30,7 @@ ROOT = Path(tools.__path__[0]).resolve().parent
 PAGE = ROOT / "docs" / "coverage.md"
 NO_KERNEL = "no kernel is written for it; the bundle runs on onnxruntime"
 # What a rule emits for time itself, and the part of the lowering that makes it native.
-OVER_TIME = {
-    "Window": Lowering._lower_window, "Upsample": Lowering._lower_upsample, "Shift": Lowering._lower_shift,
-    "Recurrent": recurrence.lower_recurrent,
-}  # fmt: skip
+OVER_TIME = {kind.__name__: function for kind, function in LOWERERS.items()}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="which axis is time, where that is not clear; may be repeated",
     )  # fmt: skip
     parser.add_argument("--window", metavar="W", help="window mode: the model's answer for the last W frames")
-    parser.add_argument("--mode", choices=("exact", "reuse"), default="exact", help="how windows share work (exact)")
+    parser.add_argument(
+        "--mode", action="append", default=[], metavar="MODE",
+        help="how windows share work (exact, reuse), or what a node that cannot be exact may do instead, such as "
+        "norm=running; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-frames", type=int, metavar="N", help="the most input frames of a stream, for what grows with it"
+    )
     parser.add_argument(
         "--state", type=named, action="append", default=[], metavar="OUTPUT:INPUT",
         help="a state that the model brings itself; may be repeated",
@@ -36,15 +43,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of runnel.compile and runnel.inspect for parsed arguments."""
-    if args.mode != "exact" and args.window is None:
-        raise InputError(f"--mode {args.mode} is about windows; give --window too.")
+    if "reuse" in args.mode and args.window is None:
+        raise InputError("--mode reuse is about windows; give --window too.")
     return {
         "target": args.target,
         "hop": None if args.hop is None else frame_count(args.hop, args.rate, "--hop"),
         "rate": args.rate,
         "time_axis": dict(args.time_axis) or None,
         "window": None if args.window is None else frame_count(args.window, args.rate, "--window"),
-        "mode": args.mode,
+        "mode": args.mode or "exact",
+        "max_frames": args.max_frames,
         "state": dict(args.state) or None,
         "bind": dict(args.bind) or None,
         "shape": dict(args.shape) or None,

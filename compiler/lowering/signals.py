@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -105,6 +106,9 @@ class View:
         """Whether frames after this view's own end lie after the signal's end too."""
         end = self.length * self.stride + self.offset
         return end.minimum_with(self.signal.length) == self.signal.length
+
+
+Operand: TypeAlias = "View | np.ndarray | None"
 
 
 @dataclass(eq=False)

@@ -63,8 +63,19 @@ def _check_length(final: Count, length: Count) -> None:
 class Analysis:
     """The state of one walk. Rules read values and shapes from it and add stream nodes to it."""
 
-    def __init__(self, graph: Graph, axes: Mapping[str, int], window: tuple[int, int] | None) -> None:
+    def __init__(
+        self, graph: Graph, axes: Mapping[str, int], window: tuple[int, int] | None,
+        modes: Mapping[str, str] | None = None, max_frames: int | None = None,
+    ) -> None:  # fmt: skip
         self.graph = graph
+        self.modes = dict(modes or {})
+        """Named modes that the user allows (modes.py)."""
+        self.max_frames = max_frames
+        """The most input frames that the user will ever push, where stated."""
+        self.limits: list[tuple[int, str]] = []
+        """Input frames after which the program must stop, with the reason (a positional table ends)."""
+        self.used_modes: dict[str, str] = {}
+        """The named modes that a node needed: a rule puts them here."""
         self.axes = dict(axes)
         self.window = window
         self.nodes: list[StreamNode] = []
@@ -296,10 +307,14 @@ def analyse(
     hop: int | None = None,
     states: Mapping[str, str] | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
+    modes: Mapping[str, str] | None = None,
+    max_frames: int | None = None,
 ) -> StreamGraph:
     """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
 
-    Raises Refused with every reason at once, InputError where the time axis is not clear or the model does not run.
+    modes: named modes that may be used where a node cannot be exact (modes.py). max_frames: the most input frames of a
+    stream, for what would grow with it. Raises Refused with every reason at once, InputError where the time axis is not
+    clear or the model does not run.
     """
     fold(graph)
     if states:
@@ -307,7 +322,7 @@ def analyse(
         fold_shapes(graph, {}, 1)
     else:
         axes = find_time_axis(graph, time_axis, window)
-    analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None)
+    analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None, modes, max_frames)
     early = ops_without_rule(graph, axes) if window is None and not states else []
     lengths = [window] if window is not None else [1] if states else PROBE_LENGTHS
     probe_axes = {} if states else axes
@@ -334,9 +349,11 @@ def analyse(
         raise Refused(all_reasons(graph, analysis.reasons, early))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
     carried = {name: stream for name in states or {} if isinstance(stream := outputs.pop(name), Stream)}
+    limit, why = min(analysis.limits, default=(None, ""))
     return StreamGraph(
-        graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest
-    )
+        graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
+        max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
+    )  # fmt: skip
 
 
 def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:

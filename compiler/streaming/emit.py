@@ -247,7 +247,8 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
 
     steady: leave out what only the stream's start and end need; for benchmarks of other runtimes, never for results.
     """
-    from runnel.compiler.streaming.emit_nodes import emit_node, emit_tail
+    from runnel.compiler.streaming.portable.basic import emit_tail
+    from runnel.compiler.streaming.portable.registry import WRITERS
 
     base = natural_hop(graph)
     hop = (
@@ -258,7 +259,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     b = Builder(graph, hop, steady)
     chunks: dict[Stream, Chunk] = {}
     for node in graph.nodes:
-        chunks[node.output] = emit_node(b, node, chunks)
+        chunks[node.output] = WRITERS[type(node)](b, node, chunks)
     form = PortableForm(onnx.ModelProto(), hop)
     ports_in, ports_out = [], []
     for stream in graph.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -73,6 +74,26 @@ class Stream:
         return f"Stream({self.name} {self.shape})"
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Input frames that one output frame reads, relative to the input frame it lines up with. endless: all of the
+    past too."""
+
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+    endless: bool = False
+
+    def moved(self, first: Fraction | int, last: Fraction | int, endless: bool = False) -> Reach:
+        return Reach(self.first + first, self.last + last, self.endless or endless)
+
+    @staticmethod
+    def around(parts: Sequence[Reach]) -> Reach:
+        """What contains all of them."""
+        if not parts:
+            return Reach()
+        return Reach(min(p.first for p in parts), max(p.last for p in parts), any(p.endless for p in parts))
+
+
 Operand = Stream | np.ndarray | None
 
 
@@ -94,6 +115,20 @@ class StreamNode:
         """The fewest frames of its input with which the offline op runs; 0: any."""
         return 0
 
+    @property
+    def jump(self) -> Fraction:
+        """Input frames of the model from one frame of the node's first stream to the next."""
+        return 1 / self.streams[0].fact.rate
+
+    def reach(self, x: Reach) -> Reach:
+        """What an output frame reads of the model's input, x being that of the node's streams."""
+        return x
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one output frame (for element-wise ops none)."""
+        return 0
+
 
 @dataclass(eq=False)
 class Source(StreamNode):
@@ -109,6 +144,26 @@ class Pointwise(StreamNode):
 
     attrs: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
+
+    @property
+    def macs(self) -> int:
+        out = int(np.prod(self.output.frame_shape, dtype=np.int64))
+        weights = [w for w in self.inputs[1:] if isinstance(w, np.ndarray)]
+        if self.op in ("MatMul", "Gemm"):
+            constants = [w for w in self.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
+            if constants:
+                rows = out // (constants[0].shape[-1] if self.inputs[1] is constants[0] else constants[0].shape[-2])
+                return constants[0].size * max(1, rows)
+            return out * (self.streams[0].frame_shape[-1] if self.streams[0].frame_shape else 1)
+        if self.op == "Conv":
+            return out * int(np.prod(weights[0].shape[1:]))
+        if self.op == "ConvTranspose":
+            return int(np.prod(self.streams[0].frame_shape[-(weights[0].ndim - 2) :], dtype=np.int64)) * weights[0].size
+        if self.op in ("GRU", "LSTM", "RNN"):
+            return sum(w.size for w in weights[:2]) * (
+                self.streams[0].frame_shape[0] if self.streams[0].frame_shape else 1
+            )
+        return 0
 
 
 @dataclass(eq=False)
@@ -136,6 +191,15 @@ class Window(StreamNode):
     def least_frames(self) -> int:
         return max(0, self.span - self.left - self.right)
 
+    def reach(self, x: Reach) -> Reach:
+        return x.moved(-self.left * self.jump, (self.span - 1 - self.left) * self.jump)
+
+    @property
+    def macs(self) -> int:
+        weight = self.inputs[1] if self.op == "Conv" else None
+        frame = int(np.prod(self.output.frame_shape, dtype=np.int64))
+        return frame * int(np.prod(weight.shape[1:])) if isinstance(weight, np.ndarray) else 0
+
 
 @dataclass(eq=False)
 class Upsample(StreamNode):
@@ -155,6 +219,17 @@ class Upsample(StreamNode):
     def taps(self) -> int:
         """Input frames that one block of ``stride`` output frames reads."""
         return -(-self.span // self.stride)
+
+    def reach(self, x: Reach) -> Reach:
+        lean = Fraction(self.crop, self.stride)
+        return x.moved((lean - self.taps + Fraction(1, self.stride)) * self.jump, lean * self.jump)
+
+    @property
+    def macs(self) -> int:
+        weight = self.inputs[1]
+        assert isinstance(weight, np.ndarray)
+        spatial = int(np.prod(self.streams[0].frame_shape[2:], dtype=np.int64))
+        return spatial * weight.size // self.stride
 
 
 @dataclass(eq=False)
@@ -176,6 +251,10 @@ class Shift(StreamNode):
     def least_frames(self) -> int:
         return {"constant": 0, "edge": 1, "reflect": max(self.left, self.right or 0) + 1}[self.mode]
 
+    def reach(self, x: Reach) -> Reach:
+        edge = self.left if self.mode == "reflect" else 0
+        return x.moved((self.offset - edge) * self.jump, (self.offset + 2 * edge) * self.jump)
+
 
 @dataclass(eq=False)
 class Recurrent(StreamNode):
@@ -188,6 +267,13 @@ class Recurrent(StreamNode):
     def least_frames(self) -> int:
         return 1
 
+    def reach(self, x: Reach) -> Reach:
+        return x.moved(0, 0, endless=True)
+
+    @property
+    def macs(self) -> int:
+        return sum(w.size for w in self.inputs[1:3] if isinstance(w, np.ndarray))
+
 
 @dataclass(eq=False)
 class Unfold(StreamNode):
@@ -195,6 +281,9 @@ class Unfold(StreamNode):
 
     kernel: int = 1
     stride: int = 1
+
+    def reach(self, x: Reach) -> Reach:
+        return x.moved(0, (self.kernel - 1) * self.jump)
 
 
 @dataclass(eq=False)
@@ -204,6 +293,9 @@ class Feedback(StreamNode):
 
     source: str = ""
     initial: np.ndarray | None = None
+
+    def reach(self, x: Reach) -> Reach:
+        return Reach(endless=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +313,8 @@ class StreamGraph:
     """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode.
 
     carried: the model's outputs that are its own states, which a stream keeps to itself. shortest: the fewest input
-    frames that the offline model takes.
+    frames that the offline model takes. max_frames: the most input frames of a stream, and why; None: any number.
+    modes: the named modes that were used, which make the result differ from the offline model.
     """
 
     name: str
@@ -233,6 +326,9 @@ class StreamGraph:
     carried: dict[str, Stream] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shortest: int = 1
+    max_frames: int | None = None
+    max_frames_reason: str = ""
+    modes: dict[str, str] = field(default_factory=dict)
 
     @property
     def streams(self) -> list[Stream]:

@@ -11,61 +11,15 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
-from runnel.compiler.streaming.ir import (
-    STACKED,
-    Feedback,
-    Pointwise,
-    Recurrent,
-    Shift,
-    Source,
-    Stream,
-    StreamGraph,
-    StreamNode,
-    Tail,
-    Unfold,
-    Upsample,
-    Window,
-)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Input frames that one output frame reads, relative to the input frame it lines up with. endless: all of the
-    past too."""
-
-    first: Fraction
-    last: Fraction
-    endless: bool = False
-
-    def moved(self, first: Fraction, last: Fraction, endless: bool = False) -> Reach:
-        return Reach(self.first + first, self.last + last, self.endless or endless)
+from runnel.compiler.streaming.ir import STACKED, Reach, Source, Stream, StreamGraph, Tail
 
 
 def reaches(graph: StreamGraph) -> dict[Stream, Reach]:
     """The reach of every stream."""
     found: dict[Stream, Reach] = {}
     for node in graph.nodes:
-        found[node.output] = _reach(node, found)
+        found[node.output] = node.reach(Reach.around([found[s] for s in node.streams]))
     return found
-
-
-def _reach(node: StreamNode, found: dict[Stream, Reach]) -> Reach:
-    if isinstance(node, (Source, Feedback)):
-        return Reach(Fraction(0), Fraction(0), isinstance(node, Feedback))
-    parts = [found[s] for s in node.streams]
-    x = Reach(min(p.first for p in parts), max(p.last for p in parts), any(p.endless for p in parts))
-    jump = 1 / node.streams[0].fact.rate
-    if isinstance(node, Window):
-        return x.moved(-node.left * jump, (node.span - 1 - node.left) * jump)
-    if isinstance(node, Upsample):
-        lean = Fraction(node.crop, node.stride)
-        return x.moved((lean - node.taps + Fraction(1, node.stride)) * jump, lean * jump)
-    if isinstance(node, Shift):
-        edge = node.left if node.mode == "reflect" else 0
-        return x.moved((node.offset - edge) * jump, (node.offset + 2 * edge) * jump)
-    if isinstance(node, Unfold):
-        return x.moved(Fraction(0), (node.kernel - 1) * jump)
-    return x.moved(Fraction(0), Fraction(0), isinstance(node, Recurrent))
 
 
 def latency(graph: StreamGraph, stream: Stream) -> int:
@@ -84,37 +38,6 @@ def latency(graph: StreamGraph, stream: Stream) -> int:
     return max(
         max(0, fact.due(n) - (n * rate.denominator // rate.numerator + 1)) for n in range(first, first + made.gain)
     )
-
-
-def macs_per_frame(node: StreamNode) -> int:
-    """Multiply-adds of one output frame (for element-wise ops none)."""
-    out = int(np.prod(node.output.frame_shape, dtype=np.int64))
-    if isinstance(node, (Window, Upsample)) and node.op in ("Conv", "ConvTranspose"):
-        weight = node.inputs[1]
-        assert isinstance(weight, np.ndarray)
-        if isinstance(node, Window):
-            return out * int(np.prod(weight.shape[1:]))
-        spatial = int(np.prod(node.streams[0].frame_shape[2:], dtype=np.int64))
-        return spatial * weight.size // node.stride
-    if isinstance(node, Recurrent):
-        return sum(w.size for w in node.inputs[1:3] if isinstance(w, np.ndarray))
-    if isinstance(node, Pointwise):
-        weights = [w for w in node.inputs[1:] if isinstance(w, np.ndarray)]
-        if node.op in ("MatMul", "Gemm"):
-            constants = [w for w in node.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
-            if constants:
-                rows = out // (constants[0].shape[-1] if node.inputs[1] is constants[0] else constants[0].shape[-2])
-                return constants[0].size * max(1, rows)
-            return out * (node.streams[0].frame_shape[-1] if node.streams[0].frame_shape else 1)
-        if node.op == "Conv":
-            return out * int(np.prod(weights[0].shape[1:]))
-        if node.op == "ConvTranspose":
-            return int(np.prod(node.streams[0].frame_shape[-(weights[0].ndim - 2) :], dtype=np.int64)) * weights[0].size
-        if node.op in ("GRU", "LSTM", "RNN"):
-            return sum(w.size for w in weights[:2]) * (
-                node.streams[0].frame_shape[0] if node.streams[0].frame_shape else 1
-            )
-    return 0
 
 
 @dataclass
@@ -164,7 +87,7 @@ class Report:
 
 def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) -> dict[str, float]:
     """Multiply-adds per input frame, streamed and re-running a window of the receptive field every hop."""
-    per_frame = float(sum(Fraction(macs_per_frame(n)) * n.output.fact.rate for n in graph.nodes))
+    per_frame = float(sum(Fraction(n.macs) * n.output.fact.rate for n in graph.nodes))
     window = field_frames + hop - 1
     windowed = per_frame * window / hop
     result = {

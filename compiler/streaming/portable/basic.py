@@ -1,4 +1,4 @@
-"""How each kind of stream node is written in the portable form."""
+"""The portable form of the kinds of stream nodes that most models have."""
 
 from __future__ import annotations
 
@@ -13,32 +13,28 @@ from runnel.compiler.streaming.ir import (
     Shift,
     Source,
     Stream,
-    StreamNode,
     Tail,
     Unfold,
     Upsample,
     Window,
 )
+from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
 
-def emit_node(b: Builder, node: StreamNode, chunks: dict[Stream, Chunk]) -> Chunk:
-    """Write the node; returns what a call carries of its output."""
-    if isinstance(node, Source):
-        return Chunk(node.output.name, 0, b.frames_of(node.output))
-    if isinstance(node, Feedback):
-        shape = node.output.frame_shape
-        b.add_state(
-            node.output.name, node.source, shape, node.output.dtype, 0.0 if node.initial is None else node.initial
-        )
-        return Chunk(node.output.name, 0, 1)
-    if isinstance(node, Pointwise):
-        return _pointwise(b, node, chunks)
-    x = node.streams[0]
-    writer = {Window: _window, Upsample: _upsample, Shift: _shift, Recurrent: _recurrent, Unfold: _unfold}[type(node)]
-    return writer(b, node, x, chunks[x])  # type: ignore[operator]
+@writes(Source)
+def _source(b: Builder, node: Source, chunks: Chunks) -> Chunk:
+    return Chunk(node.output.name, 0, b.frames_of(node.output))
 
 
-def _pointwise(b: Builder, node: Pointwise, chunks: dict[Stream, Chunk]) -> Chunk:
+@writes(Feedback)
+def _feedback(b: Builder, node: Feedback, chunks: Chunks) -> Chunk:
+    initial = 0.0 if node.initial is None else node.initial
+    b.add_state(node.output.name, node.source, node.output.frame_shape, node.output.dtype, initial)
+    return Chunk(node.output.name, 0, 1)
+
+
+@writes(Pointwise)
+def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     delay = max(chunks[s].delay for s in node.streams)
     names: list[str] = []
     for operand in node.inputs:
@@ -79,7 +75,9 @@ def _reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: 
     return (b.slice(whole, 0, need, x.axis) if have > need else whole), delay
 
 
-def _window(b: Builder, node: Window, x: Stream, chunk: Chunk) -> Chunk:
+@writes(Window)
+def _window(b: Builder, node: Window, chunks: Chunks) -> Chunk:
+    x, chunk = read(node, chunks)
     frames = b.frames_of(node.output)
     padded = node.left > 0 or node.right > 0
     if node.right > 0:
@@ -93,12 +91,16 @@ def _window(b: Builder, node: Window, x: Stream, chunk: Chunk) -> Chunk:
     return Chunk(b.node(node.op, names, b.fresh(node.output.name), **node.attrs), delay, frames)
 
 
-def _unfold(b: Builder, node: Unfold, x: Stream, chunk: Chunk) -> Chunk:
+@writes(Unfold)
+def _unfold(b: Builder, node: Unfold, chunks: Chunks) -> Chunk:
+    x, chunk = read(node, chunks)
     name, delay = _reading(b, x, chunk, 0, node.stride, node.kernel, 1, 0.0, False, f"window.{node.output.name}")
     return Chunk(name, delay, 1)
 
 
-def _upsample(b: Builder, node: Upsample, x: Stream, chunk: Chunk) -> Chunk:
+@writes(Upsample)
+def _upsample(b: Builder, node: Upsample, chunks: Chunks) -> Chunk:
+    x, chunk = read(node, chunks)
     frames, past = b.frames_of(node.output), node.taps - 1
     chunk = b.known(x, chunk)
     whole = b.history(x, b.masked(x, chunk, 0.0), chunk.frames, past, 0.0, f"upsample.{node.output.name}")
@@ -114,7 +116,9 @@ def _upsample(b: Builder, node: Upsample, x: Stream, chunk: Chunk) -> Chunk:
     return Chunk(name, node.stride * chunk.delay + node.crop, frames)
 
 
-def _shift(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
+@writes(Shift)
+def _shift(b: Builder, node: Shift, chunks: Chunks) -> Chunk:
+    x, chunk = read(node, chunks)
     if node.mode != "constant":
         return _mirror(b, node, x, chunk)
     if node.right is None or node.right > 0:
@@ -159,7 +163,9 @@ def _bounds(b: Builder, x: Stream, chunk: Chunk) -> tuple[str, str]:
     return low, high
 
 
-def _recurrent(b: Builder, node: Recurrent, x: Stream, chunk: Chunk) -> Chunk:
+@writes(Recurrent)
+def _recurrent(b: Builder, node: Recurrent, chunks: Chunks) -> Chunk:
+    x, chunk = read(node, chunks)
     weights = [None if not isinstance(w, np.ndarray) else w for w in node.inputs[1:4]]
     recurrence = weights[1]
     assert recurrence is not None
