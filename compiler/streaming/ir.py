@@ -252,8 +252,8 @@ class Shift(StreamNode):
         return {"constant": 0, "edge": 1, "reflect": max(self.left, self.right or 0) + 1}[self.mode]
 
     def reach(self, x: Reach) -> Reach:
-        edge = self.left if self.mode == "reflect" else 0
-        return x.moved((self.offset - edge) * self.jump, (self.offset + 2 * edge) * self.jump)
+        far = {"constant": 0, "edge": 1, "reflect": 2}[self.mode]
+        return x.moved((self.offset - far * (self.right or 0)) * self.jump, (self.offset + far * self.left) * self.jump)
 
 
 @dataclass(eq=False)
