@@ -13,6 +13,7 @@ from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.memory import flat_padded, frame_elements
 from runnel.compiler.codegen.target import Target
 from runnel.compiler.lowering.frame import Access, FrameValue, Group
+from runnel.compiler.streaming.count import Count
 
 MAX_POINTERS = 16
 STORED_AS = {"bool": "int8"}
@@ -23,13 +24,16 @@ DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int32", "int64", "bo
 class Arg:
     """One argument of a kernel: one pointer, or two (base and int32 offsets) for a window that is not contiguous.
 
-    value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights.
+    value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights. length:
+    of a "number", two int64 words: the number of the first row's frame, and the length of a tensor (in frames) once the
+    end is known, else -1.
     """
 
-    role: Literal["frame", "window", "const", "out"]
+    role: Literal["frame", "window", "const", "number", "out"]
     value: FrameValue | None = None
     access: Access | None = None
     data: np.ndarray | None = None
+    length: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,14 @@ class Context:
             data = flat_padded(data)
             self.args.append(Arg("const", data=data))
             self._constants[key] = self._pointer("c", str(data.dtype))
+        return self._constants[key]
+
+    def number(self, length: Count) -> Buffer:
+        """Two int64 words, one argument a length: the present call's first frame number, and the length or -1."""
+        key = ("number", length)
+        if key not in self._constants:
+            self.args.append(Arg("number", length=length))
+            self._constants[key] = self._pointer("n", "int64")
         return self._constants[key]
 
     def at_row(self, access: Access) -> Expr:

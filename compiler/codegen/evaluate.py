@@ -19,6 +19,7 @@ from runnel.compiler.codegen.builder import Expr, constant, dtype_of, int32, lan
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.errors import CodegenError, Unsupported
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.streaming.count import Count
 
 Operand = FrameValue | np.ndarray
 
@@ -166,6 +167,29 @@ class Evaluator:
             raise Unsupported("pow", f"of {dtype_of(x)}; only float32")
         return ops.BINARY[node.op](self.b, x, y)
 
+    def _number(self, length: Count) -> Expr:
+        """The number of the present row's frame, int64."""
+        words = self.context.number(length)
+        return self.b.load_vector(words, 0, 1) + tirx.Cast("int64", self.context.row)
+
+    def _frame_number(self, node: FrameNode, index: Index) -> Expr:
+        start, step = (constant(int(node.attrs.get(k, d)), "int64") for k, d in (("start", 0), ("step", 1)))
+        return self.b.let(self._number(node.attrs["length"]) * step + start)
+
+    def _table_row(self, node: FrameNode, index: Index) -> Expr:
+        table = node.inputs[0]
+        if not isinstance(table, np.ndarray):
+            raise Unsupported("table_row", "the table is not constant")
+        number, rows = self._number(node.attrs["length"]), constant(len(table), "int64")
+        if node.attrs.get("wrap"):
+            row = tirx.truncmod(number, rows)
+        else:
+            row = tirx.min(number, rows - constant(1, "int64"))
+        at = self.b.let(tirx.Cast("int32", row))
+        memory = self.context.constant((id(table), "rows"), table)
+        value = self.b.let(self.b.load(memory, at * prod(index.shape) + index.flat))
+        return self.b.let(tirx.NE(value, m.like(value, 0))) if table.dtype == np.bool_ else value
+
     def _transpose(self, node: FrameNode, index: Index) -> Expr:
         x = _only(node)
         perm = [int(p) for p in node.attrs["perm"]]
@@ -293,7 +317,7 @@ class Evaluator:
 
 
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
-    *("gru_cell", "lstm_c", "lstm_h"),
+    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row"),
 }
 
 

@@ -16,6 +16,7 @@ ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
+NUMBERED = {"frame_number", "table_row"}
 MOST_POINTERS = 14
 
 
@@ -97,7 +98,8 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
 
 
 def _constants(group: FusedStep) -> int:
-    return sum(isinstance(x, np.ndarray) and x.size > 1 for s in group.steps for x in s.node.inputs) + 1
+    numbered = sum(s.node.op in NUMBERED for s in group.steps)
+    return sum(isinstance(x, np.ndarray) and x.size > 1 for s in group.steps for x in s.node.inputs) + numbered + 1
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, COPY = 1, 2, 3
 WEIGHTS, IN, OUT, RUN = range(4)
+FRAME = 5
 ROWS = 4
 
 
@@ -255,6 +256,9 @@ class Planner:
         if arg.role == "const":
             assert arg.data is not None
             return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0]
+        if arg.role == "number":
+            assert arg.length is not None
+            return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
         if arg.role == "out":
             return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
         assert arg.value is not None

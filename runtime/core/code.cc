@@ -122,7 +122,8 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
   int64_t dilation = Code(at + 5);
   auto n = static_cast<long long>(number);
-  if (!In(kind, 0, 3)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  if (!In(kind, 0, 3) && kind != 5)
+    return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
   if (operand.kind == OperandKind::kWeights) {
@@ -130,6 +131,11 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
       return Fail("instruction %lld reads outside the weights, or not on a multiple of 4 bytes", n);
     }
     operand.weights_offset = id;
+    return true;
+  }
+  if (operand.kind == OperandKind::kFrame) {
+    if (!IsClock(id)) return Fail("instruction %lld names a clock that is not there", n);
+    operand.buffer = static_cast<int32_t>(id);
     return true;
   }
   if (!IsBuffer(id)) return Fail("instruction %lld names a buffer that is not there", n);

@@ -59,11 +59,11 @@ struct Buffer {
   Divider ring;
 };
 
-enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3 };
+enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kFrame = 5 };
 
 struct Operand {
   OperandKind kind;
-  int32_t buffer;
+  int32_t buffer;  // of kFrame: the length clock
   int64_t weights_offset;
   int64_t stride, offset, taps, dilation;
 };

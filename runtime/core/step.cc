@@ -56,6 +56,7 @@ enum class Binding { kBound, kBroken, kNotInOnePiece };
 // The pointers of one call.
 struct Arguments {
   void* pointer[kMaxArguments];
+  int64_t frame[kMaxArguments][2];  // of kFrame operands
   struct {
     const Buffer* buffer;
     int64_t slot, frames;
@@ -74,6 +75,13 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
   for (; operand != end; ++operand) {
     if (operand->kind == OperandKind::kWeights) {
       *next++ = const_cast<uint8_t*>(step.program.weights + operand->weights_offset);
+      continue;
+    }
+    if (operand->kind == OperandKind::kFrame) {
+      int64_t* words = arguments.frame[next - arguments.pointer];
+      words[0] = q;
+      words[1] = step.lengths ? step.lengths[operand->buffer] : -1;
+      *next++ = words;
       continue;
     }
     const Buffer& buffer = step.program.buffers[operand->buffer];

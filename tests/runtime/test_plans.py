@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import EDGE, FILL, IN, OUT, REFLECT, SCRATCH, SKIP, WEIGHTS, Plan, conv, conv_plan, needs_core, play
+from plans import EDGE, FILL, FRAME, IN, OUT, REFLECT, SCRATCH, SKIP, WEIGHTS, Plan, conv, conv_plan, needs_core, play
 
 pytestmark = pytest.mark.skipif(needs_core, reason=SKIP)
 RNG = np.random.default_rng(3)
@@ -135,6 +135,23 @@ def test_what_exists_before_any_input_is_made_by_the_first_step():
     assert stream.push(np.ones((1, 0, 1), np.float32)).shape == (1, 0, 1)
     np.testing.assert_array_equal(stream.push(np.ones((1, 1, 1), np.float32)).ravel(), [0, 0, 1])
     assert play(plan.program(), np.ones((1, 0, 1), np.float32), []).ravel().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("chunks", [[], [1] * 9, [2, 0, 4]])
+def test_a_kernel_gets_its_frame_number_and_the_length_once_it_is_known(rows, chunks):
+    late, plan = 2, Plan(hop=3)
+    made = plan.clock(1, -late)
+    x = plan.buffer(1, 8, margin=rows - 1, tail=1)
+    y = plan.buffer(3, 8, made=made, margin=rows - 1)
+    plan.input(x)
+    plan.call("numbers", made, 0, [[IN, x, 1], [FRAME, 0], [OUT, y, 1]], rows)
+    plan.output(y, made, 0)
+    data = noise(9, 1)
+    got = play(plan.program(), data, chunks)[0]
+    np.testing.assert_array_equal(got[:, 0], data[0, :, 0])
+    np.testing.assert_array_equal(got[:, 1], np.arange(9))
+    np.testing.assert_array_equal(got[:, 2], [-1] * (9 - late) + [9] * late)
 
 
 def test_history_costs_what_a_step_writes_whatever_the_dilation():
