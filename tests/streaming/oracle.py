@@ -5,7 +5,7 @@ For many lengths and chunkings, start and end included, with NaN in every input 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -247,7 +247,7 @@ def check(
         if not joins:
             joins, usual = dict.fromkeys(wanted, 0), dict.fromkeys(wanted, 1e-6)
             if window is None:
-                joins, ranges = _survey(offline, source, tried)
+                joins, ranges = _survey(offline, feeds or source, tried)
                 usual = ranges if feeds is None else usual
         for i, (step, make) in enumerate(compiled.items()):
             cuts = chunking(rng, length, (turn + i) % 4)
@@ -259,7 +259,9 @@ def check(
     return proof
 
 
-def _survey(offline: Offline, source: Source, tried: Sequence[int]) -> tuple[dict[str, int], dict[str, float]]:
+def _survey(
+    offline: Offline, source: Callable[[int], Frames], tried: Sequence[int]
+) -> tuple[dict[str, int], dict[str, float]]:
     """The time axis of each output, the one that differs between the shortest and the longest input; and its range."""
     results = [r for n in (*sorted(tried), 2 * max(tried) + 64) if (r := offline(source(n))) is not None]
     return joined_along(results[0], results[-1]), {n: max(1e-6, *(extent(r[n]) for r in results)) for n in results[0]}

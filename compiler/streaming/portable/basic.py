@@ -37,11 +37,13 @@ def _feedback(b: Builder, node: Feedback, chunks: Chunks) -> Chunk:
 def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     delay = max(chunks[s].delay for s in node.streams)
     names: list[str] = []
-    for operand in node.inputs:
+    for i, operand in enumerate(node.inputs):
         if operand is None:
             names.append("")
         elif isinstance(operand, Stream):
-            names.append(b.delayed(operand, chunks[operand], delay).name)
+            late = b.delayed(operand, chunks[operand], delay)
+            rows = node.op == "Gather" and i == 1 and operand.axis != STACKED  # frames that are not there name row 0
+            names.append(b.masked(operand, late, 0.0) if rows else late.name)
         else:
             names.append(b.constant(operand))
     frames = chunks[node.streams[0]].frames

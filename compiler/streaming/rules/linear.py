@@ -18,31 +18,35 @@ _ATTENTION = "attention over time needs a causal, sliding or chunked mask that r
 
 @rule("MatMul")
 def matmul(a: Analysis, node: Node) -> list[Value]:
-    left, right = (a.value(i) for i in node.inputs)
-    operands: list[Operand] = [
-        v if isinstance(v, np.ndarray) else a.stream(node, i) for i, v in enumerate((left, right))
-    ]
-    ranks = [len(x.shape) for x in operands if x is not None]
-    rank = max(ranks)
+    values = [a.value(i) for i in node.inputs]
+    operands: list[Operand] = [v if isinstance(v, np.ndarray) else a.stream(node, i) for i, v in enumerate(values)]
+    left, right = operands
+    assert left is not None and right is not None
+    ranks = [len(left.shape), len(right.shape)]
+    rows, columns = (int(rank > 1) for rank in ranks)  # whether the result has these axes
+    rank = max(2, *ranks) - 2 + rows + columns
     axes = set()
     for i, x in enumerate(operands):
         if not isinstance(x, Stream):
             continue
-        contracted = len(x.shape) - 1 if i == 0 or len(x.shape) == 1 else len(x.shape) - 2
-        if x.axis == contracted:
+        from_end = x.axis - len(x.shape)
+        if from_end == (-1 if i == 0 or len(x.shape) == 1 else -2):
             raise MixesTime("sums over time", _ATTENTION)
-        axes.add(rank - len(x.shape) + x.axis)
+        if from_end < -2:
+            axes.add(rank + from_end + 2 - rows - columns)
+        else:
+            axes.add(rank - 1 - columns if i == 0 else rank - 1)
     if len(axes) != 1:
         raise MixesTime("multiplies every frame with every frame", _ATTENTION)
     axis = axes.pop()
-    for x in operands:
-        if isinstance(x, np.ndarray):
-            at = axis - (rank - x.ndim)
-            if 0 <= at < x.ndim - 2 and x.shape[at] != 1:
-                raise Refusal("uses another matrix for every frame", "export the model without absolute positions")
-    if len([x for x in operands if isinstance(x, Stream)]) == 2 and axis >= rank - 2:
+    batch = rank - rows - columns
+    if isinstance(left, Stream) and isinstance(right, Stream) and axis >= batch:
         raise MixesTime("multiplies every frame with every frame", _ATTENTION)
-    return [a.pointwise(node, operands, axis - (1 if len(operands[1].shape) == 1 and axis == rank - 1 else 0))]  # type: ignore[union-attr]
+    for x in operands:
+        at = axis - batch + (x.ndim - 2 if isinstance(x, np.ndarray) else 0)
+        if isinstance(x, np.ndarray) and axis < batch and at >= 0 and x.shape[at] != 1:
+            raise Refusal("uses another matrix for every frame", "export the model without absolute positions")
+    return [a.pointwise(node, operands, axis)]
 
 
 @rule("Gemm")

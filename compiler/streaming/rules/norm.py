@@ -63,7 +63,7 @@ def reduction(a: Analysis, node: Node) -> list[Value]:
     else:
         given = a.constant(node, 1, "list of axes")
         listed = node.attrs.get("axes", given)
-        if listed is None and not node.attrs.get("noop_with_empty_axes"):
+        if (listed is None or not len(listed)) and not node.attrs.get("noop_with_empty_axes"):
             listed = list(range(rank))
         axes = [int(v) % rank for v in (listed if listed is not None else [])]
     if x.axis in axes:
