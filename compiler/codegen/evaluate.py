@@ -190,6 +190,15 @@ class Evaluator:
         value = self.b.let(self.b.load(memory, at * prod(index.shape) + index.flat))
         return self.b.let(tirx.NE(value, m.like(value, 0))) if table.dtype == np.bool_ else value
 
+    def _unfold(self, node: FrameNode, index: Index) -> Expr:
+        x, axis = _only(node), int(node.attrs["axis"])
+        view = self.context.views[x]
+        coords = index.coords
+        inner = Index(x.shape, coords=[*coords[:axis], *coords[axis + 1 :]])
+        at = view.tap(coords[axis]) + self.context.at_row(view.access) + inner.flat
+        loaded = self.b.let(self.b.load(view.memory, at))
+        return self.b.let(tirx.NE(loaded, m.like(loaded, 0))) if x.dtype == "bool" else loaded
+
     def _transpose(self, node: FrameNode, index: Index) -> Expr:
         x = _only(node)
         perm = [int(p) for p in node.attrs["perm"]]
@@ -317,7 +326,7 @@ class Evaluator:
 
 
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
-    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row"),
+    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold"),
 }
 
 

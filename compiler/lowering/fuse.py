@@ -14,7 +14,7 @@ from runnel.compiler.streaming.count import Count
 ANCHORS = {"conv", "conv_transpose", "matmul", "max_pool", "avg_pool", "softmax", "log_softmax"}
 ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
-MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat"}
+MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
 NUMBERED = {"frame_number", "table_row"}
 MOST_POINTERS = 14

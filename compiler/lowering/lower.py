@@ -9,7 +9,7 @@ import numpy as np
 
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
-from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.lowering.signals import Copy, NoKernel, Operand, Read, Signal, Step, View
 from runnel.compiler.streaming.count import Count
@@ -157,6 +157,16 @@ class Lowering:
         out = (*rows[:-1], weight.shape[1])
         weight = np.ascontiguousarray(weight, np.float32)
         return self.step(node, "matmul", [x.reshaped(rows), weight, bias], out, {}).reshaped(shape)
+
+    def unfolded(self, node: StreamNode, view: View, axis: int, **taps: int) -> View:
+        """Frames that ``taps`` says (as in Read) as one frame, in which they are the axis ``axis``."""
+        signal, fact = view.signal, node.output.fact
+        read = self.read(view, **taps)
+        if signal.item_bytes != 4 and (read.dilation > 1 or signal.pitch != frame_elements(signal.shape)):
+            raise NoKernel(f"puts frames of {signal.dtype} together")
+        output = FrameValue(node.name, node.output.frame_shape, signal.dtype)
+        made = self.signal(node.output.name, output.shape, output.dtype, fact.made, fact.length)
+        return self.add(FrameNode("unfold", (read.value,), output, {"axis": axis}), [read], made)
 
     # Time -----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
-from runnel.compiler.lowering.frame import Access, Group, round_up
+from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal
@@ -27,6 +27,8 @@ CALL, REPEAT, COPY = 1, 2, 3
 WEIGHTS, IN, OUT, RUN = range(4)
 FRAME = 5
 ROWS = 4
+MOST_TABLE = 16
+"""Taps beyond which frames with padding are read as one run too."""
 
 
 @dataclass(eq=False)
@@ -116,7 +118,11 @@ class Planner:
 
     @staticmethod
     def _contiguous(read: Read) -> bool:
-        return read.taps > 1 and read.dilation == 1 and read.signal.pitch == read.signal.elements
+        """Whether the taps are read as one run, which costs a margin as long as they are, and not through a table."""
+        signal = read.signal
+        many = read.taps > MOST_TABLE or signal.item_bytes != 4
+        run = frame_elements(signal.shape) if many else signal.elements
+        return read.taps > 1 and read.dilation == 1 and signal.pitch == run
 
     # Rings ----------------------------------------------------------------------------------------------------------
 

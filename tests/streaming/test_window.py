@@ -135,6 +135,22 @@ def test_padding_over_time_is_refused(mode: str) -> None:
         oracle.check(net.model(flatten_gemm(net, h, 20)), window=20)
 
 
+@pytest.mark.parametrize(
+    ("channels", "window", "hop", "dtype"),
+    [(1, 300, 7, "float32"), (4, 300, 64, "float32"), (20, 40, 3, "float32"), (32, 40, 1, "float32"),
+     (3, 50, 2, "int64"), (20, 30, 4, "int64")],
+)  # fmt: skip
+@pytest.mark.parametrize("last", [False, True])
+def test_windows_of_many_frames(check: Check, channels: int, window: int, hop: int, dtype: str, last: bool) -> None:
+    net = Net()
+    x = net.input([1, channels, window] if last else [1, window, channels], dtype=dtype)
+    if dtype != "float32":
+        x = net.op("Add", x, net.const([1]))
+    y = net.op("ReduceMax", x, axes=[2 if last else 1], keepdims=0)
+    z = net.op("Slice", x, net.const([-1]), net.const([1 << 62]), net.const([2 if last else 1]))
+    check(net.model(y, z, dtypes={y: dtype, z: dtype}), window=window, hop=hop)
+
+
 def test_shorter_than_a_window_gives_nothing(check: Check) -> None:
     net = Net()
     h, frames = body(net, 20)

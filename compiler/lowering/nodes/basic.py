@@ -73,10 +73,4 @@ def unfold(low: Lowering, node: Unfold) -> View:
     fact = node.output.fact
     if node.kernel == 1:
         return View(view.signal, view.offset, view.stride * node.stride, node.output.frame_shape, fact.length)
-    if node.kernel > 12:
-        raise NoKernel(f"looks at {node.kernel} frames of a window at once")
-    axis = x.axis
-    shape = tuple(1 if d is None else d for d in x.shape)
-    views = [view.moved(k, view.length).reshaped(shape) for k in range(node.kernel)]
-    views = [View(v.signal, v.offset, v.stride * node.stride, v.shape, v.length) for v in views]
-    return low.step(node, "concat", views, node.output.frame_shape, {"axis": axis})
+    return low.unfolded(node, view, x.axis, stride=node.stride, taps=node.kernel)
