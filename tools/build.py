@@ -332,14 +332,14 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _port(stream: Stream, name: str, tail: Tail | None = None) -> dict[str, Any]:
-    """A port as the user sees it: stacked frames lie along a new first axis."""
+def _port(stream: Stream, name: str) -> dict[str, Any]:
+    """A port as the user sees it: stacked frames lie along a new first axis; what exists once has no axis of time."""
     shape: list[int | None] = list(stream.shape)
-    axis = stream.axis
-    if axis == STACKED:
+    axis: int | None = stream.axis
+    if stream.fact.once:
+        axis = None
+    elif axis == STACKED:
         shape, axis = [None, *shape], 0
-    if tail is not None and tail.squeeze:
-        shape, axis = [None, *shape[2:]], 0
     return {"name": name, "dtype": stream.dtype, "shape": shape, "axis": axis}
 
 
@@ -350,9 +350,8 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     latencies = {o["name"]: o["latency_frames"] for o in figures.outputs}
     outputs = []
     for name, value in graph.outputs.items():
-        tail = value if isinstance(value, Tail) else None
         stream = value.stream if isinstance(value, Tail) else value
-        outputs.append(_port(stream, name, tail) | {"latency_frames": latencies[name]})
+        outputs.append(_port(stream, name) | {"latency_frames": latencies[name]})
     window = (
         None
         if graph.window is None

@@ -40,7 +40,8 @@ def play(stream: Any, inputs: Arrays, axes: Mapping[str, int], chunks: Sequence[
         pieces.append(by_name(stream.push(part), ports))
         start, turn = start + size, turn + 1
     pieces.append(by_name(stream.flush(), ports))
-    return {port.name: np.concatenate([p[port.name] for p in pieces], axis=leading(port.axis)) for port in ports}
+    kept = {port.name: pieces if port.axis is not None else pieces[-1:] for port in ports}
+    return {port.name: np.concatenate([p[port.name] for p in kept[port.name]], leading(port.axis)) for port in ports}
 
 
 def leading(axis: int | None) -> int:

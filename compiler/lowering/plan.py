@@ -15,7 +15,7 @@ from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
-from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
 
 MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
@@ -24,8 +24,7 @@ ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, COPY = 1, 2, 3
-WEIGHTS, IN, OUT, RUN = range(4)
-FRAME = 5
+WEIGHTS, IN, OUT, RUN, LAST, FRAME = range(6)
 ROWS = 4
 MOST_TABLE = 16
 """Taps beyond which frames with padding are read as one run too."""
@@ -138,7 +137,9 @@ class Planner:
         reads = []
         for group in self.groups:
             for read in group.reads if isinstance(group, FusedStep) else [group.read]:
-                if read.signal is signal:
+                if read.signal is signal and read.ended is not None:
+                    reads.append((read.ended, 1, read.oldest))
+                elif read.signal is signal:
                     count = group.count if isinstance(group, FusedStep) else group.output.made
                     reads.append((count, read.stride, read.lowest))
         for view, tail in self.low.outputs.values():
@@ -164,6 +165,7 @@ class Planner:
                 )
             needed = max(needed, behind)
             crosses |= (signal.made - oldest).largest() != 0  # else a step reads exactly the frames that it makes
+            crosses |= isinstance(signal.made, Ended) and count != signal.made
             ring.lead = max(ring.lead, -lowest)
         ring.lead = max(0, ring.lead)
         ring.tail = int(signal.fill is not None)
@@ -269,6 +271,8 @@ class Planner:
             return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
         assert arg.value is not None
         read = reads[arg.value]
+        if read.ended is not None:
+            return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0]
         kind = RUN if self._contiguous(read) else IN
         return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
 

@@ -57,6 +57,8 @@ class Read:
     """Iteration q of a step reads frames stride·q + offset + dilation·k, k < taps, of the signal, as ``value``.
 
     back: how many frames before the first tap it may also look (reflection). count, length: the iterations of the step.
+    ended: set where the frame is counted from the signal's end instead (offset below 0): the frames made of what ends.
+    oldest: the frame's number less ``ended``'s, once that has all its frames.
     """
 
     signal: Signal
@@ -68,6 +70,8 @@ class Read:
     back: int = 0
     count: Count | None = None
     loop: int = 0
+    ended: Count | None = None
+    oldest: int = 0
 
     @property
     def lowest(self) -> int:

@@ -11,7 +11,7 @@ from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
-from runnel.compiler.streaming.count import Count, CountTooLong
+from runnel.compiler.streaming.count import Count, CountTooLong, Ended
 from runnel.compiler.streaming.ir import (
     STACKED,
     Feedback,
@@ -25,6 +25,7 @@ from runnel.compiler.streaming.ir import (
     Tail,
     Unfold,
 )
+from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
@@ -42,6 +43,8 @@ Value = Stream | np.ndarray | Tail | Poisoned
 
 def _check_length(final: Count, length: Count) -> None:
     """Refuse what does not go on as long as the input does, or loses frames when the input gets longer."""
+    if isinstance(final, Ended):
+        return
     if length.gain <= 0:
         raise Refusal(
             f"keeps {length.largest()} frames however long the input is",
@@ -86,6 +89,7 @@ class Analysis:
         self.shortest = window[0] if window is not None else 1
         """The fewest input frames that every layer so far takes."""
         self._unfolded: dict[Stream, Stream] = {}
+        self._ends: dict[Tail, Stream] = {}
 
     # What rules use -------------------------------------------------------------------------------------------------
 
@@ -96,11 +100,6 @@ class Analysis:
     def stream(self, node: Node, i: int = 0) -> Stream:
         """Input i, which must be a stream."""
         value = self.values[node.inputs[i]]
-        if isinstance(value, Tail):
-            raise Refusal(
-                "computes with frames that are known only at the end of the stream",
-                "make that value an output of the model and compute with it afterwards",
-            )
         if not isinstance(value, Stream):
             raise Refusal(
                 f"expects data that depends on time as its input {i}", "fold the constant part before exporting"
@@ -192,6 +191,13 @@ class Analysis:
             )  # fmt: skip
         return self._unfolded[x]
 
+    def _last(self, tail: Tail, node: Node) -> Stream:
+        """The frames of a tail as a value that ops can compute with."""
+        if tail not in self._ends:
+            suffix = f"/{tail.stream.name}/last{tail.start}"
+            self._ends[tail] = last_frames(self, node, tail.stream, tail.start, tail.stop, suffix=suffix)
+        return self._ends[tail]
+
     # The walk -------------------------------------------------------------------------------------------------------
 
     def add_source(self, port: Port, axis: int) -> None:
@@ -208,8 +214,10 @@ class Analysis:
         if any(isinstance(v, Poisoned) for v in inputs):
             self._poison(node)
             return
+        tails = {n: v for n in reads(node) if isinstance(v := self.values.get(n), Tail)}
         try:
-            results = self._results(node, inputs)
+            self.values.update({n: self._last(tail, node) for n, tail in tails.items()})
+            results = self._results(node, [self.values[i] for i in reads(node) if i in self.values])
         except Refusal as refusal:
             self.reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
             self._poison(node)
@@ -218,6 +226,8 @@ class Analysis:
             self.reasons.append(Reason(node.name, node.op, str(error), "use rates with a small common multiple"))
             self._poison(node)
             return
+        finally:
+            self.values.update(tails)
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 self.values[name] = result
@@ -230,7 +240,7 @@ class Analysis:
             and (node.op in ("Shape", "Size") or not streams)
         ):
             return [evaluate_symbolic(self, node)]
-        if not streams and not any(isinstance(v, Tail) for v in inputs):
+        if not streams:
             if any(is_symbolic(v) for v in inputs):
                 raise Refusal(
                     "builds data from the length of the stream",
@@ -239,6 +249,11 @@ class Analysis:
             return self._fold_one(node)
         if streams and all(s.axis == STACKED for s in streams):
             return self._stacked_node(node)
+        if any(s.fact.once for s in streams):
+            raise Refusal(
+                "combines every frame with a value that is known only at the end of the stream",
+                "compute it from the frames so far, or make both of them outputs",
+            )
         if any(s.axis == STACKED for s in streams):
             for name in node.inputs:
                 value = self.values.get(name)
@@ -272,7 +287,7 @@ class Analysis:
         operands: list[Operand] = []
         for name in node.inputs:
             value = self.value(name)
-            if is_symbolic(value) or isinstance(value, Tail):
+            if is_symbolic(value):
                 raise Refusal("uses the length of the stream inside a window", "export the model with fixed shapes")
             operands.append(value)  # type: ignore[arg-type]
         results: list[Value] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import gcd
 from typing import Any
 
 import numpy as np
 
-from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.count import Count, Ended
 
 MOST_STEPS = 64
-INPUT, AFFINE, MIN, MAX, CONST = range(5)
+INPUT, AFFINE, MIN, MAX, CONST, ENDED = range(6)
 
 
 class NoClock(ValueError):
@@ -41,6 +42,10 @@ class ClockProgram:
         return self.words.index(word)
 
     def _build(self, count: Count) -> int:
+        if isinstance(count, Ended):
+            pairs = sorted((self.add(made), self.add(length)) for made, length in count.ends)
+            ended = [self._emit(ENDED, made, length, 1, 1, 0) for made, length in pairs]
+            return reduce(lambda a, b: self._emit(MIN, a, b, 1, 1, 0), ended)
         if count.is_const:
             return self._emit(CONST, 0, 0, 1, 1, int(count.values[0]))
         if form := count.closed_form:
@@ -121,7 +126,7 @@ class ClockProgram:
 
 
 def evaluate(words: list[list[int]], t: int) -> list[int]:
-    """All clocks at t. The reference for every implementation of the clock program."""
+    """All clocks at t while the stream goes on. The reference for every implementation of the clock program."""
     return _evaluate(words, t)
 
 
@@ -139,5 +144,5 @@ def _evaluate(words: list[list[int]], t: Any) -> list[Any]:
             smaller = first < second if op == MIN else first > second
             values.append(first * smaller + second * (1 - smaller))
         else:
-            values.append(add + 0 * t)
+            values.append((0 if op == ENDED else add) + 0 * t)
     return values

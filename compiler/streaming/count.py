@@ -148,6 +148,8 @@ class Count:
 
     def minimum_with(self, other: Operand) -> Count:
         other = Count.of(other)
+        if isinstance(other, Ended):
+            return other.minimum_with(self)
         result = self._join(other, np.minimum, "min")
         return self if result == self else other if result == other else result
 
@@ -211,7 +213,7 @@ class Count:
         return bool((np.diff(self.table(len(self.values) + 1)) >= 0).all())
 
     @cached_property
-    def key(self) -> tuple[int, int, bytes]:
+    def key(self) -> tuple[Any, ...]:
         return self.period, self.gain, self.values.tobytes()
 
     @cached_property
@@ -238,6 +240,27 @@ class Count:
                 return f"floor(({whole})/{div})"
             return f"{'' if mul == 1 else mul}T{add:+d}" if add else f"{'' if mul == 1 else mul}T"
         return f"<{self.rate} per frame, period {self.period}, first {self.values[:4].tolist()}>"
+
+
+class Ended(Count):
+    """0 while the stream goes on; 1 when it has ended and each (made, length) of ``ends`` has all its frames."""
+
+    __slots__ = ("ends",)
+
+    def __init__(self, ends: frozenset[tuple[Count, Count]]) -> None:
+        super().__init__(np.array([0]), 1, 0, ("ended",))
+        self.ends = ends
+
+    def minimum_with(self, other: Operand) -> Count:
+        """Both: a count that says when a single frame is made is one more thing to wait for."""
+        other = Count.of(other)
+        if isinstance(other, Ended):
+            return self if other.ends <= self.ends else Ended(self.ends | other.ends)
+        return self if other == 1 else Ended(self.ends | {(other, Count.const(1))})
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        return ("ended", frozenset((made.key, length.key) for made, length in self.ends))
 
 
 def _canonical(values: np.ndarray, period: int, gain: int) -> tuple[np.ndarray, int, int]:

@@ -253,7 +253,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     base = natural_hop(graph)
     hop = (
         base
-        if graph.window is not None or any(s.axis == STACKED for s in graph.streams)
+        if graph.window is not None or any(s.axis == STACKED and not s.fact.once for s in graph.streams)
         else -(-max(hop or 1, 1) // base) * base
     )
     b = Builder(graph, hop, steady)
@@ -271,13 +271,12 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     for name, value in graph.outputs.items():
         stream = value.stream if isinstance(value, Tail) else value
         chunk = b.known(stream, chunks[stream])
-        described = {"name": name, "delay": chunk.delay, "frames": chunk.frames, "axis": stream.axis}
-        program = ClockProgram()
-        last = program.add(stream.fact.length)
-        described["length"] = program.words[: last + 1] if last else program.words[:1]
+        described = {"name": name, "axis": stream.axis} | _progress(stream, chunk)
+        if stream.fact.once:
+            described["after"] = [_progress(s, b.known(s, chunks[s])) for s in _waits_for(stream)]
         if isinstance(value, Tail):
             shape = emit_tail(b, name, value, chunk)
-            described |= {"tail": [value.start, value.stop], "squeeze": list(value.squeeze)}
+            described["tail"] = [value.start, value.stop]
         else:
             shape = [chunk.frames if d is None else d for d in stream.shape]
             b.node("Identity", [chunk.name], name)
@@ -306,6 +305,27 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     )
     onnx.checker.check_model(form.model)
     return form
+
+
+def _progress(stream: Stream, chunk: Chunk) -> dict[str, Any]:
+    """How a runner tells which frames a call carries, and when it has had all of them."""
+    program = ClockProgram()
+    last = program.add(stream.fact.length)
+    return {"delay": chunk.delay, "frames": chunk.frames, "length": program.words[: max(last, 0) + 1]}
+
+
+def _waits_for(stream: Stream) -> list[Stream]:
+    """The streams whose end a value that is known once waits for."""
+    found: dict[Stream, None] = {}
+    waiting = [stream]
+    while waiting:
+        node = waiting.pop().node
+        for x in node.streams if node else []:
+            if x.fact.once:
+                waiting.append(x)
+            else:
+                found[x] = None
+    return list(found)
 
 
 def _value_info(name: str, dtype: str, shape: Any) -> onnx.ValueInfoProto:

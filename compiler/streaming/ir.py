@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.count import Count, Ended
 
 STACKED = -1
 """The axis of a tensor whose frames are whole tensors: windows, and the steps of a model that brings its own state."""
@@ -34,6 +34,11 @@ class StreamFact:
     def made(self) -> Count:
         """After t input frames: how many frames are final and certain to exist. A longer input never has fewer."""
         return self.final.minimum_with(self.length.affine(1, 0))
+
+    @property
+    def once(self) -> bool:
+        """Whether it is one value a stream, known at its end."""
+        return isinstance(self.final, Ended)
 
     @property
     def rate(self) -> Fraction:
@@ -305,7 +310,6 @@ class Tail:
     stream: Stream
     start: int
     stop: int = 0
-    squeeze: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)

@@ -165,7 +165,9 @@ class OnnxStream(Stream):
         results = self._joined(pieces)
         if into is None:
             return self._named(results)
-        parts = [_frames(a, p.axis, 0, r.shape[p.axis or 0]) for a, p, r in zip(into, self.program.outputs, results)]
+        parts = [
+            _frames(a, p.axis or 0, 0, r.shape[p.axis or 0]) for a, p, r in zip(into, self.program.outputs, results)
+        ]
         for part, result in zip(parts, results):
             part[...] = result
         return self._named(parts)
@@ -187,6 +189,8 @@ class OnnxStream(Stream):
             self._call(chunk, total, pieces)
         self._flushed = True
         for i, described in enumerate(self.program.onnx["outputs"]):
+            if "after" in described:
+                pieces[i] = [self._tails[described["name"]]]
             if "tail" in described and described["name"] in self._tails:
                 start, stop = (max(0, evaluate(described["length"], total) - before) for before in described["tail"])
                 value, axis = self._tails[described["name"]], self.program.outputs[i].axis or 0
@@ -249,7 +253,7 @@ class OnnxStream(Stream):
             self._states[state["in"]] = values[state["out"]]
         for i, output in enumerate(described["outputs"]):
             value = values[output["name"]]
-            if "tail" in output:
+            if "tail" in output or "after" in output:
                 self._tails[output["name"]] = value
                 continue
             if output["axis"] == STACKED:
@@ -269,17 +273,18 @@ class OnnxStream(Stream):
 
     def _complete(self, total: int) -> bool:
         for output in self.program.onnx["outputs"]:
-            if self._frame(output, self._consumed) < evaluate(output["length"], total):
-                if not output["frames"]:
-                    raise InternalError(f"output '{output['name']}' never ends; please report this model.")
-                return False
+            for waited in output.get("after", [output]):
+                if self._frame(waited, self._consumed) < evaluate(waited["length"], total):
+                    if not waited["frames"]:
+                        raise InternalError(f"output '{output['name']}' never ends; please report this model.")
+                    return False
         return True
 
     def _count_due(self, frames: int) -> list[int]:
         hop = self.program.hop
         later = self._consumed + (self._position + frames - self._consumed) // hop * hop
         return [
-            0 if "tail" in o else max(0, self._frame(o, later)) - max(0, self._frame(o, self._consumed))
+            0 if "tail" in o or "after" in o else max(0, self._frame(o, later)) - max(0, self._frame(o, self._consumed))
             for o in self.program.onnx["outputs"]
         ]
 

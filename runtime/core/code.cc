@@ -122,8 +122,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
   int64_t dilation = Code(at + 5);
   auto n = static_cast<long long>(number);
-  if (!In(kind, 0, 3) && kind != 5)
-    return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  if (!In(kind, 0, 5)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
   if (operand.kind == OperandKind::kWeights) {
@@ -150,6 +149,11 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   if (!In(stride, writes ? 1 : 0, kMaxFactor) || !In(offset, -kMaxFactor, kMaxFactor) || !In(taps, 1, kMaxTable) ||
       !In(dilation, 1, kMaxFactor)) {
     return Fail("instruction %lld has an operand with an impossible stride, offset, taps or dilation", n);
+  }
+  if (operand.kind == OperandKind::kLast) {
+    if (offset >= 0 || stride != 0 || taps != 1 || bounds_[instruction.made] > 1) {
+      return Fail("instruction %lld counts a frame from the end and is not run once, for one frame before the end", n);
+    }
   }
   int64_t last = 0;  // the highest frame this operand can name
   if (__builtin_mul_overflow(bounds_[instruction.made], stride, &last) || last > kMaxCount) {

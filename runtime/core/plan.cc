@@ -125,10 +125,10 @@ bool Decoder::ReadClocks() {
     int64_t op = Word(at), a = Word(at + 1), b = Word(at + 2), mul = Word(at + 3), div = Word(at + 4);
     int64_t add = Word(at + 5);
     auto number = static_cast<long long>(i);
-    if (!In(op, 0, 4)) return FailWith(RN_UNSUPPORTED, "clock %lld has the unknown op %lld", number, (long long)op);
+    if (!In(op, 0, 5)) return FailWith(RN_UNSUPPORTED, "clock %lld has the unknown op %lld", number, (long long)op);
     auto kind = static_cast<ClockOp>(op);
-    bool uses_a = kind == ClockOp::kAffine || kind == ClockOp::kMin || kind == ClockOp::kMax;
-    bool uses_b = kind == ClockOp::kMin || kind == ClockOp::kMax;
+    bool uses_b = kind == ClockOp::kMin || kind == ClockOp::kMax || kind == ClockOp::kEnded;
+    bool uses_a = uses_b || kind == ClockOp::kAffine;
     if ((uses_a && !In(a, 0, i - 1)) || (uses_b && !In(b, 0, i - 1))) {
       return Fail("clock %lld depends on a clock that does not come before it", number);
     }
@@ -162,10 +162,14 @@ bool Decoder::ReadClocks() {
         if (!In(add, 0, kMaxCount)) return Fail("clock %lld is a constant outside 0 to 2^62", number);
         clock.add = bound = add;
         break;
+      case ClockOp::kEnded:
+        bound = 1;
+        break;
     }
     bounds_[i] = bound;
     growth_[i] = Growth(clock);
-    first_[i] = EvaluateClock(clock, header_.hop, first_.data);  // the first step starts from nothing
+    // The first step starts from nothing; it may be the one that ends the stream.
+    first_[i] = kind == ClockOp::kEnded ? 1 : EvaluateClock(clock, header_.hop, nullptr, first_.data);
   }
   return true;
 }
@@ -181,6 +185,8 @@ int64_t Decoder::Growth(const Clock& clock) const {
     case ClockOp::kMin:
     case ClockOp::kMax:
       return growth_[clock.a] > growth_[clock.b] ? growth_[clock.a] : growth_[clock.b];
+    case ClockOp::kEnded:
+      return 1;
     default:
       return 0;
   }
@@ -326,8 +332,8 @@ int DecodePlan(const Sources& sources, Program** out, Message message) {
   return Decoder(sources, message).Run(out);
 }
 
-void EvaluateClocks(const Program& program, int64_t t, int64_t* values) {
-  for (int32_t i = 0; i < program.clocks.size; ++i) values[i] = EvaluateClock(program.clocks[i], t, values);
+void EvaluateClocks(const Program& program, int64_t t, const int64_t* lengths, int64_t* values) {
+  for (int32_t i = 0; i < program.clocks.size; ++i) values[i] = EvaluateClock(program.clocks[i], t, lengths, values);
 }
 
 }  // namespace runnel

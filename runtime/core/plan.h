@@ -35,7 +35,7 @@ struct Divider {
   int64_t Modulo(int64_t x) const { return x - Divide(x) * static_cast<int64_t>(divisor); }
 };
 
-enum class ClockOp : int32_t { kInput = 0, kAffine = 1, kMin = 2, kMax = 3, kConst = 4 };
+enum class ClockOp : int32_t { kInput = 0, kAffine = 1, kMin = 2, kMax = 3, kConst = 4, kEnded = 5 };
 
 struct Clock {
   ClockOp op;
@@ -59,7 +59,7 @@ struct Buffer {
   Divider ring;
 };
 
-enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kFrame = 5 };
+enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kLast = 4, kFrame = 5 };
 
 struct Operand {
   OperandKind kind;
@@ -148,10 +148,10 @@ struct Message {
 // failure.
 int DecodePlan(const Sources& sources, Program** out, Message message);
 
-// values[i] = clock i at t, for all clocks.
-void EvaluateClocks(const Program& program, int64_t t, int64_t* values);
+// values[i] = clock i at t, for all clocks. lengths: the clocks at the end, null while the stream goes on.
+void EvaluateClocks(const Program& program, int64_t t, const int64_t* lengths, int64_t* values);
 
-inline int64_t EvaluateClock(const Clock& clock, int64_t t, const int64_t* values) {
+inline int64_t EvaluateClock(const Clock& clock, int64_t t, const int64_t* lengths, const int64_t* values) {
   switch (clock.op) {
     case ClockOp::kInput:
       return t;
@@ -163,6 +163,8 @@ inline int64_t EvaluateClock(const Clock& clock, int64_t t, const int64_t* value
       return values[clock.a] < values[clock.b] ? values[clock.a] : values[clock.b];
     case ClockOp::kMax:
       return values[clock.a] > values[clock.b] ? values[clock.a] : values[clock.b];
+    case ClockOp::kEnded:
+      return lengths && values[clock.a] >= lengths[clock.b];
     default:
       return clock.add;
   }

@@ -87,11 +87,18 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
     const Buffer& buffer = step.program.buffers[operand->buffer];
     uint8_t* memory = step.Memory(buffer);
     const int64_t room = buffer.slots + buffer.margin;
-    const int64_t frame = q * operand->stride + operand->offset;
+    int64_t frame = q * operand->stride + operand->offset;
+    if (operand->kind == OperandKind::kLast) {
+      if (!step.lengths) return Binding::kBroken;
+      frame += step.lengths[buffer.length];
+    }
     const int64_t slot = step.Slot(buffer, frame);
     if (slot < 0) return Binding::kBroken;
     const int64_t rows_span = (rows - 1) * operand->stride;
     switch (operand->kind) {
+      case OperandKind::kLast:
+        *next++ = memory + slot * buffer.frame_bytes;
+        break;
       case OperandKind::kIn:
         if (slot + rows_span >= room) return apart;
         if (operand->taps == 1) {

@@ -71,7 +71,7 @@ class Stream {
     if (frames > kMaxFrames - start) return RN_TOO_LONG;
     // The counts at the end first, so that nothing is written when the arrays are too small.
     Before(start);
-    EvaluateClocks(program_, start + frames, after_);
+    EvaluateClocks(program_, start + frames, nullptr, after_);
     for (int32_t i = 0; i < program_.outputs.size; ++i) {
       const Output& output = program_.outputs[i];
       if (frames == 0 || output.tail_start > 0) continue;
@@ -81,7 +81,7 @@ class Stream {
     for (int32_t i = 0; i < program_.outputs.size; ++i) written[i] = 0;
     for (int64_t done = 0; done < frames;) {
       const int64_t take = frames - done < program_.hop ? frames - done : program_.hop;
-      if (take != frames) EvaluateClocks(program_, header_->t + take, after_);
+      if (take != frames) EvaluateClocks(program_, header_->t + take, nullptr, after_);
       if (int code = StepOver(inputs, frames, done, take, clean, false, outputs, capacity, written)) return code;
       header_->t += take;
       done += take;
@@ -92,8 +92,8 @@ class Stream {
   int Flush(void* const* outputs, const int64_t* capacity, int64_t* written) {
     const int64_t t = header_->t;
     Before(t);
-    EvaluateClocks(program_, t, lengths_);
-    EvaluateClocks(program_, t + program_.hop * kMaxEndSteps, after_);
+    EvaluateClocks(program_, t, nullptr, lengths_);
+    EvaluateClocks(program_, t + program_.hop * kMaxEndSteps, lengths_, after_);
     for (int32_t i = 0; i < program_.outputs.size; ++i) {
       const Output& output = program_.outputs[i];
       if (after_[output.made] < lengths_[output.length]) return RN_BAD_PLAN;
@@ -104,7 +104,7 @@ class Stream {
     if (int code = GiveTails(TheStep(before_, true), 0, outputs, capacity, written)) return code;
     for (int64_t now = t; !Complete();) {
       now += program_.hop;
-      EvaluateClocks(program_, now, after_);
+      EvaluateClocks(program_, now, lengths_, after_);
       if (int code = StepOver(nullptr, 0, 0, 0, false, true, outputs, capacity, written)) return code;
     }
     header_->flags |= kFlushed;
@@ -119,7 +119,7 @@ class Stream {
     if (t == 0) {
       memset(before_, 0, sizeof(int64_t) * static_cast<size_t>(program_.clocks.size));
     } else {
-      EvaluateClocks(program_, t, before_);
+      EvaluateClocks(program_, t, nullptr, before_);
     }
   }
 
@@ -308,7 +308,7 @@ int rn_due(const rn_program* program, const void* state, int64_t frames, int end
   const int64_t later = header.t + frames;
   int64_t values[runnel::kMaxClocks];  // only what the outputs need is set
   auto evaluate = [&](int64_t t, int32_t clock) {
-    for (int32_t k : program->output_clocks) values[k] = runnel::EvaluateClock(program->clocks[k], t, values);
+    for (int32_t k : program->output_clocks) values[k] = runnel::EvaluateClock(program->clocks[k], t, nullptr, values);
     return values[clock];
   };
   for (int32_t i = 0; i < program->outputs.size; ++i) {

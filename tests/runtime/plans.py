@@ -20,8 +20,7 @@ from runnel.runtime.backends.native import NativeProgram, aligned
 
 HERE = Path(__file__).resolve().parent
 STATE, SCRATCH = 1, 2
-WEIGHTS, IN, OUT, RUN = range(4)
-FRAME = 5
+WEIGHTS, IN, OUT, RUN, LAST, FRAME = range(6)
 FILL, REFLECT, EDGE = range(3)
 needs_core = not native.LIBRARY.exists() or shutil.which("cc") is None
 SKIP = "needs the native core and a C compiler"
@@ -98,6 +97,9 @@ class Plan:
 
     def const(self, value: int) -> int:
         return self._clock([4, 0, 0, 1, 1, value])
+
+    def ended(self, made: int, length: int) -> int:
+        return self._clock([5, made, length, 1, 1, 0])
 
     def _clock(self, words: list[int]) -> int:
         self.clocks.append(words)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plans import SKIP, Plan, conv_plan, kernels, needs_core
-from test_plans import recurrence
+from test_plans import ending, recurrence
 
 from runnel.runtime import build_core, native
 
@@ -51,6 +51,7 @@ def seeds() -> list[Plan]:
         conv_plan(3, 4, 4, hop=5, stride=2, dilation=3, pads=(6, 6), rows=2)[0],
         conv_plan(3, 4, 4, hop=5, run=True, rows=4)[0],
         recurrence(3, [[1.0, 2.0]]),
+        ending(2),
         upsampled,
     ]
 

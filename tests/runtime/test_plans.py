@@ -6,7 +6,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import EDGE, FILL, FRAME, IN, OUT, REFLECT, SCRATCH, SKIP, WEIGHTS, Plan, conv, conv_plan, needs_core, play
+from plans import (
+    EDGE,
+    FILL,
+    FRAME,
+    IN,
+    LAST,
+    OUT,
+    REFLECT,
+    SCRATCH,
+    SKIP,
+    WEIGHTS,
+    Plan,
+    conv,
+    conv_plan,
+    needs_core,
+    play,
+)
 
 pytestmark = pytest.mark.skipif(needs_core, reason=SKIP)
 RNG = np.random.default_rng(3)
@@ -170,3 +186,51 @@ def test_a_run_costs_at_most_its_margin_once_around():
     stream = plan.program().stream()
     stream.push(noise(500, 4))
     assert stream.counters["margin_bytes"] <= 500 * 16
+
+
+def ending(hop, tail=0):
+    """y = x, three frames late; once, at the end: y[-1] + 2 y[-3]."""
+    plan = Plan(hop)
+    made = plan.clock(1, -3)
+    end = plan.ended(plan.clock(1, -3), 0)
+    once = plan.const(1)
+    x = plan.buffer(2, hop + 3, tail=tail)
+    y = plan.buffer(2, hop + 3, made=made, tail=tail)
+    z = plan.buffer(2, 1, made=end, length=once)
+    plan.input(x)
+    plan.copy(made, 0, x, y, 0, FILL, 0)
+    params = plan.constant([2, 2, 1, 1, 0, 0], np.int32)
+    weights = [WEIGHTS, plan.constant([2.0])]
+    plan.call("leaky", end, once, [[LAST, y, 0, -1], [LAST, y, 0, -3], weights, [WEIGHTS, params], [OUT, z, 1]])
+    plan.output(z, end, once)
+    return plan
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+@pytest.mark.parametrize("hop", [1, 2, 5])
+def test_what_waits_for_the_end_is_made_once(hop, tail):
+    data = noise(13, 2)
+    for chunks in ([], [1] * 13, [4, 7, 2]):
+        stream, at = ending(hop, tail).program().stream(), 0
+        for n in [*chunks, 13 - sum(chunks)]:
+            assert stream.push(data[:, at : at + n]).shape[1] == 0
+            at += n
+        assert stream.counters["kernel_calls"] == 0
+        np.testing.assert_array_equal(stream.flush()[0, 0], data[0, -1] + np.float32(2) * data[0, -3])
+        assert stream.counters["kernel_calls"] == 1
+
+
+@pytest.mark.parametrize("change", ["offset", "clock", "taps", "stride"])
+def test_a_frame_from_the_end_is_read_once(change):
+    from runnel.errors import BundleError
+
+    plan = ending(1)
+    at = plan.code.index(1, 10)
+    call = plan.code[at:]
+    assert call[:2] == [1, len(call)]
+    if change == "clock":
+        plan.code[at + 2] = 0
+    else:
+        plan.code[at + 8 + {"stride": 2, "offset": 3, "taps": 4}[change]] = 2
+    with pytest.raises(BundleError, match="counts a frame from the end"):
+        plan.program()

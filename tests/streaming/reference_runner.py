@@ -58,7 +58,7 @@ class ReferenceRunner:
         self.received += x[name].shape[max(port["axis"], 0)]
         while self.waiting[name].shape[max(port["axis"], 0)] >= self.hop:
             self._step(self.manifest["unknown_length"])
-        return {n: self._take(n) for n, o in self.outputs.items() if "tail" not in o}
+        return {n: self._take(n) for n, o in self.outputs.items() if not {"tail", "after"} & o.keys()}
 
     def flush(self) -> Frames:
         """The end: every frame still owed, and the outputs known only now."""
@@ -66,8 +66,9 @@ class ReferenceRunner:
         if total < self.shortest:
             raise StreamError(f"the offline model takes no fewer than {self.shortest} frames")
         lengths = {n: self._length(n, total) for n in self.outputs}
+        waited = [w for o in self.outputs.values() for w in o.get("after", [o])]
         for _ in range(MOST_STEPS_AFTER_THE_END):
-            if self.position >= total and all(self._computed(n) >= lengths[n] for n in self.outputs):
+            if self.position >= total and all(self._computed(w) >= evaluate(w["length"], total)[-1] for w in waited):
                 break
             self._step(total)
         else:
@@ -77,9 +78,8 @@ class ReferenceRunner:
     def _length(self, name: str, t: int) -> int:
         return evaluate(self.outputs[name]["length"], t)[-1]
 
-    def _computed(self, name: str) -> int:
+    def _computed(self, o: dict[str, Any]) -> int:
         """How many frames the calls so far have carried, those before frame 0 counted as negative."""
-        o = self.outputs[name]
         return self.position * o["frames"] // self.hop - o["delay"]
 
     def _step(self, length: int) -> None:
@@ -103,16 +103,18 @@ class ReferenceRunner:
     def _keep(self, name: str, value: np.ndarray, length: int) -> None:
         """Drops what lies before frame 0 and behind the output's own length."""
         o = self.outputs[name]
-        if "tail" in o:
+        if "tail" in o or "after" in o:
             self.pending[name] = [value]
             return
-        first = self._computed(name)
+        first = self._computed(o)
         start, stop = max(0, -first), min(o["frames"], self._length(name, length) - first)
         value = value[None] if o["axis"] == STACKED else value
         self.pending[name].append(np.take(value, range(start, max(start, stop)), max(o["axis"], 0)))
 
     def _take(self, name: str) -> np.ndarray:
         pieces, self.pending[name] = self.pending[name], []
+        if "after" in self.outputs[name]:
+            return pieces[0]
         return np.concatenate(pieces, max(self.outputs[name]["axis"], 0)) if pieces else self._nothing(name)
 
     def _nothing(self, name: str) -> np.ndarray:
@@ -128,7 +130,5 @@ class ReferenceRunner:
         o = self.outputs[name]
         start, stop = o["tail"]
         value = self.pending[name][0]
-        if o["squeeze"]:
-            return value
         whole = value.shape[o["axis"]]
         return np.take(value, range(max(0, whole - max(0, min(start, length) - min(stop, length))), whole), o["axis"])

@@ -267,12 +267,6 @@ def test_refusals() -> None:
     expand_refused(half, "depends on the length")
 
 
-def test_computing_with_the_last_frames_is_refused() -> None:
-    net, x = stack(2)
-    with pytest.raises(Refused, match="known only at the end"):
-        oracle.check(net.model(net.op("Relu", sliced(net, x, -2, END))))
-
-
 def test_time_first(check: Check) -> None:
     net = Net()
     x = net.input([TIME, 3])

@@ -206,20 +206,19 @@ def _recurrent(b: Builder, node: Recurrent, chunks: Chunks) -> Chunk:
     return Chunk(y, chunk.delay, chunk.frames)
 
 
-def emit_tail(b: Builder, name: str, tail: Tail, chunk: Chunk) -> list[int]:
-    """The last frames so far, as an output; returns its shape."""
-    x = tail.stream
-    shape = tuple(tail.start if d is None else d for d in x.shape)
-    state, out = b.state(f"tail.{name}", shape, x.dtype, 0.0)
+def recent_frames(b: Builder, x: Stream, chunk: Chunk, start: int, stop: int, hint: str) -> str:
+    """Frames [-start, -stop) of what there is of x so far."""
+    shape = tuple(start if d is None else d for d in x.shape)
+    state, out = b.state(hint, shape, x.dtype, 0.0)
     whole = b.node("Concat", [state, chunk.name], axis=x.axis)
     _, high = _bounds(b, x, chunk)
     first = b.node("Reshape", [high, b.constant([1])])
-    last = b.node("Add", [first, b.constant([tail.start])])
+    last = b.node("Add", [first, b.constant([start])])
     recent = b.slice(whole, first, last, x.axis, out)
-    kept = b.slice(recent, 0, tail.start - tail.stop, x.axis)
-    dims = [tail.start - tail.stop if d is None else d for d in x.shape]
-    if tail.squeeze:
-        kept = b.node("Squeeze", [kept, b.constant(list(tail.squeeze))])
-        dims = [d for i, d in enumerate(dims) if i not in tail.squeeze]
-    b.node("Identity", [kept], name)
-    return dims
+    return b.slice(recent, 0, start - stop, x.axis)
+
+
+def emit_tail(b: Builder, name: str, tail: Tail, chunk: Chunk) -> list[int]:
+    """The last frames so far, as an output; returns its shape."""
+    b.node("Identity", [recent_frames(b, tail.stream, chunk, tail.start, tail.stop, f"tail.{name}")], name)
+    return [tail.start - tail.stop if d is None else d for d in tail.stream.shape]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runnel.compiler.streaming.ir import Recurrent, Stream, Tail
+from runnel.compiler.streaming.ir import Recurrent, Stream
+from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def recurrent(a: Analysis, node: Node) -> list[Value]:
     return results
 
 
-def _last(a: Analysis, node: Node, y: Stream, output: int) -> Tail:
+def _last(a: Analysis, node: Node, y: Stream, output: int) -> Stream:
     if node.op == "LSTM" and output == 2:
         raise Refusal("gives its last cell state", "use the sequence output")
     if node.attrs.get("layout"):
         raise Refusal("gives its last state in batch-first layout", "use the sequence output")
-    return Tail(y, 1, 0, (0,))
+    return last_frames(a, node, y, 1, shape=y.frame_shape, suffix="/last")

@@ -1,0 +1,54 @@
+"""Values that exist once a stream, because they are known only at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runnel.compiler.streaming.count import Count, Ended
+from runnel.compiler.streaming.ir import STACKED, Reach, Stream, StreamNode
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Node
+    from runnel.compiler.streaming.analysis import Analysis
+
+
+@dataclass(eq=False)
+class Last(StreamNode):
+    """Frames [-start, -stop) of a stream, counted from its end, as one value."""
+
+    start: int = 1
+    stop: int = 0
+
+    @property
+    def least_frames(self) -> int:
+        return self.start
+
+    def reach(self, x: Reach) -> Reach:
+        return x.moved((1 - self.start) * self.jump, -self.stop * self.jump)
+
+
+def ended(x: Stream) -> Ended:
+    """1 once all frames of x are there."""
+    return Ended(frozenset([(x.fact.made, x.fact.length)]))
+
+
+def last_frames(
+    a: Analysis, node: Node, x: Stream, start: int, stop: int = 0, shape: tuple[int | None, ...] | None = None,
+    suffix: str = "/last",
+) -> Stream:  # fmt: skip
+    """Frames [-start, -stop) of x, seen with another shape if given, as one value."""
+    shape = shape or tuple(start - stop if d is None else d for d in x.shape)
+    return a.emit(
+        node,
+        Last,
+        [x],
+        STACKED,
+        ended(x),
+        Count.const(1),
+        shape=shape,
+        op="Last",
+        suffix=suffix,
+        start=start,
+        stop=stop,
+    )
