@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,9 @@ from runnel.compiler.graph.model import Graph, Node, Port, _attribute, _constant
 from runnel.errors import InputError
 
 FOLD_LIMIT = 64 << 20
+MOST_MEMORY = 2 << 30
+"""Bytes of all tensors of one run of the offline model."""
+KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -221,21 +225,50 @@ def probe_shapes(
                     f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}; give its shape "
                     f"with --shape {p.name}:SIZE,SIZE,..."
                 )
+        _check_memory(graph.name, length, ports)
         feeds = {p.name: np.zeros([int(d or 0) for d in p.shape], p.dtype) for p in ports}
         for port in ports:
             if port.dtype == "float32":
-                feeds[port.name] = np.random.default_rng(0).standard_normal(feeds[port.name].shape).astype(np.float32)
+                feeds[port.name] = np.random.default_rng(0).standard_normal(feeds[port.name].shape, np.float32)
         model = to_proto(graph, ports, wanted)
         for out in model.graph.output:
             if out.type.HasField("tensor_type"):
                 out.type.tensor_type.ClearField("shape")
+        _check_memory(graph.name, length, _inferred(model))
         try:
-            values = session(model).run(wanted, feeds)
+            values = session(model).run(wanted, feeds) if wanted else []
         except Exception as error:
-            complaint = str(error).splitlines()[0][:300]
+            complaint = (str(error) or type(error).__name__).splitlines()[0][:300]
             continue
         shapes = {n: (tuple(np.shape(v)), np.asarray(v).dtype.name) for n, v in zip(wanted, values, strict=True)}
         if any(0 in s for s, _ in shapes.values()) and length != lengths[-1]:
             continue
         return length, shapes | {p.name: (tuple(int(d or 0) for d in p.shape), p.dtype) for p in ports}
     raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}: {complaint}.")
+
+
+def _inferred(model: onnx.ModelProto) -> list[Port]:
+    """The tensors of a model with fixed inputs whose shapes can be told without running it."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # a model that it cannot read is told about when it runs
+        return []
+    ports = []
+    for value in [*inferred.graph.value_info, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        dims = [d.dim_value for d in tensor.shape.dim]
+        if all(d.HasField("dim_value") for d in tensor.shape.dim) and tensor.elem_type in KNOWN_TYPES:
+            ports.append(
+                Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, tuple(dims))
+            )
+    return ports
+
+
+def _check_memory(name: str, length: int, ports: list[Port]) -> None:
+    """Raises InputError before a model that is damaged or too large takes all memory."""
+    sizes = [math.prod(int(d or 0) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports]
+    if sum(max(0, n) for n in sizes) > MOST_MEMORY:
+        raise InputError(
+            f"{name} needs {sum(sizes) >> 30} GiB for one run over {length} frames, and runnel takes models of up to "
+            f"{MOST_MEMORY >> 30} GiB; check its shapes."
+        )

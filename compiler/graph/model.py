@@ -144,7 +144,7 @@ def _check_opsets(model: onnx.ModelProto, name: str) -> int:
 
 def _from_proto(model: onnx.ModelProto, name: str, opset: int) -> Graph:
     graph = model.graph
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    constants = {t.name: _array(t) for t in graph.initializer}
     nodes = []
     for proto in graph.node:
         attrs = {a.name: _attribute(a) for a in proto.attribute}
@@ -156,13 +156,24 @@ def _from_proto(model: onnx.ModelProto, name: str, opset: int) -> Graph:
     outputs = [_port(v) for v in graph.output]
     if not inputs:
         raise InputError(f"{name} has no inputs, so there is nothing to stream.")
+    if same := sorted({p.name for p in inputs} & {p.name for p in outputs}):
+        raise InputError(f"'{same[0]}' of {name} is an input and an output; put an Identity between them.")
     return Graph(name, nodes, constants, inputs, outputs, opset, model)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the tensor '{tensor.name[:80]}' is damaged ({_first_line(error)}); export or copy the model again."
+        ) from None
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
+        return _array(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, (list, tuple)) or type(value).__name__ == "RepeatedScalarContainer":
@@ -188,7 +199,8 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     dims: list[int | str | None] = []
     for d in tensor.shape.dim:
         which = d.WhichOneof("value")
-        dims.append(d.dim_value if which == "dim_value" else (d.dim_param or None) if which else None)
+        fixed = which == "dim_value" and d.dim_value >= 0  # some exporters write -1 for a size that is open
+        dims.append(d.dim_value if fixed else d.dim_param or None)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     except (KeyError, TypeError):

@@ -16,6 +16,7 @@ import numpy as np
 
 Operand: TypeAlias = "Count | int"
 MAX_TABLE = 1 << 22
+MAX_TERM = 1 << 40
 
 
 class CountTooLong(ValueError):
@@ -102,6 +103,10 @@ class Count:
             return self
         turns = div // gcd(self.gain * mul, div)
         period, gain = self.period * turns, self.gain * mul * turns // div
+        if max(self.start + period, abs(gain), abs(mul), abs(add)) > MAX_TERM:
+            raise CountTooLong(f"a stride or a size of {max(abs(mul), abs(add), div)} frames is beyond all use")
+        if self.start + period > MAX_TABLE:
+            raise CountTooLong(f"a rate in this model repeats only after {period} frames; the limit is {MAX_TABLE}")
         values = (self.table(self.start + period) * mul + add) // div
         if low is not None:
             if gain > 0 and (short := low - int(values[self.start :].min())) > 0:
