@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -32,21 +32,28 @@ class StreamError(InputError):
 
 @dataclass(frozen=True)
 class Reason:
-    """Why one node cannot stream: its name, its op, the reason, and what to do about it."""
+    """Why one node cannot stream: its name, its op, the reason, what to do about it, and the named modes (such as
+    "norm=running") that would run it, with a result that differs from the offline model's."""
 
     node: str
     op: str
     reason: str
     remedy: str
+    modes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.op} '{self.node}': {self.reason}; {self.remedy}"
+        modes = " or ".join(f"--mode {mode}" for mode in self.modes)
+        would = f"; {modes} would run it, with its deviation measured" if modes else ""
+        return f"{self.op} '{self.node}': {self.reason}; {self.remedy}{would}"
 
 
 class Refused(InputError):
-    """The model does not stream exactly. ``reasons`` has one entry for each op that stands in the way."""
+    """The model does not stream exactly. ``reasons`` has one entry for each op that stands in the way.
 
-    def __init__(self, reasons: Sequence[Reason]) -> None:
-        self.reasons = tuple(reasons)
+    decided: {"exact", "refused", "undecided" (behind a refused one) or a named mode: {op: nodes}}.
+    """
+
+    def __init__(self, reasons: Sequence[Reason], decided: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        self.reasons, self.decided = tuple(reasons), dict(decided or {})
         count = f"{len(self.reasons)} ops do" if len(self.reasons) != 1 else "1 op does"
         super().__init__(f"{count} not stream: " + " | ".join(str(r) for r in self.reasons))

@@ -15,7 +15,8 @@ SCHEMA = 1
 KEYS = frozenset(
     {
         "schema", "name", "program_hash", "target", "entries", "weights", "hop", "clock", "inputs", "outputs",
-        "latency_frames", "mode", "window", "backends", "native_refusal", "onnx", "proof", "macs", "kernels", "made_by",
+        "latency_frames", "mode", "window", "backends", "native_refusal", "onnx", "proof", "modes", "macs", "kernels",
+        "made_by",
     }
 )  # fmt: skip
 MAX_HOP = 1 << 24
@@ -63,7 +64,7 @@ class _Checker:
         self.number(m["hop"], "hop", 1, MAX_HOP)
         self.number(m["latency_frames"], "latency_frames", 0, 1 << 62)
         self.need(m["mode"] in ("sequence", "window", "exact", "reuse"), "mode")
-        for key in ("target", "entries", "weights", "clock", "proof", "macs"):
+        for key in ("target", "entries", "weights", "clock", "proof", "modes", "macs"):
             self.need(isinstance(m[key], dict), key)
         self.need(m["window"] is None or isinstance(m["window"], dict), "window")
         self.need(m["onnx"] is None or isinstance(m["onnx"], dict), "onnx")
@@ -75,6 +76,7 @@ class _Checker:
         self._clock(m["clock"])
         self._entries(m["entries"])
         self._weights(m["weights"], m["entries"])
+        self._modes(m["modes"])
         for key in ("inputs", "outputs"):
             ports = m[key]
             self.need(isinstance(ports, list) and bool(ports), key)
@@ -112,6 +114,20 @@ class _Checker:
             covered += segment["bytes"]
         assert entry is not None
         self.need(covered == entry["bytes"], "weights")
+
+    def _modes(self, modes: Mapping[str, Any]) -> None:
+        """Named modes: {} where the stream is exact, otherwise what was used and what it costs."""
+        if not modes:
+            return
+        used, recording = modes.get("used"), modes.get("calibration")
+        self.need(modes.keys() == {"used", "deviation", "calibration"}, "modes")
+        self.need(isinstance(used, dict) and bool(used) and isinstance(modes["deviation"], dict), "modes")
+        self.need(isinstance(recording, dict) and recording.keys() == {"name", "frames", "sha256"}, "modes")
+        for mode in used.values() if isinstance(used, dict) else ():
+            self.need(isinstance(mode, dict) and mode.keys() == {"value", "nodes", "deviation"}, "modes")
+            self.need(isinstance(mode["value"], str) and isinstance(mode["nodes"], list), "modes")
+            self.need(all(isinstance(node, str) for node in mode["nodes"]), "modes")
+            self.need(mode["deviation"] is None or isinstance(mode["deviation"], dict), "modes")
 
     def _port(self, port: Any, key: str) -> None:
         self.need(isinstance(port, dict) and isinstance(port.get("name"), str), key)

@@ -33,7 +33,10 @@ from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
 from runnel.runtime.program import BACKENDS
-from runnel.tools.prove import Arrays, Case, Offline, prove, stepwise
+from runnel.tools.calibrate import Calibration, read_calibration, record_modes, streamed
+from runnel.tools.cases import golden_cases
+from runnel.tools.prove import Arrays, Case, prove
+from runnel.tools.replay import deviation
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
     from runnel.compiler.codegen import Target
@@ -63,6 +66,7 @@ class Request:
     window: int | None = None
     mode: str | Mapping[str, str] | Sequence[str] = "exact"
     max_frames: int | None = None
+    calibration: Calibration | None = None
     state: Mapping[str, str] | None = None
     bind: Mapping[str, Any] | None = None
     shape: Mapping[str, Sequence[int]] | None = None
@@ -181,16 +185,19 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
 
     options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures);
     mode ("exact" or "reuse" of windows, and named modes such as "norm=running": one, several or a mapping); max_frames
-    (the most input frames of a stream); time_axis {input: axis}; window (frames: window mode, one result every ``hop``
-    frames); state {output: input} of a model that brings its own states; bind {input: value}; shape {input: dims};
-    backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction). Raises Refused,
-    InputError, InternalError.
+    (the most input frames of a stream); calibration (what named modes are measured on: a .npy, .npz or .wav file, an
+    array, or arrays by input name; noise where it is left out); time_axis {input: axis}; window (frames: window mode,
+    one result every ``hop`` frames); state {output: input} of a model that brings its own states; bind {input: value};
+    shape {input: dims}; backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction).
+    Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
     targets.load(request.target)
     folder = writable(out).parent
     rewritten = rewrite(model, request)
     graph = rewritten.graph
+    if request.calibration is not None:  # a recording that does not fit is said before the work
+        read_calibration(request.calibration, graph.inputs, request.rate)
     target = _target(request.target)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
@@ -200,7 +207,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
         )
     figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate, form=form)
-    cases = golden_cases(rewritten, request, figures)
+    request.say("running the offline model")
+    cases = golden_cases(rewritten, figures)
     entries = _entries(rewritten, form, native, cases, request.target) | _licences(model)
     manifest = _manifest(rewritten, form, native, refusal, request, target, figures)
     out = Path(out)
@@ -211,7 +219,18 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     os.close(handle)
     try:
         write_bundle(name, manifest, entries)
-        manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress)
+        against, own = "the offline model", 0.0
+        if graph.modes:
+            against, offline_cases, cases = "the portable form", cases, streamed(Path(name), cases)
+            entries |= _golden(cases[0])
+            own = _own_deviation(Path(name), rewritten, form, manifest, cases)
+            write_bundle(name, manifest, entries)
+        manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress, against, own)
+        if graph.modes:
+            request.say("measuring what the modes cost")
+            manifest["modes"] = record_modes(
+                Path(name), rewritten, request.calibration, request.rate, backends[-1], offline_cases[0]
+            )
         if native is not None and not here:
             manifest["proof"]["not_covered"] += f"; the native kernels, which are for {target.arch}: verify them there"
     finally:
@@ -242,53 +261,6 @@ def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[Nativ
         return None, str(error)
 
 
-# Golden recordings --------------------------------------------------------------------------------------------------
-
-
-def golden_cases(rewritten: Rewritten, request: Request, figures: Report) -> list[Case]:
-    """Random recordings of a few lengths and the offline model's answers; the first is kept in the bundle."""
-    request.say("running the offline model")
-    graph = rewritten.graph
-    rng = np.random.default_rng(7)
-    base = natural_hop(graph)
-    reach = figures.receptive_field + figures.latency_frames
-    lengths = [min(2 * reach, 40000) + 3 * base + 5, 2 * base + 1, max(1, figures.latency_frames // 2 + 3)]
-    if graph.window is not None:
-        lengths = [graph.window[0] + 5 * graph.window[1] + graph.window[1] // 2, graph.window[0]]
-    if rewritten.states:
-        lengths = [12]
-    cases = []
-    least = 1 if rewritten.states or graph.window else graph.shortest
-    for frames in dict.fromkeys(max(n, least) for n in lengths):
-        inputs = {s.name: _noise(s, frames, rng) for s in graph.inputs}
-        try:
-            outputs = _offline(rewritten, inputs)
-        except Exception:  # a length that the offline model itself does not take
-            continue
-        cases.append(Case(inputs, {k: outputs[k] for k in graph.outputs}, frames))
-    if not cases:
-        raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}; check the model.")
-    return cases
-
-
-def _offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
-    graph = rewritten.graph
-    if rewritten.states:
-        fixed = {
-            k: np.broadcast_to(v, (len(next(iter(inputs.values()))), *v.shape)) for k, v in rewritten.fixed.items()
-        }
-        return stepwise(rewritten.proto, rewritten.states, rewritten.initial, inputs | fixed)
-    return Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window, rewritten.fixed).run(inputs)
-
-
-def _noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
-    shape = [frames if d is None else d for d in stream.shape]
-    shape = [frames, *shape] if stream.axis == STACKED else shape
-    if np.dtype(stream.dtype).kind == "f":
-        return (rng.standard_normal(shape) * 0.3).astype(stream.dtype)
-    return rng.integers(0, 2, shape).astype(stream.dtype)
-
-
 # The bundle ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,10 +274,17 @@ def _entries(
         if native.weights:
             entries[f"weights/{LAYOUT}"] = native.weights
     entries["streaming.onnx"] = form.model.SerializeToString(deterministic=True)
-    for i, array in enumerate(cases[0].inputs.values()):
-        entries[f"golden/input_{i}.npy"] = _npy(array)
-    for i, array in enumerate(cases[0].outputs.values()):
-        entries[f"golden/output_{i}.npy"] = _npy(array)
+    return entries | _golden(cases[0]) | _states(form)
+
+
+def _golden(case: Case) -> dict[str, bytes]:
+    inputs, outputs = case.inputs.values(), case.outputs.values()
+    named = {f"golden/input_{i}.npy": _npy(x) for i, x in enumerate(inputs)}
+    return named | {f"golden/output_{i}.npy": _npy(y) for i, y in enumerate(outputs)}
+
+
+def _states(form: PortableForm) -> dict[str, bytes]:
+    entries: dict[str, bytes] = {}
     for i, state in enumerate(form.states):
         values = state.pop("values")
         if state["fill"] is not None and not np.isfinite(state["fill"]):
@@ -315,6 +294,20 @@ def _entries(
             state["initial"] = f"states/{i}.npy"
             entries[state["initial"]] = _npy(values)
     return entries
+
+
+def _own_deviation(
+    path: Path, rewritten: Rewritten, form: PortableForm, manifest: dict[str, Any], cases: list[Case]
+) -> float:
+    """How far the portable form is from itself at another hop, relative to the output's range."""
+    other = emit(rewritten.graph, 3 * form.hop)
+    if other.hop == form.hop:
+        return 0.0
+    entries = {"streaming.onnx": other.model.SerializeToString(deterministic=True)} | _states(other)
+    changed = {"hop": other.hop, "weights": {}, "backends": ["onnxruntime"], "onnx": other.manifest(), "kernels": []}
+    write_bundle(path, manifest | changed | {"native_refusal": "another hop"}, entries)
+    again = streamed(path, cases)
+    return max(deviation(a.outputs, c.outputs) for a, c in zip(again, cases, strict=True))
 
 
 def _licences(model: str | Path | bytes | onnx.ModelProto) -> dict[str, bytes]:
@@ -375,6 +368,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         "native_refusal": refusal,
         "onnx": form.manifest(),
         "proof": {},
+        "modes": {},
         "macs": figures.macs | {
             "receptive_field": figures.receptive_field, "look_ahead": figures.look_ahead,
             "natural_hop": figures.natural_hop, "endless": figures.endless,

@@ -18,6 +18,7 @@ from runnel.errors import Refused, RunnelError
 
 COMMANDS = ("inspect", "compile", "run", "verify", "bench", "targets", "doctor")
 INTERRUPTED = 130
+WORDS = {"undecided": "behind a refused op, so not decided"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,12 +79,21 @@ def _report(error: Exception, args: Any) -> int:
         return 1
     if isinstance(error, Refused):
         if args.json:
-            reasons = [{"node": r.node, "op": r.op, "reason": r.reason, "remedy": r.remedy} for r in error.reasons]
-            print(json.dumps({"refused": reasons}, indent=1))
+            reasons = [
+                {"node": r.node, "op": r.op, "reason": r.reason, "remedy": r.remedy, "modes": list(r.modes)}
+                for r in error.reasons
+            ]
+            print(json.dumps({"refused": reasons, "decided": error.decided}, indent=1))
         count = len(error.reasons)
         print(f"runnel: refused, {count} {'ops do' if count != 1 else 'op does'} not stream:", file=sys.stderr)
         for reason in error.reasons:
             print(f"  {reason}", file=sys.stderr)
+        if args.command == "inspect":
+            for what, ops in error.decided.items():
+                if what == "refused":
+                    continue
+                counts = ", ".join(f"{op} {n}" for op, n in sorted(ops.items()))
+                print(f"  {WORDS.get(what, what)}: {counts}", file=sys.stderr)
     else:
         print(f"runnel: {' '.join(str(error).split())}", file=sys.stderr)
     return error.exit_code

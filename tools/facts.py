@@ -21,9 +21,41 @@ def bundle_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     rows["look-ahead"] = terminal.frames(manifest["latency_frames"], rate)
     if work := saved_work(manifest):
         rows["work"] = work
+    rows.update(mode_facts(manifest))
     if proof := manifest.get("proof"):
         rows.update(proof_facts(proof))
     return rows
+
+
+def mode_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """That a program is in a named mode, and what that costs; nothing for an exact one."""
+    modes = manifest.get("modes")
+    if not modes:
+        return {}
+    rows = {"not exact": "; ".join(f"{k}={v['value']} in {', '.join(v['nodes'])}" for k, v in modes["used"].items())}
+    recording = modes["calibration"]
+    for output, deviation in modes["deviation"].items():
+        rows[f"  '{output}'"] = f"{deviation_words(deviation)}, on {recording['name']} of {recording['frames']} frames"
+    for name, mode in modes["used"].items() if len(modes["used"]) > 1 else ():
+        for output, deviation in (mode["deviation"] or {}).items():
+            rows[f"  '{output}', {name} alone"] = deviation_words(deviation)
+    return rows
+
+
+def deviation_words(deviation: Mapping[str, Any]) -> str:
+    """How far one output is from the offline model's."""
+    if deviation["compared"] == "nothing":
+        return "cannot be compared with the offline model's"
+    at = " at the end" if deviation["compared"] == "the last frame" else ""
+    if "differ" in deviation:
+        return f"differs from the offline model in {100 * deviation['differ']:.2g} % of its values{at}"
+    if deviation["rms"] is None:
+        return f"is not finite where the offline model's is{at}"
+    ratio = "no error" if deviation["snr_db"] is None else f"{deviation['snr_db']:.1f} dB"
+    return (
+        f"deviates from the offline model by {100 * deviation['rms']:.2g} % (RMS), "
+        f"{100 * deviation['max']:.2g} % of its range at most, {ratio}{at}"
+    )
 
 
 def saved_work(manifest: Mapping[str, Any]) -> str | None:
@@ -42,8 +74,11 @@ def proof_facts(proof: Mapping[str, Any]) -> dict[str, str]:
     """What was proved, and what was not."""
     errors = ", ".join(f"{backend} {error:.1e}" for backend, error in proof["error"].items())
     lengths = ", ".join(map(str, proof["frames"]))
+    against = proof.get("against", "the offline model")
     return {
-        "exact": f"largest error of the output's range: {errors} (allowed {proof['limit']:.0e})",
+        "exact"
+        if against == "the offline model"
+        else f"as {against}": f"largest error of the output's range: {errors} (allowed {proof['limit']:.0e})",
         "proved": f"on {proof['where']}; recordings of {lengths} frames; cut {', '.join(proof['chunkings'])}",
         "not proved": str(proof["not_covered"]),
     }

@@ -25,6 +25,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "norm=running; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--calibration", metavar="FILE",
+        help="the recording on which a named mode's deviation is measured: .npy, .npz by input name, or .wav (default: "
+        "noise)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-frames", type=int, metavar="N", help="the most input frames of a stream, for what grows with it"
     )
     parser.add_argument(
@@ -53,6 +58,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "window": None if args.window is None else frame_count(args.window, args.rate, "--window"),
         "mode": args.mode or "exact",
         "max_frames": args.max_frames,
+        "calibration": args.calibration,
         "state": dict(args.state) or None,
         "bind": dict(args.bind) or None,
         "shape": dict(args.shape) or None,

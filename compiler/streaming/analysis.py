@@ -11,7 +11,8 @@ from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
-from runnel.compiler.streaming.count import Count, CountTooLong, Ended
+from runnel.compiler.streaming.count import Count, CountTooLong
+from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.ir import (
     STACKED,
     Feedback,
@@ -41,28 +42,6 @@ class Poisoned:
 Value = Stream | np.ndarray | Tail | Poisoned
 
 
-def _check_length(final: Count, length: Count) -> None:
-    """Refuse what does not go on as long as the input does, or loses frames when the input gets longer."""
-    if isinstance(final, Ended):
-        return
-    if length.gain <= 0:
-        raise Refusal(
-            f"keeps {length.largest()} frames however long the input is",
-            "cut the recording before it is streamed, or use window mode (--window W)",
-        )
-    if final.rate != length.rate:
-        raise Refusal(
-            f"has {length} frames for T input frames, but only {final.rate} a frame while they come in: the rest "
-            "depends on the length",
-            "make the number of frames a fixed amount more or less than the input's",
-        )
-    if not length.is_monotone:
-        raise Refusal(
-            f"has {length} frames for T input frames, fewer for some longer inputs",
-            "make the number of frames never fall when the input gets longer",
-        )
-
-
 class Analysis:
     """The state of one walk. Rules read values and shapes from it and add stream nodes to it."""
 
@@ -78,7 +57,11 @@ class Analysis:
         self.limits: list[tuple[int, str]] = []
         """Input frames after which the program must stop, with the reason (a positional table ends)."""
         self.used_modes: dict[str, str] = {}
-        """The named modes that a node needed: a rule puts them here."""
+        """The named modes that a node needed: a rule puts them here, {name: value}, when it uses one."""
+        self.mode_nodes: dict[str, list[str]] = {}
+        """The nodes that each used mode made possible, as "Op 'name'"."""
+        self.decided: list[tuple[str, str]] = []
+        """(op, "exact", a used mode such as "norm=running", "refused", or "undecided") of each node."""
         self.axes = dict(axes)
         self.window = window
         self.nodes: list[StreamNode] = []
@@ -122,7 +105,7 @@ class Analysis:
     ) -> Stream:  # fmt: skip
         """Add a stream node and return its output, whose shape comes from the probe unless given."""
         name = node.outputs[output] + suffix
-        _check_length(final, length)
+        check_length(final, length)
         if shape is None:
             probed, dtype = self.shapes[node.outputs[output]]
             if axis != STACKED:
@@ -212,22 +195,27 @@ class Analysis:
         """Apply the node's rule; a refusal is collected and its outputs are poisoned."""
         inputs = [self.values[i] for i in reads(node) if i in self.values]
         if any(isinstance(v, Poisoned) for v in inputs):
+            self.decided.append((node.op, "undecided" if node.op in RULES else "refused"))
             self._poison(node)
             return
+        before, self.used_modes = self.used_modes, {}
         tails = {n: v for n in reads(node) if isinstance(v := self.values.get(n), Tail)}
         try:
             self.values.update({n: self._last(tail, node) for n, tail in tails.items()})
             results = self._results(node, [self.values[i] for i in reads(node) if i in self.values])
-        except Refusal as refusal:
-            self.reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
-            self._poison(node)
-            return
-        except CountTooLong as error:
-            self.reasons.append(Reason(node.name, node.op, str(error), "use rates with a small common multiple"))
+        except (Refusal, CountTooLong) as error:
+            self.used_modes = before
+            self.decided.append((node.op, "refused"))
+            self.reasons.append(why(node, error))
             self._poison(node)
             return
         finally:
             self.values.update(tails)
+        used, self.used_modes = self.used_modes, before | self.used_modes
+        for mode in used:
+            self.mode_nodes.setdefault(mode, []).append(f"{node.op} '{node.name}'")
+        if any(isinstance(v, (Stream, Tail)) for v in inputs):
+            self.decided.append((node.op, ", ".join(f"{k}={v}" for k, v in used.items()) or "exact"))
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 self.values[name] = result
@@ -361,13 +349,14 @@ def analyse(
         analysis.visit(node)
     outputs = _outputs(analysis, graph)
     if analysis.reasons:
-        raise Refused(all_reasons(graph, analysis.reasons, early))
+        raise Refused(all_reasons(graph, analysis.reasons, early), by_decision(analysis.decided))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
     carried = {name: stream for name in states or {} if isinstance(stream := outputs.pop(name), Stream)}
     limit, why = min(analysis.limits, default=(None, ""))
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
         max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
+        mode_nodes=analysis.mode_nodes, decided=analysis.decided,
     )  # fmt: skip
 
 

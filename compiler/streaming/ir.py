@@ -318,7 +318,8 @@ class StreamGraph:
 
     carried: the model's outputs that are its own states, which a stream keeps to itself. shortest: the fewest input
     frames that the offline model takes. max_frames: the most input frames of a stream, and why; None: any number.
-    modes: the named modes that were used, which make the result differ from the offline model.
+    modes: the named modes that were used, which make the result differ from the offline model. mode_nodes: the model's
+    nodes that each of them made possible. decided: (op, "exact" or the named mode) of each of the model's nodes.
     """
 
     name: str
@@ -333,6 +334,8 @@ class StreamGraph:
     max_frames: int | None = None
     max_frames_reason: str = ""
     modes: dict[str, str] = field(default_factory=dict)
+    mode_nodes: dict[str, list[str]] = field(default_factory=dict)
+    decided: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def streams(self) -> list[Stream]:

@@ -3,7 +3,7 @@ reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ RULES: dict[str, Rule] = {}
 
 
 class Refusal(Exception):
-    """Why a node cannot stream exactly, and what to do about it."""
+    """Why a node cannot stream exactly, what to do about it, and the named modes that would run it."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, modes: Sequence[str] = ()) -> None:
         super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
+        self.reason, self.remedy, self.modes = reason, remedy, tuple(modes)
 
 
 class MixesTime(Refusal):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.streaming.decisions import by_decision, counted
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Reach, Source, Stream, StreamGraph, Tail
 
@@ -42,7 +43,10 @@ def latency(graph: StreamGraph, stream: Stream) -> int:
 
 @dataclass
 class Report:
-    """What ``runnel inspect`` prints. Frames are input frames; rate in frames a second, or None."""
+    """What ``runnel inspect`` prints. Frames are input frames; rate in frames a second, or None.
+
+    modes: {named mode: {"value", "nodes"}} of those that were used. decided: {"exact" or the mode: {op: nodes}}.
+    """
 
     name: str
     inputs: list[dict[str, Any]]
@@ -58,6 +62,8 @@ class Report:
     mode: str
     rate: float | None = None
     native: str | None = None
+    modes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decided: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +73,9 @@ class Report:
         """A page for a person."""
         ms = "" if self.rate is None else f" ({1000 * self.latency_frames / self.rate:.1f} ms)"
         past = " and, through recurrence, everything before" if self.endless else ""
-        lines = [f"{self.name}: streams exactly ({self.mode} mode)"]
+        used = ", ".join(f"{name}={mode['value']}" for name, mode in self.modes.items())
+        how = f"streams, but not exactly: {used}" if used else "streams exactly"
+        lines = [f"{self.name}: {how} ({self.mode} mode)"]
         for port in self.inputs + self.outputs:
             shape = ", ".join("time" if d is None else str(d) for d in port["shape"])
             lines.append(f"  {port['kind']:6} {port['name']}  {port['dtype']} [{shape}]")
@@ -80,8 +88,13 @@ class Report:
             f"  multiply-adds/frame  {self.macs['per_frame_streamed']:.0f} streamed, "
             f"{self.macs['per_frame_windowed']:.0f} re-running windows ({self.macs['saving']:.0f} x)",
             f"  native kernels       {'yes' if self.native is None else 'no: ' + self.native}",
-            "  ops                  " + ", ".join(f"{op} {n}" for op, n in sorted(self.ops.items())) + ": all exact",
         ]
+        if not self.modes:
+            lines.append(f"  ops                  {counted(self.ops)}: all exact")
+        for how, ops in self.decided.items() if self.modes else ():
+            lines.append(f"  {how:20} {counted(ops)}")
+        for name, mode in self.modes.items():
+            lines.append(f"  not exact            {name}={mode['value']} in {', '.join(mode['nodes'])}")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
 
@@ -133,5 +146,7 @@ def report(
         macs=macs(graph, frames, step, rate),
         mode="sequence" if graph.window is None else "window",
         rate=rate,
+        modes={k: {"value": v, "nodes": graph.mode_nodes.get(k, [])} for k, v in sorted(graph.modes.items())},
+        decided=by_decision(graph.decided),
         notes=list(graph.notes),
     )

@@ -31,7 +31,7 @@ def ops_without_rule(graph: Graph, inputs: Iterable[str]) -> list[Reason]:
         tainted.update(o for o in node.outputs if o)
         if node.op not in RULES or node.domain not in ("", "ai.onnx"):
             refusal = missing_rule(node.op)
-            reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
+            reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy, refusal.modes))
     return reasons
 
 

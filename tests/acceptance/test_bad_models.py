@@ -98,11 +98,12 @@ def test_refusals_of_rules_and_ops_without_one_come_together(tmp_path: Path, com
         helper.make_node("Add", ["b", "c"], ["y"], "sum"),
     ]
     write(tmp_path / "bad.onnx", proto(nodes, [1, 4, "time"], {"last": np.array(2, np.int64)}))
-    lines = complaint("inspect", "bad.onnx", lines=4).splitlines()
-    assert [line.split(": ")[0].strip() for line in lines[1:]] == [
+    lines = complaint("inspect", "bad.onnx", lines=5).splitlines()
+    assert [line.split(": ")[0].strip() for line in lines[1:4]] == [
         "Softmax 'over time'", "CumSum 'total'", "ReduceMean 'mean'",
     ]  # fmt: skip
-    assert all("; " in line for line in lines[1:]), "each with a remedy"
+    assert all("; " in line for line in lines[1:4]), "each with a remedy"
+    assert lines[4].strip() == "behind a refused op, so not decided: Add 1"
 
 
 def test_a_bidirectional_recurrence_is_refused_by_name(tmp_path: Path, complaint: Complaint) -> None:

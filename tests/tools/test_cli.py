@@ -83,7 +83,7 @@ def test_a_refusal_lists_every_op(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "  GRU 'b': bidirectional; do that",
     ]
     assert json.loads(captured.out)["refused"][1] == {
-        "node": "b", "op": "GRU", "reason": "bidirectional", "remedy": "do that",
+        "node": "b", "op": "GRU", "reason": "bidirectional", "remedy": "do that", "modes": [],
     }  # fmt: skip
 
 

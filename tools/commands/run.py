@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,6 +17,7 @@ from runnel.errors import InputError
 from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.tools import terminal
+from runnel.tools.facts import mode_facts
 from runnel.tools.measure import Outputs, Timing, by_name, drive
 from runnel.tools.units import frame_count, positive
 
@@ -71,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     notes = source.notes + [note for sink in sinks.values() for note in sink.notes]
     page = sys.stderr if "-" in [text.rpartition("=")[2] for text in args.sinks] else sys.stdout
     facts = _facts(program, args.backend, rate, chunk, timing, notes)
-    print(json.dumps(facts, indent=1) if args.json else _text(facts, timing, rate), file=page)
+    print(json.dumps(facts, indent=1) if args.json else _text(program, facts, timing, rate), file=page)
     return 0
 
 
@@ -113,12 +115,21 @@ def _facts(
         "latency_frames": program.latency_frames,
         "latency_ms": None if rate is None else 1000 * program.latency_frames / rate,
         "state_bytes": program.state_bytes,
+        "modes": {k: v["value"] for manifest in _manifests(program) for k, v in _used(manifest).items()},
         "timing": timing.to_dict(),
         "notes": notes,
     }
 
 
-def _text(facts: dict[str, Any], timing: Timing, rate: int | None) -> str:
+def _manifests(program: Any) -> list[Mapping[str, Any]]:
+    return [p.manifest for p in program.programs] if isinstance(program, Chain) else [program.manifest]
+
+
+def _used(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return dict((manifest.get("modes") or {}).get("used", {}))
+
+
+def _text(program: Any, facts: dict[str, Any], timing: Timing, rate: int | None) -> str:
     span = "" if rate is None else f", {timing.frames / rate:.2f} s"
     chunk = "all at once" if facts["chunk_frames"] is None else terminal.frames(facts["chunk_frames"], rate)
     rows = {"input": f"{timing.frames} frames{span}, in {timing.steps} steps of {chunk}"}
@@ -130,6 +141,8 @@ def _text(facts: dict[str, Any], timing: Timing, rate: int | None) -> str:
     rows["step"] = f"p50 {terminal.duration(timing.p50)}, p99 {terminal.duration(timing.p99)}"
     rows["look-ahead"] = terminal.frames(facts["latency_frames"], rate)
     rows["state"] = terminal.size(facts["state_bytes"])
+    for manifest in _manifests(program):
+        rows |= mode_facts(manifest)
     if timing.deadline_misses is not None:
         rows["deadline misses"] = str(timing.deadline_misses)
     return terminal.pairs(rows)

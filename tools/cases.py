@@ -1,0 +1,61 @@
+"""The recordings that a compiled model is judged on, and what the offline model makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runnel.compiler.streaming.emit import natural_hop
+from runnel.compiler.streaming.ir import STACKED, Stream
+from runnel.compiler.streaming.report import Report
+from runnel.errors import InputError
+from runnel.tools.prove import Arrays, Case, Offline, stepwise
+
+if TYPE_CHECKING:
+    from runnel.tools.build import Rewritten
+
+
+def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
+    """Random recordings of a few lengths and the offline model's answers; the first is kept in the bundle."""
+    graph = rewritten.graph
+    rng = np.random.default_rng(7)
+    base = natural_hop(graph)
+    reach = figures.receptive_field + figures.latency_frames
+    lengths = [min(2 * reach, 40000) + 3 * base + 5, 2 * base + 1, max(1, figures.latency_frames // 2 + 3)]
+    if graph.window is not None:
+        lengths = [graph.window[0] + 5 * graph.window[1] + graph.window[1] // 2, graph.window[0]]
+    if rewritten.states:
+        lengths = [12]
+    cases = []
+    least = 1 if rewritten.states or graph.window else graph.shortest
+    for frames in dict.fromkeys(max(n, least) for n in lengths):
+        inputs = {s.name: noise(s, frames, rng) for s in graph.inputs}
+        try:
+            outputs = offline(rewritten, inputs)
+        except Exception:  # a length that the offline model itself does not take
+            continue
+        cases.append(Case(inputs, {k: outputs[k] for k in graph.outputs}, frames))
+    if not cases:
+        raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}; check the model.")
+    return cases
+
+
+def offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
+    """What the model gives on a whole recording; raises what onnxruntime raises for a length that it does not take."""
+    graph = rewritten.graph
+    if rewritten.states:
+        fixed = {
+            k: np.broadcast_to(v, (len(next(iter(inputs.values()))), *v.shape)) for k, v in rewritten.fixed.items()
+        }
+        return stepwise(rewritten.proto, rewritten.states, rewritten.initial, inputs | fixed)
+    return Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window, rewritten.fixed).run(inputs)
+
+
+def noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A random input of ``frames`` frames as the user would give it."""
+    shape = [frames if d is None else d for d in stream.shape]
+    shape = [frames, *shape] if stream.axis == STACKED else shape
+    if np.dtype(stream.dtype).kind == "f":
+        return (rng.standard_normal(shape) * 0.3).astype(stream.dtype)
+    return rng.integers(0, 2, shape).astype(stream.dtype)
