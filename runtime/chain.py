@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +29,17 @@ class Link:
     def between(source: Program, target: Program) -> Link:
         """The one output of ``source`` that fits the one input of ``target``. Raises InputError."""
         names = source.manifest.get("name", "?"), target.manifest.get("name", "?")
-        if len(target.inputs) != 1:
-            listed = ", ".join(f"'{p.name}'" for p in target.inputs)
+        if len(target.timed) != 1:
+            listed = ", ".join(f"'{p.name}'" for p in target.timed)
             raise InputError(f"'{names[1]}' takes several inputs ({listed}), so it cannot follow '{names[0]}'.")
         offered = results(source)
-        fitting = [port for port in offered if fits(port, target.inputs[0])]
+        fitting = [port for port in offered if fits(port, target.timed[0])]
         if len(fitting) == 1:
-            return Link(fitting[0], target.inputs[0])
+            return Link(fitting[0], target.timed[0])
         listed = ", ".join(f"'{p.name}' {p}" for p in offered)
         how = f"{len(fitting)} of them fit" if fitting else "that cannot be made to fit"
         raise InputError(
-            f"'{names[0]}' gives {listed} and '{names[1]}' takes '{target.inputs[0].name}' {target.inputs[0]}: {how} "
+            f"'{names[0]}' gives {listed} and '{names[1]}' takes '{target.timed[0].name}' {target.timed[0]}: {how} "
             "by moving the time axis and axes of size one; compile the models with ports that match."
         )
 
@@ -90,7 +91,9 @@ class Chain(Program):
         first, last = self.programs[0], self.programs[-1]
         self.backend = "+".join(dict.fromkeys(p.backend for p in self.programs))
         self.links = tuple(Link.between(a, b) for a, b in zip(self.programs, self.programs[1:]))
-        self.inputs, self.outputs = first.inputs, tuple(results(last))
+        self.timed, self.outputs = first.timed, tuple(results(last))
+        self.statics = tuple({port.name: port for p in self.programs for port in p.statics}.values())
+        self.inputs = (*self.timed, *self.statics)
         self.hop, self.rate, self.shortest = first.hop, first.rate, first.shortest
         self.ratio, late = Fraction(1), Fraction(0)
         for program, port in zip(self.programs, [*(link.source for link in self.links), self.outputs[0]]):
@@ -103,14 +106,33 @@ class Chain(Program):
     def state_bytes(self) -> int:
         return sum(program.state_bytes for program in self.programs)
 
-    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> ChainStream:
+    def stream(
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
+    ) -> ChainStream:
         check_policy(on_nonfinite)
         inner = "error" if on_nonfinite == "error" else "zero"
-        streams = [p.stream(on_nonfinite=inner) for p in self.programs]
-        stream = ChainStream(self, streams, on_nonfinite)
         if state is not None:
-            stream.restore(state)
-        return stream
+            return ChainStream(self, self._restored(state, inner, inputs), on_nonfinite)
+        given = self.check_statics(inputs, whole=True)
+        streams = [p.stream(None, inner, {s.name: given[s.name] for s in p.statics}) for p in self.programs]
+        return ChainStream(self, streams, on_nonfinite)
+
+    def _restored(self, state: bytes, inner: str, inputs: Mapping[str, Any] | None) -> list[Stream]:
+        """The streams of a snapshot. Raises StreamError for one of another chain."""
+        given = self.check_statics(inputs, whole=False)
+        count = len(self.programs)
+        at = len(MAGIC) + 8 * (count + 1)
+        if len(state) < at or not state.startswith(MAGIC):
+            raise StreamError(FOREIGN_STATE)
+        found, *sizes = struct.unpack_from(f"<{count + 1}q", state, len(MAGIC))
+        if found != count or min(sizes) < 0 or at + sum(sizes) != len(state):
+            raise StreamError(FOREIGN_STATE)
+        streams = []
+        for program, size in zip(self.programs, sizes):
+            own = {port.name: given[port.name] for port in program.statics if port.name in given}
+            streams.append(program.stream(state[at : at + size], inner, own))
+            at += size
+        return streams
 
 
 class ChainStream(Stream):
@@ -119,13 +141,13 @@ class ChainStream(Stream):
     def __init__(self, program: Chain, streams: Sequence[Stream], on_nonfinite: str) -> None:
         self.program: Chain = program
         self.streams = list(streams)
-        self._on_nonfinite = on_nonfinite
+        self.on_nonfinite = on_nonfinite
         self._broken = False
 
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
         if self._broken:
             raise StreamError(BROKEN)
-        if self._on_nonfinite == "reset" and not all(map(_is_finite, x.values() if isinstance(x, Mapping) else (x,))):
+        if self.on_nonfinite == "reset" and not all(map(_is_finite, x.values() if isinstance(x, Mapping) else (x,))):
             self.reset()
         if len(self.streams) == 1:
             return self._last(self.streams[0].push(x, out))
@@ -163,23 +185,21 @@ class ChainStream(Stream):
         return MAGIC + sizes + b"".join(parts)
 
     def restore(self, state: bytes) -> None:
-        """Go on from a snapshot. Raises StreamError for one of another chain."""
-        count = len(self.streams)
-        at = len(MAGIC) + 8 * (count + 1)
-        if len(state) < at or not state.startswith(MAGIC):
-            raise StreamError(FOREIGN_STATE)
-        found, *sizes = struct.unpack_from(f"<{count + 1}q", state, len(MAGIC))
-        if found != count or min(sizes) < 0 or at + sum(sizes) != len(state):
-            raise StreamError(FOREIGN_STATE)
-        streams = []
-        for program, size in zip(self.program.programs, sizes):
-            inner = "error" if self._on_nonfinite == "error" else "zero"
-            streams.append(program.stream(state=state[at : at + size], on_nonfinite=inner))
-            at += size
-        self.streams, self._broken = streams, False
+        inner = "error" if self.on_nonfinite == "error" else "zero"
+        self.streams, self._broken = self.program._restored(state, inner, None), False
+
+    def check(self, x: Array | Mapping[str, Array]) -> None:
+        if self._broken:
+            raise StreamError(BROKEN)
+        self.streams[0].check(x)
+
+    def _set_static(self, name: str, value: Array) -> None:
+        for stream in self.streams:
+            if any(port.name == name for port in stream.program.statics):
+                stream.set(name, value)
 
     def clone(self) -> ChainStream:
-        twin = ChainStream(self.program, [stream.clone() for stream in self.streams], self._on_nonfinite)
+        twin = ChainStream(self.program, [stream.clone() for stream in self.streams], self.on_nonfinite)
         twin._broken = self._broken
         return twin
 

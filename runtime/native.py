@@ -9,7 +9,7 @@ from pathlib import Path
 from runnel.errors import InputError, InternalError
 
 LIBRARY = Path(__file__).resolve().parent / "_lib" / "librunnel.so"
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 # rn_code of runnel.h
 OK, BAD_ARGUMENT, BAD_PLAN, NO_MEMORY, NOT_FINITE, CAPACITY = range(6)
@@ -37,13 +37,18 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_state_bytes": (ctypes.c_size_t, [_pointer]),
     "rn_scratch_bytes": (ctypes.c_size_t, [_pointer]),
     "rn_hop": (ctypes.c_int64, [_pointer]),
+    "rn_batch_scratch_bytes": (ctypes.c_size_t, [_pointer, ctypes.c_int32]),
+    "rn_input_rate": (ctypes.c_int64, [_pointer, ctypes.c_int32]),
     "rn_input_count": (ctypes.c_int32, [_pointer]),
     "rn_output_count": (ctypes.c_int32, [_pointer]),
     "rn_input_frame_bytes": (ctypes.c_int64, [_pointer, ctypes.c_int32]),
     "rn_output_frame_bytes": (ctypes.c_int64, [_pointer, ctypes.c_int32]),
     "rn_init": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int]),
+    "rn_reset": (ctypes.c_int, [_pointer, _pointer]),
+    "rn_set": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int32, _pointer]),
     "rn_due": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64, ctypes.c_int, _int64s]),
     "rn_push": (ctypes.c_int, []),  # the hot call: its arguments are ctypes objects made once, see backends/native.py
+    "rn_push_many": (ctypes.c_int, []),  # hot too
     "rn_flush": (ctypes.c_int, [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer]),
     "rn_has_nonfinite": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64]),
     "rn_check_state": (ctypes.c_int, [_pointer, ctypes.c_char_p, ctypes.c_size_t]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runnel.errors import BundleError, InputError, StreamError
+from runnel.runtime.batch import Batch, StreamBatch
 from runnel.runtime.bundle import Bundle
+from runnel.runtime.feed import Feed
 
 Array = NDArray[Any]
 Result = Array | dict[str, Array]
@@ -23,16 +25,28 @@ FOREIGN_STATE = "the saved state belongs to another program or is damaged; use t
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output. shape: None where time is; axis: which one that is, None if there is no time."""
+    """An input or output. shape: None where time is; axis: which one that is, None if there is no time.
+
+    per_tick: frames of an input for one frame of the stream's clock; 0: a static input, which has no time. rate: frames
+    a second, None where it is not known.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     axis: int | None
+    per_tick: int = 1
+    rate: float | None = None
 
     @staticmethod
     def of(described: Mapping[str, Any]) -> Port:
-        return Port(described["name"], np.dtype(described["dtype"]), tuple(described["shape"]), described["axis"])
+        shape, axis = tuple(described["shape"]), described["axis"]
+        per_tick, rate = int(described.get("per_tick", 1)), described.get("rate")
+        return Port(described["name"], np.dtype(described["dtype"]), shape, axis, per_tick, rate)
+
+    def frames(self, array: Array) -> int:
+        """The number of frames of an array."""
+        return int(array.shape[self.axis or 0])
 
     def sized(self, frames: int) -> tuple[int, ...]:
         """The shape of ``frames`` frames."""
@@ -48,7 +62,9 @@ class Program(ABC):
 
     hop: input frames of the largest step. latency_frames: input frames that an output waits for. state_bytes: of one
     stream. inputs, outputs: Ports. rate: frames per second or None. manifest: the bundle's, as data. shortest: the
-    fewest frames that the offline model takes.
+    fewest frames that the offline model takes. timed, statics: the inputs that frames come from, and those that have
+    one value. Where inputs have different rates, hop, latency_frames and rate count ticks: a tick is the time in which
+    every input brings a whole number of frames.
     """
 
     backend: str
@@ -61,6 +77,8 @@ class Program(ABC):
         self.shortest = int(manifest["clock"].get("shortest", 0))
         self.inputs = tuple(Port.of(p) for p in manifest["inputs"])
         self.outputs = tuple(Port.of(p) for p in manifest["outputs"])
+        self.timed = tuple(p for p in self.inputs if p.per_tick)
+        self.statics = tuple(p for p in self.inputs if not p.per_tick)
 
     @property
     @abstractmethod
@@ -68,13 +86,39 @@ class Program(ABC):
         """Bytes of one stream's state."""
 
     @abstractmethod
-    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> Stream:
+    def stream(
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
+    ) -> Stream:
         """A new stream, at its start or where ``state`` (of ``Stream.save``) was.
 
-        Raises StreamError for a foreign state.
+        inputs: {name: value} of the static inputs; a state brings its own, which these replace. Raises StreamError for
+        a foreign state, or where a static input has no value.
         on_nonfinite: what a NaN or infinite input sample does: "error" refuses the push, "zero" takes it as 0, "reset"
         starts the stream again and takes it as 0.
         """
+
+    def batch(self, capacity: int) -> Batch:
+        """Room for ``capacity`` streams that are pushed together. Raises StreamError for a capacity below 1."""
+        return StreamBatch(self, capacity)
+
+    def feed(self) -> Feed | None:
+        """What lets inputs of different rates come in any amounts; None where they come together."""
+        ahead = self.manifest["clock"].get("ahead")
+        return None if ahead is None else Feed(self.timed, int(ahead))
+
+    def check_statics(self, inputs: Mapping[str, Any] | None, whole: bool) -> dict[str, Array]:
+        """The values of static inputs as arrays that fit. whole: none may be missing. Raises StreamError."""
+        given = dict(inputs or {})
+        if odd := sorted(map(str, given.keys() - {p.name for p in self.statics})):
+            named = _listed(p.name for p in self.statics) or "none"
+            raise StreamError(f"'{odd[0]}' is no static input of this program; those are: {named}.")
+        if whole and (missing := [p for p in self.statics if p.name not in given]):
+            named = ", ".join(f"'{p.name}' {p}" for p in missing)
+            raise StreamError(
+                f"the static inputs {named} have no value; open the stream with "
+                f"program.stream(inputs={{'{missing[0].name}': array}})."
+            )
+        return {port.name: checked_static(port, given[port.name]) for port in self.statics if port.name in given}
 
     def __repr__(self) -> str:
         name = self.manifest.get("name", "")
@@ -86,16 +130,23 @@ class Stream(ABC):
     """One stream of a program. Used by one thread at a time."""
 
     program: Program
+    on_nonfinite: str
 
     @abstractmethod
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
         """Take any number of frames; give the output frames that are due.
 
-        x: one array, or {input name: array}, of the input's dtype and shape with any number of frames on its time axis;
+        x: one array, or {input name: array}, of the input's dtype and shape with any number of frames on its time axis
+        (the same for all inputs; where the program knows the rate of each, any number of each, and inputs may be left
+        out: the program goes on as far as all have come);
         float64 is taken as float32, a non-contiguous array is copied. Returns an array (a dict if the program has
         several outputs) with 0 frames on the time axis when nothing is due; with ``out`` (arrays with room for what is
         due) the part of it that was written. Raises StreamError; the stream is then as it was.
         """
+
+    @abstractmethod
+    def check(self, x: Array | Mapping[str, Array]) -> None:
+        """Raises the StreamError with which a push of ``x`` would be refused; changes nothing."""
 
     @abstractmethod
     def flush(self) -> Result:
@@ -113,12 +164,19 @@ class Stream(ABC):
         if policy == "reset":
             self.reset()
             frames = 0
-        return self.push({port.name: np.zeros(port.sized(frames), port.dtype) for port in self.program.inputs})
+        ports = self.program.timed
+        return self.push({p.name: np.zeros(p.sized(frames * p.per_tick), p.dtype) for p in ports})
 
-    def set(self, name: str, value: object) -> None:
-        """Change a knob of the stream. Raises StreamError: no model that compiles today has one."""
-        inputs = _listed(port.name for port in self.program.inputs)
-        raise StreamError(f"this program has no knob '{name}'; its inputs are {inputs}.")
+    def set(self, name: str, value: Any) -> None:
+        """Give a static input another value, for all that is computed from now on; ``reset`` keeps it.
+
+        value: an array of the input's dtype and shape. Raises StreamError where there is no such static input.
+        """
+        self._set_static(name, self.program.check_statics({name: value}, whole=False)[name])
+
+    @abstractmethod
+    def _set_static(self, name: str, value: Array) -> None:
+        """Give a static input a value that was checked."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -127,6 +185,10 @@ class Stream(ABC):
     @abstractmethod
     def save(self) -> bytes:
         """A snapshot for ``Program.stream(state=…)``."""
+
+    @abstractmethod
+    def restore(self, state: bytes) -> None:
+        """Go on from a snapshot. Raises StreamError for one of another program; the stream is then as it was."""
 
     @abstractmethod
     def clone(self) -> Stream:
@@ -170,8 +232,8 @@ def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = F
 
 
 def checked_inputs(program: Program, x: Array | Mapping[str, Array]) -> tuple[list[Array], int]:
-    """The arrays of a push in the order of the program's inputs, and their frames. Raises StreamError."""
-    ports = program.inputs
+    """The arrays of a push in the order of the program's inputs with time, and their frames. Raises StreamError."""
+    ports = program.timed
     if isinstance(x, Mapping):
         known = {p.name for p in ports}
         if odd := sorted(map(str, known ^ x.keys())):
@@ -189,6 +251,34 @@ def checked_inputs(program: Program, x: Array | Mapping[str, Array]) -> tuple[li
         said = ", ".join(f"'{name}' {n}" for name, n in frames.items())
         raise StreamError(f"the inputs have unlike numbers of frames ({said}); push as many of each.")
     return arrays, next(iter(frames.values()), 0)
+
+
+def offered(program: Program, x: Array | Mapping[str, Array], on_nonfinite: str) -> tuple[dict[str, Array], bool]:
+    """What a push brings to a feed, clean of values that are not finite, and whether the stream starts again for them.
+
+    Raises StreamError.
+    """
+    if not isinstance(x, Mapping):
+        raise StreamError(f"the inputs are {_listed(p.name for p in program.timed)}; push a dict with what has come.")
+    if odd := sorted(map(str, x.keys() - {p.name for p in program.timed})):
+        raise StreamError(f"'{odd[0]}' is no input with frames; those are {_listed(p.name for p in program.timed)}.")
+    arrays = {port.name: checked_array(port, x[port.name]) for port in program.timed if port.name in x}
+    bad = [name for name, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
+    if bad and on_nonfinite == "error":
+        ports = [port for port in program.timed if port.name in arrays]
+        raise StreamError(describe_nonfinite(ports, [arrays[port.name] for port in ports]))
+    for name in bad:
+        arrays[name] = np.where(np.isfinite(arrays[name]), arrays[name], 0).astype(arrays[name].dtype)
+    return arrays, bool(bad) and on_nonfinite == "reset"
+
+
+def checked_static(port: Port, value: Any) -> Array:
+    """The value of a static input as a contiguous array. Raises StreamError."""
+    array = np.asarray(value, port.dtype) if isinstance(value, (bool, int, float)) else value
+    array = np.array(checked_array(port, array), order="C").reshape(port.sized(0))
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise StreamError(f"the static input '{port.name}' is not finite; give it numbers.")
+    return array
 
 
 def checked_array(port: Port, value: Any) -> Array:
@@ -227,10 +317,10 @@ def checked_out(program: Program, out: Result, due: list[int]) -> list[Array]:
     return given
 
 
-def describe_nonfinite(program: Program, arrays: list[Array]) -> str:
+def describe_nonfinite(ports: Sequence[Port], arrays: Sequence[Array]) -> str:
     """Which sample is not finite, for an error."""
     remedy = "clean it, or choose on_nonfinite='zero' or 'reset'"
-    for port, array in zip(program.inputs, arrays):
+    for port, array in zip(ports, arrays):
         if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
             where = [int(i) for i in np.argwhere(~finite)[0]]
             return f"input '{port.name}' is {array[tuple(where)]} at {where}; {remedy}."

@@ -11,7 +11,10 @@ import numpy as np
 
 from runnel.errors import BundleError, InternalError, RunnelError, StreamError
 from runnel.runtime import native
+from runnel.runtime.backends.memory import Lane, Staging, Words, aligned
+from runnel.runtime.batch import Batch
 from runnel.runtime.bundle import Bundle, Bytes
+from runnel.runtime.feed import Feed
 from runnel.runtime.program import (
     FOREIGN_STATE,
     Array,
@@ -23,17 +26,11 @@ from runnel.runtime.program import (
     checked_inputs,
     checked_out,
     describe_nonfinite,
+    offered,
 )
 
-SMALL = 1 << 14  # bytes up to which copying an array costs less than asking numpy for its address
 STAGED = 1 << 18  # bytes of an output up to which a stream keeps room of its own
-
-
-def aligned(size: int) -> Bytes:
-    """Memory at a multiple of 64 bytes."""
-    block = np.empty(size + native.ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % native.ALIGNMENT
-    return block[start : start + size]
+SMALL = 1 << 14  # bytes up to which copying an array costs less than asking numpy for its address
 
 
 class _Scratch(threading.local):
@@ -70,7 +67,7 @@ class NativeProgram(Program):
         if code != native.OK:
             why = reason.value.decode(errors="replace") or native.message(code)
             raise self._unfit(why)
-        self._state_bytes = int(self._core.rn_state_bytes(self._handle))
+        self.block_bytes = int(self._core.rn_state_bytes(self._handle))
         self._check_ports()
         self.hop = int(self._core.rn_hop(self._handle))
         self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
@@ -87,13 +84,19 @@ class NativeProgram(Program):
 
     @property
     def state_bytes(self) -> int:
-        return self._state_bytes
+        feed = self.feed()
+        return self.block_bytes + (feed.state_bytes if feed is not None else 0)
 
-    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> NativeStream:
+    def stream(
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
+    ) -> NativeStream:
         check_policy(on_nonfinite)
-        if state is not None and self._core.rn_check_state(self._handle, state, len(state)) != native.OK:
-            raise StreamError(FOREIGN_STATE)
-        return NativeStream(self, state, on_nonfinite)
+        return NativeStream(self, Words(self, 1).lane(0), state, on_nonfinite, inputs)
+
+    def batch(self, capacity: int) -> Batch:
+        from runnel.runtime.backends.lanes import NativeBatch
+
+        return NativeBatch(self, capacity)
 
     def _unfit(self, why: str) -> BundleError:
         return BundleError(f"the plan of '{self.manifest['name']}' cannot be used: {why}; compile the model again.")
@@ -108,104 +111,180 @@ class NativeProgram(Program):
             if count != len(ports):
                 raise self._unfit(f"it has {count} ports and the manifest {len(ports)}")
             for i, port in enumerate(ports):
+                if ports is self.inputs and core.rn_input_rate(handle, i) != port.per_tick:
+                    raise self._unfit(f"input '{port.name}' has another rate than in the manifest")
                 size = int(np.prod(port.sized(1), dtype=np.int64)) * port.dtype.itemsize
                 if port.axis is not None and (planned := frame_bytes(handle, i)) != size:
                     raise self._unfit(f"a frame of '{port.name}' has {planned} bytes and {size} in the manifest")
 
 
-class _Staging:
-    """Room for an output between the core and the caller: results are copied out of it."""
-
-    def __init__(self, port: Port, frames: int) -> None:
-        self.frames = frames
-        self.memory = np.empty(port.sized(frames), port.dtype)
-        self._axis = 0 if port.axis is None else port.axis
-        self._parts: dict[int, Array] = {}
-
-    def part(self, frames: int) -> Array:
-        """The first frames, as a view."""
-        if (view := self._parts.get(frames)) is None:
-            view = self._parts[frames] = self.memory[(slice(None),) * self._axis + (slice(0, frames),)]
-        return view
-
-
 class NativeStream(Stream):
     """A state block and the call that steps it. Nothing is allocated in the core."""
 
-    def __init__(self, program: NativeProgram, state: bytes | None, on_nonfinite: str) -> None:
+    def __init__(
+        self, program: NativeProgram, lane: Lane, state: bytes | None, on_nonfinite: str,
+        inputs: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
         self.program: NativeProgram = program
-        self._on_nonfinite = on_nonfinite
+        self.on_nonfinite = on_nonfinite
         self._core = program._core
-        self._memory = aligned(program.state_bytes)
+        self._lane = lane  # keeps the memory
+        self._memory = lane.memory[: program.block_bytes]
         self._state = ctypes.c_void_p(self._memory.ctypes.data)
-        inputs, outputs = len(program.inputs), len(program.outputs)
-        self._bytes = (ctypes.c_char_p * inputs)()
-        self._addresses = (ctypes.c_void_p * inputs).from_buffer(self._bytes)  # the same words
-        self._outputs = (ctypes.c_void_p * outputs)()
-        self._capacity = (ctypes.c_int64 * outputs)()
-        self._written = (ctypes.c_int64 * outputs)()
-        self._due = (ctypes.c_int64 * outputs)()
-        self._frames = ctypes.c_int64()
-        self._policy = ctypes.c_int(native.NONFINITE[on_nonfinite])
-        self._single = inputs == 1
+        self._bytes, self._addresses = lane.bytes, lane.addresses
+        self._outputs, self._capacity, self._written = lane.pointers, lane.capacity, lane.written
+        self._due = (ctypes.c_int64 * len(program.outputs))()
+        self._frames, self._policy = lane.frames, lane.policy
+        self._policy.value = native.NONFINITE[on_nonfinite]
+        self._single = len(program.timed) == 1
         self._seen: tuple[int, ...] | None = None  # the shape of the last push, known to fit
-        self._seen_dtype = program.inputs[0].dtype
-        self._staging = [_Staging(port, 0) for port in program.outputs]
+        self._seen_frames = 0
+        self._seen_dtype = program.timed[0].dtype
+        self._feed = program.feed()
+        self._staging = [Staging(port, 0) for port in program.outputs]
+        self._large = False
         self._empty = [np.empty(port.sized(0) if port.axis is not None else (0, *port.sized(0)), port.dtype)
                        for port in program.outputs]  # fmt: skip
+        self._use([s.memory for s in self._staging], [0] * len(self._staging))
+        values = program.check_statics(inputs, whole=state is None)
         if state is None:
-            self.reset()
+            self._init()
         else:
-            self._memory[:] = np.frombuffer(state, np.uint8)
+            self.restore(state)
+        for name, value in values.items():
+            self._set_static(name, value)
 
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
+        arrays = self.prepare(x)
+        if out is not None:
+            given = checked_out(self.program, out, self._count_due(self._frames.value, end=False))
+            return self._push_into(given, arrays)
+        code = self._call()
+        if code == native.CAPACITY:
+            self.make_room()
+            code = self._call()
+        if code != native.OK:
+            raise self.error(code, arrays)
+        return self.results()
+
+    def prepare(self, x: Array | Mapping[str, Array]) -> list[Array]:
+        """Point the core at the arrays of a push; they are returned, and must live until it ran. Raises StreamError."""
         if x.__class__ is np.ndarray and x.shape == self._seen and x.dtype is self._seen_dtype:
             arrays: list[Array] = [x]
+            self._frames.value = self._seen_frames
+        elif self._feed is not None:
+            arrays = self._offered(self._feed, x)
         else:
             arrays, self._frames.value = checked_inputs(self.program, x)
-            self._seen = arrays[0].shape if self._single else None
+            self._seen, self._seen_frames = (arrays[0].shape if self._single else None), self._frames.value
         for i, array in enumerate(arrays):
             if array.nbytes <= SMALL:
                 self._bytes[i] = array.tobytes()
             else:
                 arrays[i] = array = np.ascontiguousarray(array)
                 self._addresses[i] = array.ctypes.data
-        if out is not None:
-            given = checked_out(self.program, out, self._count_due(self._frames.value, end=False))
-            return self._push_into(given, arrays)
-        code = self._call()
-        if code == native.OK:
-            if len(self._staging) == 1:
-                n = self._written[0]
-                return self._staging[0].part(n).copy() if n else self._empty[0]
-            return {
-                port.name: staging.part(n).copy() if n else empty
-                for port, staging, empty, n in zip(self.program.outputs, self._staging, self._empty, self._written)
-            }
-        if code != native.CAPACITY:
-            raise self._error(code, arrays)
-        return self._push_more(arrays)
+        return arrays
+
+    def results(self) -> Result:
+        """What the core wrote."""
+        if self._feed is not None:
+            self._feed.commit()
+        if self._large:
+            return self._given_away()
+        if len(self._staging) == 1:
+            n = self._written[0]
+            return self._staging[0].taken(n) if n else self._empty[0]
+        return {
+            port.name: staging.taken(n) if n else empty
+            for port, staging, empty, n in zip(self.program.outputs, self._staging, self._empty, self._written)
+        }
+
+    def _given_away(self) -> Result:
+        """What the core wrote, where that is more than a stream keeps room for."""
+        results = [s.memory if s.frames == n else s.taken(n) for s, n in zip(self._staging, self._written)]
+        self._staging, self._large = [Staging(port, 0) for port in self.program.outputs], False
+        self._use([s.memory for s in self._staging], [0] * len(self._staging))
+        return self._named(
+            [r if r.size or p.axis is not None else e for r, p, e in zip(results, self.program.outputs, self._empty)]
+        )
+
+    def make_room(self) -> None:
+        """Room for what the core says is due."""
+        for i, (port, n) in enumerate(zip(self.program.outputs, self._written)):
+            if n > self._staging[i].frames:
+                self._staging[i] = Staging(port, n)
+                self._large |= self._staging[i].memory.nbytes > STAGED
+        self._use([s.memory for s in self._staging], [s.frames for s in self._staging])
+
+    def rest(self) -> None:
+        """Take no part in the next call of a batch."""
+        self._frames.value = -1
+
+    def check(self, x: Array | Mapping[str, Array]) -> None:
+        if self._ended():
+            raise self.error(native.FLUSHED, [])
+        arrays = self.prepare(x)
+        handle = self.program._handle
+        if self.on_nonfinite == "error" and self._core.rn_has_nonfinite(handle, self._addresses, self._frames):
+            raise self.error(native.NOT_FINITE, arrays)
+
+    def _offered(self, feed: Feed, x: Array | Mapping[str, Array]) -> list[Array]:
+        if self._ended():
+            raise self.error(native.FLUSHED, [])
+        ready, restart = offered(self.program, x, self.on_nonfinite)
+        arrays, self._frames.value = feed.offer(ready, fresh=restart)
+        if restart:
+            self.reset()
+        return arrays
 
     def flush(self) -> Result:
         if not self._ended():
+            if self._feed is not None:
+                self._feed.check_end()
             self.check_length()
         due = self._count_due(0, end=True)
         results = [self._allocate(port, n) for port, n in zip(self.program.outputs, due)]
         code = self._flush_into(results, due)
         if code != native.OK:
-            raise self._error(code, [])
+            raise self.error(code, [])
         return self._named(results)
 
-    def reset(self) -> None:
+    def _init(self) -> None:
         code = self._core.rn_init(self.program._handle, self._state, int(self.program._poison))
         if code != native.OK:
-            raise self._error(code, [])
+            raise self.error(code, [])
+
+    def reset(self) -> None:
+        code = self._core.rn_reset(self.program._handle, self._state)
+        if code != native.OK:
+            raise self.error(code, [])
+        if self._feed is not None:
+            self._feed.clear()
 
     def save(self) -> bytes:
-        return self._memory.tobytes()
+        return self._memory.tobytes() + (self._feed.save() if self._feed is not None else b"")
+
+    def restore(self, state: bytes) -> None:
+        size = self.program.block_bytes
+        try:
+            if self._core.rn_check_state(self.program._handle, state[:size], len(state[:size])) != native.OK:
+                raise ValueError
+            if self._feed is not None:
+                self._feed.load(state[size:])
+            elif len(state) != size:
+                raise ValueError
+        except ValueError:
+            raise StreamError(FOREIGN_STATE) from None
+        self._memory[:] = np.frombuffer(state, np.uint8, size)
 
     def clone(self) -> NativeStream:
-        return NativeStream(self.program, self.save(), self._on_nonfinite)
+        return NativeStream(self.program, Words(self.program, 1).lane(0), self.save(), self.on_nonfinite, None)
+
+    def _set_static(self, name: str, value: Array) -> None:
+        index = next(i for i, port in enumerate(self.program.inputs) if port.name == name)
+        code = self._core.rn_set(self.program._handle, self._state, index, value.ctypes.data)
+        if code != native.OK:
+            raise self.error(code, [])
 
     @property
     def position(self) -> int:
@@ -230,24 +309,6 @@ class NativeStream(Stream):
             )
         )  # fmt: skip
 
-    def _push_more(self, arrays: list[Array]) -> Result:
-        """The push again, with room for what is due."""
-        handle = self.program._handle
-        if self._on_nonfinite == "reset" and self._core.rn_has_nonfinite(handle, self._addresses, self._frames):
-            self.reset()
-        due = self._count_due(self._frames.value, end=False)
-        ports = self.program.outputs
-        if max(n * int(np.prod(port.sized(1))) * port.dtype.itemsize for n, port in zip(due, ports)) > STAGED:
-            return self._push_into([self._allocate(port, n) for port, n in zip(ports, due)], arrays)
-        for i, (port, n) in enumerate(zip(ports, due)):
-            if n > self._staging[i].frames:
-                self._staging[i] = _Staging(port, n)
-        self._use([s.memory for s in self._staging], [s.frames for s in self._staging])
-        code = self._call()
-        if code != native.OK:
-            raise self._error(code, arrays)
-        return self._named([s.part(n).copy() if n else e for s, n, e in zip(self._staging, self._written, self._empty)])
-
     def _push_into(self, results: list[Array], arrays: list[Array]) -> Result:
         ports = self.program.outputs
         room = [a.shape[0 if p.axis is None else p.axis] if a.ndim else 0 for a, p in zip(results, ports)]
@@ -255,7 +316,9 @@ class NativeStream(Stream):
         code = self._call()
         self._use([s.memory for s in self._staging], [s.frames for s in self._staging])
         if code != native.OK:
-            raise self._error(code, arrays)
+            raise self.error(code, arrays)
+        if self._feed is not None:
+            self._feed.commit()
         parts = [
             a[(slice(None),) * (p.axis or 0) + (slice(0, n),)] if n < r else a
             for a, p, n, r in zip(results, ports, self._written, room)
@@ -279,7 +342,7 @@ class NativeStream(Stream):
     def _count_due(self, frames: int, end: bool) -> list[int]:
         code = self._core.rn_due(self.program._handle, self._state, frames, int(end), self._due)
         if code != native.OK:
-            raise self._error(code, [])
+            raise self.error(code, [])
         return list(self._due)
 
     def _allocate(self, port: Port, frames: int) -> Array:
@@ -290,9 +353,10 @@ class NativeStream(Stream):
             return results[0]
         return {port.name: array for port, array in zip(self.program.outputs, results)}
 
-    def _error(self, code: int, arrays: list[Array]) -> RunnelError:
+    def error(self, code: int, arrays: list[Array]) -> RunnelError:
+        """What a code of the core means for a push of ``arrays``."""
         if code == native.NOT_FINITE:
-            return StreamError(describe_nonfinite(self.program, arrays))
+            return StreamError(describe_nonfinite(self.program.timed, arrays))
         if code == native.FLUSHED:
             return StreamError("the stream has ended; call reset() to start it again.")
         said = native.message(code)

@@ -26,6 +26,7 @@ from runnel.runtime.program import (
     checked_inputs,
     checked_out,
     describe_nonfinite,
+    offered,
 )
 
 UNKNOWN_LENGTH = 1 << 62
@@ -118,11 +119,15 @@ class OnnxProgram(Program):
     def state_bytes(self) -> int:
         return sum(value.nbytes for value in self.initial.values())
 
-    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> OnnxStream:
+    def stream(
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
+    ) -> OnnxStream:
         check_policy(on_nonfinite)
         stream = OnnxStream(self, on_nonfinite)
+        stream.statics = self.check_statics(inputs, whole=state is None)
         if state is not None:
             stream.restore(state)
+            stream.statics |= self.check_statics(inputs, whole=False)
         return stream
 
 
@@ -131,37 +136,51 @@ class OnnxStream(Stream):
 
     def __init__(self, program: OnnxProgram, on_nonfinite: str) -> None:
         self.program: OnnxProgram = program
-        self._on_nonfinite = on_nonfinite
+        self.on_nonfinite = on_nonfinite
+        self.statics: dict[str, Array] = {}
+        self._feed = program.feed()
         self.reset()
 
     def reset(self) -> None:
         self._states = dict(self.program.initial)
-        self._waiting = [np.empty(port.sized(0), port.dtype) for port in self.program.inputs]
+        self._waiting = [np.empty(port.sized(0), port.dtype) for port in self.program.timed]
+        if self._feed is not None:
+            self._feed.clear()
         self._consumed = 0  # input frames given to the model, padding included
         self._position = 0
         self._flushed = False
         self._tails: dict[str, Array] = {}
 
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
-        arrays, frames = checked_inputs(self.program, x)
-        if self._flushed:
-            raise StreamError("the stream has ended; call reset() to start it again.")
-        if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
-            if self._on_nonfinite == "error":
-                raise StreamError(describe_nonfinite(self.program, arrays))
-            arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
-            if self._on_nonfinite == "reset":
+        self._check_goes_on()
+        if self._feed is not None:
+            ready, restart = offered(self.program, x, self.on_nonfinite)
+            arrays, frames = self._feed.offer(ready, fresh=restart)
+            if restart:
                 self.reset()
+        else:
+            arrays, frames = checked_inputs(self.program, x)
+            if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
+                if self.on_nonfinite == "error":
+                    raise StreamError(describe_nonfinite(self.program.timed, arrays))
+                arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
+                if self.on_nonfinite == "reset":
+                    self.reset()
         into = None if out is None else checked_out(self.program, out, self._count_due(frames))
+        if self._feed is not None:
+            self._feed.commit()
         self._position += frames
-        ports = self.program.inputs
+        ports = self.program.timed
         self._waiting = [np.concatenate([w, a], axis=p.axis or 0) for w, a, p in zip(self._waiting, arrays, ports)]
         pieces: list[list[Array]] = [[] for _ in self.program.outputs]
         hop = self.program.hop
         calls = (self._position - self._consumed) // hop
         for i in range(calls):
-            self._call([_frames(w, p.axis, i * hop, (i + 1) * hop) for w, p in zip(self._waiting, ports)], None, pieces)
-        self._waiting = [_frames(w, p.axis, calls * hop, None).copy() for w, p in zip(self._waiting, ports)]
+            cuts = (i * hop, (i + 1) * hop)
+            chunk = [_frames(w, p.axis, *(c * p.per_tick for c in cuts)) for w, p in zip(self._waiting, ports)]
+            self._call(chunk, None, pieces)
+        taken = calls * hop
+        self._waiting = [_frames(w, p.axis, taken * p.per_tick, None).copy() for w, p in zip(self._waiting, ports)]
         results = self._joined(pieces)
         if into is None:
             return self._named(results)
@@ -172,16 +191,33 @@ class OnnxStream(Stream):
             part[...] = result
         return self._named(parts)
 
-    def flush(self) -> Result:
+    def check(self, x: Array | Mapping[str, Array]) -> None:
+        self._check_goes_on()
+        if self._feed is not None:
+            self._feed.offer(*offered(self.program, x, self.on_nonfinite))
+            return
+        arrays, _ = checked_inputs(self.program, x)
+        if self.on_nonfinite == "error" and any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
+            raise StreamError(describe_nonfinite(self.program.timed, arrays))
+
+    def _check_goes_on(self) -> None:
         if self._flushed:
             raise StreamError("the stream has ended; call reset() to start it again.")
+
+    def _set_static(self, name: str, value: Array) -> None:
+        self.statics[name] = value
+
+    def flush(self) -> Result:
+        self._check_goes_on()
+        if self._feed is not None:
+            self._feed.check_end()
         self.check_length()
-        total, hop, ports = self._position, self.program.hop, self.program.inputs
+        total, hop, ports = self._position, self.program.hop, self.program.timed
         pieces: list[list[Array]] = [[] for _ in self.program.outputs]
         while not self._complete(total):
             chunk = []
             for waiting, port in zip(self._waiting, ports):
-                missing = hop - waiting.shape[port.axis or 0]
+                missing = hop * port.per_tick - port.frames(waiting)
                 nothing = np.nan if self.program.poison and port.dtype.kind == "f" else 0
                 padding = np.full(port.sized(missing), nothing, port.dtype)
                 chunk.append(np.concatenate([waiting, padding], axis=port.axis or 0))
@@ -203,6 +239,9 @@ class OnnxStream(Stream):
         arrays = {"numbers": numbers} | {f"waiting.{i}": w for i, w in enumerate(self._waiting)}
         arrays |= {f"state.{i}": self._states[name] for i, name in enumerate(self.program.initial)}
         arrays |= {f"tail.{name}": value for name, value in self._tails.items()}
+        arrays |= {f"static.{i}": self.statics[port.name] for i, port in enumerate(self.program.statics)}
+        if self._feed is not None:
+            arrays["feed"] = np.frombuffer(self._feed.save(), np.uint8)
         np.savez(buffer, allow_pickle=False, **arrays)
         body = buffer.getvalue()
         return self.program.snapshot_head + hashlib.sha256(body).digest() + body
@@ -216,22 +255,25 @@ class OnnxStream(Stream):
                 raise ValueError
             with np.load(io.BytesIO(body), allow_pickle=False) as saved:
                 position, consumed, flushed = (int(v) for v in saved["numbers"])
-                waiting = [saved[f"waiting.{i}"] for i in range(len(self.program.inputs))]
+                waiting = [saved[f"waiting.{i}"] for i in range(len(self.program.timed))]
+                statics = {port.name: saved[f"static.{i}"] for i, port in enumerate(self.program.statics)}
+                feed = saved["feed"].tobytes() if self._feed is not None else b""
                 states = {name: saved[f"state.{i}"] for i, name in enumerate(self.program.initial)}
                 tails = {key[5:]: saved[key] for key in saved.files if key.startswith("tail.")}
             for name, value in states.items():
                 like = self.program.initial[name]
                 if value.shape != like.shape or value.dtype != like.dtype:
                     raise ValueError
+            if self._feed is not None:
+                self._feed.load(feed)
         except Exception:  # numpy and zipfile raise many types for damaged bytes
             raise StreamError(FOREIGN_STATE) from None
         self._position, self._consumed, self._flushed = position, consumed, bool(flushed)
-        self._waiting, self._states, self._tails = waiting, states, tails
+        self._waiting, self._states, self._tails, self.statics = waiting, states, tails, statics
 
     def clone(self) -> OnnxStream:
-        twin = OnnxStream(self.program, self._on_nonfinite)
-        twin._states, twin._waiting, twin._tails = dict(self._states), list(self._waiting), dict(self._tails)
-        twin._position, twin._consumed, twin._flushed = self._position, self._consumed, self._flushed
+        twin = OnnxStream(self.program, self.on_nonfinite)
+        twin.restore(self.save())
         return twin
 
     @property
@@ -242,11 +284,11 @@ class OnnxStream(Stream):
         program = self.program
         described = program.onnx
         feeds: dict[str, Array] = {}
-        for value, port, asked in zip(chunk, program.inputs, described["inputs"]):
+        for value, port, asked in zip(chunk, program.timed, described["inputs"]):
             feeds[port.name] = value[0] if asked["axis"] == STACKED and port.axis == 0 else np.ascontiguousarray(value)
         feeds[described["position"]] = np.array(self._consumed, np.int64)
         feeds[described["length"]] = np.array(program.unknown_length if total is None else total, np.int64)
-        feeds |= self._states
+        feeds |= self._states | self.statics
         feeds = {name: value for name, value in feeds.items() if name in program.fed}
         values = dict(zip(program.given, program.session.run(None, feeds)))
         for state in described["states"]:

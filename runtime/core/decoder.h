@@ -69,6 +69,10 @@ class Decoder {
   // Whether an array's frame fits a buffer's.
   bool Fits(int64_t buffer, int64_t outer, int64_t inner) const;
   bool ReadInputs();
+  // Frames of an input for one of the input clock, 0 for a static input, -1 where the buffer's clock is another.
+  int64_t InputRate(const Buffer& buffer) const;
+  // Finds where the static inputs' part of the state ends; nothing else may lie there.
+  bool PlaceStatics();
   bool ReadOutputs();
   void Finish();
 

@@ -262,18 +262,58 @@ bool Decoder::Fits(int64_t buffer, int64_t outer, int64_t inner) const {
 }
 
 bool Decoder::ReadInputs() {
+  bool timed = false;
   for (int64_t i = 0; i < header_.inputs; ++i) {
     int64_t at = inputs_at_ + i * 4;
     int64_t buffer = Word(at), outer = Word(at + 1), inner = Word(at + 2), dtype = Word(at + 3);
     auto number = static_cast<long long>(i);
     if (!Fits(buffer, outer, inner)) return Fail("input %lld does not fit a buffer", number);
-    if (program_->clocks[program_->buffers[buffer].made].op != ClockOp::kInput) {
-      return Fail("the buffer of input %lld is not made by the input clock", number);
-    }
+    const int64_t rate = InputRate(program_->buffers[buffer]);
+    if (rate < 0) return Fail("the buffer of input %lld is not made by the input clock or a multiple of it", number);
+    timed |= rate > 0;
     bool is_float32 = dtype == kFloat32;
     if (is_float32 && inner % 4 != 0) return Fail("input %lld has a broken float32 frame", number);
-    program_->inputs[i] = {static_cast<int32_t>(buffer), is_float32, outer, inner};
+    program_->inputs[i] = {static_cast<int32_t>(buffer), is_float32, outer, inner, rate};
   }
+  return timed ? PlaceStatics() : Fail("a plan needs an input with time");
+}
+
+int64_t Decoder::InputRate(const Buffer& buffer) const {
+  const Clock& made = program_->clocks[buffer.made];
+  switch (made.op) {
+    case ClockOp::kInput:
+      return 1;
+    case ClockOp::kAffine:
+      return program_->clocks[made.a].op == ClockOp::kInput && made.add == 0 && made.div.divisor == 1 && made.mul > 0
+                 ? made.mul
+                 : -1;
+    case ClockOp::kConst:
+      return made.add == 1 && buffer.space == Space::kState && buffer.lead == 0 ? 0 : -1;
+    default:
+      return -1;
+  }
+}
+
+bool Decoder::PlaceStatics() {
+  int64_t end = kStateHeaderBytes;
+  auto is_static = [&](int64_t i) {
+    for (const Input& input : program_->inputs) {
+      if (input.buffer == i && input.rate == 0) return true;
+    }
+    return false;
+  };
+  for (const Input& input : program_->inputs) {
+    const Buffer& buffer = program_->buffers[input.buffer];
+    const int64_t after = buffer.base + buffer.frame_bytes * (buffer.slots + buffer.margin);
+    if (input.rate == 0 && after > end) end = after;
+  }
+  for (int64_t i = 0; i < header_.buffers; ++i) {
+    const Buffer& buffer = program_->buffers[i];
+    if (buffer.space == Space::kState && buffer.base < end && !is_static(i)) {
+      return Fail("buffer %lld lies before or among those of static inputs", static_cast<long long>(i));
+    }
+  }
+  program_->statics_end = end;
   return true;
 }
 

@@ -92,6 +92,7 @@ struct Input {
   int32_t buffer;
   bool is_float32;
   int64_t outer, inner_bytes;
+  int64_t rate;  // frames for one of the stream's clock; 0: a static input, one frame that is set
 };
 
 struct Output {
@@ -117,6 +118,7 @@ struct Program {
   int64_t hop;
   int64_t state_bytes, scratch_bytes;  // of the plan
   int64_t working_bytes;               // scratch with what the interpreter keeps behind the plan's part
+  int64_t statics_end;                 // of the state: where what static inputs hold ends and the rest begins
   int64_t tap_entries;                 // of the longest tap tables of one call
   const uint8_t* weights;
   Span<Clock> clocks;

@@ -252,29 +252,37 @@ int FillTails(const Step& step, int32_t writer) {
   return RN_OK;
 }
 
-int RunStep(const Step& step) {
-  ++step.counters.steps;
-  const Span<Instruction>& code = step.program.instructions;
-  for (int32_t i = 0; i < code.size;) {
-    const Instruction& instruction = code[i];
-    const int32_t body = instruction.body;
-    const int64_t low = step.Limit(step.before[instruction.made], instruction.length);
-    const int64_t high = step.Limit(step.after[instruction.made], instruction.length);
-    if (low < high) {
-      if (instruction.op != InstructionOp::kRepeat) {
-        if (int status = RunOne(step, instruction, low, high)) return status;
-      } else {
-        for (int64_t q = low; q < high; ++q) {
-          for (int32_t k = 1; k <= body; ++k) {
-            if (int status = RunOne(step, code[i + k], q, q + 1)) return status;
-          }
+namespace {
+
+int RunInstruction(const Step& step, int32_t i) {
+  const Instruction* code = step.program.instructions.data + i;
+  // What has a constant clock is made of static inputs alone.
+  const bool again = step.stale && step.program.clocks[code->made].op == ClockOp::kConst;
+  const int64_t low = again ? 0 : step.Limit(step.before[code->made], code->length);
+  const int64_t high = step.Limit(step.after[code->made], code->length);
+  if (low < high) {
+    if (code->op != InstructionOp::kRepeat) {
+      if (int status = RunOne(step, *code, low, high)) return status;
+    } else {
+      for (int64_t q = low; q < high; ++q) {
+        for (int32_t k = 1; k <= code->body; ++k) {
+          if (int status = RunOne(step, code[k], q, q + 1)) return status;
         }
       }
     }
-    if (step.lengths) {
-      if (int status = FillTails(step, i)) return status;
+  }
+  return step.lengths ? FillTails(step, i) : RN_OK;
+}
+
+}  // namespace
+
+int RunSteps(const Step* const* steps, int32_t count) {
+  for (int32_t k = 0; k < count; ++k) ++steps[k]->counters.steps;
+  const Span<Instruction>& code = steps[0]->program.instructions;
+  for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
+    for (int32_t k = 0; k < count; ++k) {
+      if (int status = RunInstruction(*steps[k], i)) return status;
     }
-    i += 1 + body;
   }
   return RN_OK;
 }

@@ -19,6 +19,7 @@ struct Step {
   const int64_t* after;    // the clocks at t1
   const int64_t* lengths;  // the clocks at T, null while T is unknown
   int32_t* table;          // room for the tap tables of one call
+  bool stale;              // a static input changed: what is made of static inputs alone is made again
   Counters& counters;
 
   int64_t Limit(int64_t count, int32_t length) const {
@@ -46,8 +47,9 @@ void FillFrames(uint8_t* to, int64_t bytes, uint32_t fill);
 // Writes the tails of the buffers whose last writer is `writer`.
 int FillTails(const Step& step, int32_t writer);
 
-// Runs the first entry point. Returns an rn_code.
-int RunStep(const Step& step);
+// Runs the first entry point for `count` streams of one program, each instruction for all of them before the next.
+// Returns an rn_code; where that is a failure, none of the steps can be used.
+int RunSteps(const Step* const* steps, int32_t count);
 
 }  // namespace runnel
 

@@ -29,10 +29,14 @@ bool Run(const rn_program* program) {
   int64_t capacity[4] = {}, written[4] = {};
   bool fits = true;
   for (int i = 0; i < rn_input_count(program) && fits; ++i) {
-    fits = rn_input_frame_bytes(program, i) < kMost;
-    if (fits) inputs[i] = Room(static_cast<size_t>(rn_input_frame_bytes(program, i) * kFrames)).data;
+    const int64_t rate = rn_input_rate(program, i) ? rn_input_rate(program, i) : 1;
+    fits = rn_input_frame_bytes(program, i) < kMost && rate < 64;
+    if (fits) inputs[i] = Room(static_cast<size_t>(rn_input_frame_bytes(program, i) * rate * kFrames)).data;
   }
   rn_init(program, state.data, static_cast<int>(Random() % 2));
+  for (int i = 0; i < rn_input_count(program) && fits; ++i) {
+    if (rn_input_rate(program, i) == 0 && rn_set(program, state.data, i, inputs[i]) != RN_OK) abort();
+  }
   auto room = [&](int64_t frames, int end) {
     if (rn_due(program, state.data, frames, end, capacity) != RN_OK) fits = false;
     for (int i = 0; i < rn_output_count(program) && fits; ++i) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ class Pairs(Program):
     def state_bytes(self) -> int:
         return 8
 
-    def stream(self, state: bytes | None = None, on_nonfinite: str = "error") -> PairsStream:
+    def stream(
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
+    ) -> PairsStream:
         return PairsStream(self, state, on_nonfinite)
 
 
@@ -43,7 +46,16 @@ class PairsStream(Stream):
         self.policy = policy
         self.reset()
         if state is not None:
-            self.waiting = np.frombuffer(state, np.float32).reshape(-1, self.waiting.shape[1])
+            self.restore(state)
+
+    def restore(self, state: bytes) -> None:
+        self.waiting = np.frombuffer(state, np.float32).reshape(-1, self.waiting.shape[1])
+
+    def check(self, x: Any) -> None:
+        checked_inputs(self.program, x)
+
+    def _set_static(self, name: str, value: Array) -> None:
+        raise AssertionError(name)
 
     def reset(self) -> None:
         self.waiting = np.empty((0, int(np.prod(self.program.inputs[0].sized(1)))), np.float32)

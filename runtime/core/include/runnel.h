@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 // Raised whenever a signature or the meaning of a code below changes.
-#define RN_ABI_VERSION 1
+#define RN_ABI_VERSION 2
 
 typedef struct rn_program rn_program;
 
@@ -58,6 +58,9 @@ RN_API size_t rn_scratch_bytes(const rn_program* program);
 RN_API int64_t rn_hop(const rn_program* program);
 RN_API int32_t rn_input_count(const rn_program* program);
 RN_API int32_t rn_output_count(const rn_program* program);
+// Frames of an input for one frame of the stream's clock (above 1 where inputs have different rates); 0: a static
+// input, which rn_set gives its one value.
+RN_API int64_t rn_input_rate(const rn_program* program, int32_t input);
 // Bytes of one unpadded frame, as in the caller's arrays.
 RN_API int64_t rn_input_frame_bytes(const rn_program* program, int32_t input);
 RN_API int64_t rn_output_frame_bytes(const rn_program* program, int32_t output);
@@ -65,16 +68,36 @@ RN_API int64_t rn_output_frame_bytes(const rn_program* program, int32_t output);
 // Puts a state at the start of a stream. `poison` fills all that nobody has written, there and in every step's scratch,
 // with NaN, so that a read of it shows.
 RN_API int rn_init(const rn_program* program, void* state, int poison);
+// Puts a stream back at its start; static inputs keep what they were set to.
+RN_API int rn_reset(const rn_program* program, void* state);
+// Gives a static input its value, one unpadded frame, for all frames that are made from now on. To be called for each
+// static input after rn_init, and again whenever a value changes. RN_NOT_FINITE leaves the state as it was.
+RN_API int rn_set(const rn_program* program, void* state, int32_t input, const void* value);
 
 // How many frames of each output a push of `frames` would write now, and with `end` a flush after it as well.
 RN_API int rn_due(const rn_program* program, const void* state, int64_t frames, int end, int64_t* counts);
 
-// Takes `frames` frames of every input. inputs[i]: [outer, frames, inner]. outputs[i]: [outer, capacity[i], inner], of
+// Takes `frames` frames of the stream's clock. inputs[i]: [outer, frames * rn_input_rate(i), inner], not read for a
+// static input. outputs[i]: [outer, capacity[i], inner], of
 // which the first written[i] frames of the middle axis are set. When the code is RN_BAD_ARGUMENT, RN_NOT_FINITE,
 // RN_CAPACITY, RN_FLUSHED, RN_BAD_STATE or RN_TOO_LONG the state is as it was.
 // `nonfinite`: refuse non-finite float32 samples, take them as 0, or start the stream again and take them as 0.
 RN_API int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
                    void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite);
+
+// The most lanes that rn_push_many steps together; it takes any number.
+#define RN_LANES_TOGETHER 16
+RN_API size_t rn_batch_scratch_bytes(const rn_program* program, int32_t lanes);
+
+// rn_push for several streams of one program, each at a position of its own; the bits are those of single pushes.
+// states[l], frames[l] (below 0: the lane rests, and its state may be null) and nonfinite[l] are those of lane l, and
+// so are inputs[l * inputs + i], outputs[l * outputs + o], capacity and written. Every lane is checked before any is
+// written: after a code that leaves a state as it was, all are, and *failed is a lane that it is about. After
+// RN_CAPACITY `written` says what is due of every output. After a failed step *failed is -1 and the lanes that were
+// stepped together have to be initialised again. `scratch` has rn_batch_scratch_bytes.
+RN_API int rn_push_many(const rn_program* program, int32_t lanes, void* const* states, void* scratch,
+                        const void* const* inputs, const int64_t* frames, void* const* outputs, const int64_t* capacity,
+                        int64_t* written, const int* nonfinite, int32_t* failed);
 
 // Ends the stream and writes what is left of every output.
 RN_API int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs,

@@ -1,0 +1,82 @@
+// The C ABI: programs, and what the codes mean.
+#include "plan.h"
+#include "platform.h"
+#include "runnel.h"
+#include "state.h"
+
+extern "C" {
+
+const char* rn_message(int code) {
+  switch (code) {
+    case RN_OK:
+      return "no error";
+    case RN_BAD_ARGUMENT:
+      return "a null or unaligned pointer, a negative count or an unknown policy was passed";
+    case RN_BAD_PLAN:
+      return "the plan breaks its own rules; compile the model again";
+    case RN_NO_MEMORY:
+      return "not enough memory for the program";
+    case RN_NOT_FINITE:
+      return "an input sample is NaN or infinite";
+    case RN_CAPACITY:
+      return "an output array is too small for what is due";
+    case RN_FLUSHED:
+      return "the stream has ended; reset it to start again";
+    case RN_BAD_STATE:
+      return "the state belongs to another program, or a step on it failed; reset the stream";
+    case RN_KERNEL:
+      return "a kernel reported a failure; reset the stream";
+    case RN_TOO_LONG:
+      return "a stream has at most 2^44 frames; reset it";
+    case RN_UNSUPPORTED:
+      return "the plan needs a newer runtime; update runnel";
+    default:
+      return "unknown error";
+  }
+}
+
+int rn_abi_version(void) { return RN_ABI_VERSION; }
+
+int rn_open(const void* plan, size_t plan_bytes, const void* weights, size_t weights_bytes, const void* image,
+            size_t image_bytes, const uint8_t program_hash[32], rn_program** out, char* message, size_t message_bytes) {
+  if (message && message_bytes) message[0] = 0;
+  if (!out) return RN_BAD_ARGUMENT;
+  *out = nullptr;
+  if (!plan || !program_hash || (!weights && weights_bytes) || (!image && image_bytes)) return RN_BAD_ARGUMENT;
+  runnel::Sources sources = {static_cast<const uint8_t*>(plan),
+                             plan_bytes,
+                             static_cast<const uint8_t*>(weights),
+                             weights_bytes,
+                             static_cast<const uint8_t*>(image),
+                             image_bytes,
+                             program_hash};
+  runnel::Program* program = nullptr;
+  int code = runnel::DecodePlan(sources, &program, {message, message_bytes});
+  *out = static_cast<rn_program*>(program);
+  return code;
+}
+
+void rn_close(rn_program* program) { runnel::PlatformFree(program); }
+
+size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(program->state_bytes); }
+size_t rn_scratch_bytes(const rn_program* program) { return static_cast<size_t>(program->working_bytes); }
+int64_t rn_hop(const rn_program* program) { return program->hop; }
+int32_t rn_input_count(const rn_program* program) { return program->inputs.size; }
+int32_t rn_output_count(const rn_program* program) { return program->outputs.size; }
+
+int64_t rn_input_frame_bytes(const rn_program* program, int32_t input) {
+  if (input < 0 || input >= program->inputs.size) return -1;
+  return program->inputs[input].outer * program->inputs[input].inner_bytes;
+}
+
+int64_t rn_input_rate(const rn_program* program, int32_t input) {
+  if (input < 0 || input >= program->inputs.size) return -1;
+  return program->inputs[input].rate;
+}
+
+int64_t rn_output_frame_bytes(const rn_program* program, int32_t output) {
+  if (output < 0 || output >= program->outputs.size) return -1;
+  return program->outputs[output].outer * program->outputs[output].inner_bytes;
+}
+
+}  // extern "C"
