@@ -90,7 +90,7 @@ def test_a_refused_input_names_its_lane_and_leaves_all_lanes_as_they_were(progra
 def test_policies_and_gaps_are_those_of_the_lane(program):
     batch = program.batch(3)
     zero, reset, strict = (batch.join(on_nonfinite=policy) for policy in ("zero", "reset", "error"))
-    batch.push({lane: X[:, :10] for lane in batch.lanes})
+    batch.push(dict.fromkeys(batch.lanes, X[:, :10]))
     bad, clean = X[:, 10:80].copy(), X[:, 10:80].copy()
     bad[0, 3, 1], clean[0, 3, 1] = np.inf, 0
     alone, fresh = program.stream(), program.stream()
@@ -132,7 +132,7 @@ def test_batches_and_streams_of_one_program_on_threads(program):
     def run_batch() -> None:
         batch = program.batch(4)
         lanes = [batch.join() for _ in range(4)]
-        got = [batch.push({lane: X[:, i : i + 10] for lane in lanes}) for i in range(0, 400, 10)]
+        got = [batch.push(dict.fromkeys(lanes, X[:, i : i + 10])) for i in range(0, 400, 10)]
         for lane in lanes:
             y = np.concatenate([g[lane] for g in got] + [batch.flush(lane)], axis=1)
             if y.tobytes() != expected.tobytes():
