@@ -17,7 +17,7 @@ from runnel.compiler.streaming.count import Count
 
 MAX_POINTERS = 16
 STORED_AS = {"bool": "int8"}
-DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
+DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,9 @@ class View:
     def tap(self, tap: Expr) -> Expr:
         """Where a tap's frame begins."""
         if self.offsets is not None:
-            return tirx.BufferLoad(self.offsets, [tap])
+            offset = tirx.BufferLoad(self.offsets, [tap])
+            item = np.dtype(self.value.dtype).itemsize  # the table counts in elements of 4 bytes
+            return offset * (4 // item) if item <= 4 else tirx.truncdiv(offset, item // 4)
         return tap * frame_elements(self.value.shape)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise, product
 from math import prod
 
 from runnel.compiler.codegen import ops
-from runnel.compiler.codegen.builder import Builder, Expr, int32, lanes_of, splat
+from runnel.compiler.codegen.builder import Builder, Expr, dtype_of, int32, lanes_of, splat
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.evaluate import Evaluator, Index
 from runnel.compiler.codegen.memory import LANES, frame_elements
@@ -148,7 +148,7 @@ def spill_and_apply(context: Context, anchor: FrameValue, vector: Expr, position
     position: of lane 0 in the anchor's output.
     """
     b = context.b
-    memory = b.local("float32", lanes_of(vector))
+    memory = b.local(dtype_of(vector), lanes_of(vector))
     b.store_vector(memory, 0, vector)
 
     def emit(at: Expr) -> None:

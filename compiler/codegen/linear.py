@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32, splat
+from runnel.compiler.codegen.arithmetic import Arithmetic
+from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
@@ -38,6 +39,7 @@ class _Problem:
     weights: np.ndarray
     bias: np.ndarray | None
     inner: int
+    sums: Arithmetic
 
     @property
     def groups(self) -> int:
@@ -66,31 +68,29 @@ def view_of(context: Context, node: FrameNode) -> View:
     x = node.inputs[0]
     if not isinstance(x, FrameValue) or x not in context.views:
         raise Unsupported(node.op, "its first operand must be an input of the group")
-    if x.dtype != "float32":
-        raise Unsupported(node.op, f"of {x.dtype}; only float32")
     return context.views[x]
 
 
 def emit_conv(context: Context, node: FrameNode) -> None:
     """conv without spatial axes."""
-    x = view_of(context, node)
-    w = np.asarray(node.inputs[1], np.float32)
+    x, sums = view_of(context, node), Arithmetic.of(context.b, node)
+    w = sums.weights(np.asarray(node.inputs[1]))
     bias = np.asarray(node.inputs[2], np.float32) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     groups = int(node.attrs.get("group", 1))
     outputs, inputs, taps = w.shape
     if taps != x.access.taps or inputs * groups != x.value.shape[1]:
         raise Unsupported("conv", f"weights {w.shape} do not fit {x.access.taps} taps of {x.value.shape}")
     if groups == outputs and inputs == 1:
-        _emit_depthwise(context, node, x, w[:, 0, :].T, bias)
+        _emit_depthwise(context, node, x, w[:, 0, :].T, bias, sums)
         return
     packed = w.reshape(groups, outputs // groups, inputs, taps).transpose(0, 3, 2, 1)
-    _emit(context, _Problem(node, x, packed, None if bias is None else bias.reshape(groups, -1), 1))
+    _emit(context, _Problem(node, x, packed, None if bias is None else bias.reshape(groups, -1), 1, sums))
 
 
 def emit_matmul(context: Context, node: FrameNode) -> None:
     """matmul of a value by a constant (K, N)."""
-    x = view_of(context, node)
-    w = np.asarray(node.inputs[1], np.float32)
+    x, sums = view_of(context, node), Arithmetic.of(context.b, node)
+    w = sums.weights(np.asarray(node.inputs[1]))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     while w.ndim > 2 and w.shape[0] == 1:
         w = w[0]
@@ -98,14 +98,14 @@ def emit_matmul(context: Context, node: FrameNode) -> None:
         raise Unsupported("matmul", f"{x.access.taps} taps of {x.value.shape} by a constant {w.shape}")
     inner = int(np.prod(x.value.shape[:-1], dtype=np.int64))
     row = None if bias is None else np.broadcast_to(np.asarray(bias, np.float32).reshape(-1), (w.shape[1],))
-    _emit(context, _Problem(node, x, w[None, None], None if row is None else row[None], inner))
+    _emit(context, _Problem(node, x, w[None, None], None if row is None else row[None], inner, sums))
 
 
 def emit_product(context: Context, node: FrameNode, weights: np.ndarray) -> None:
     """A single frame by ``weights`` (groups, 1, inputs, outputs), bias as the node's third operand."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     row = None if bias is None else np.asarray(bias, np.float32).reshape(weights.shape[0], -1)
-    _emit(context, _Problem(node, view_of(context, node), weights, row, 1))
+    _emit(context, _Problem(node, view_of(context, node), weights, row, 1, Arithmetic.of(context.b, node)))
 
 
 def _emit(context: Context, p: _Problem) -> None:
@@ -128,7 +128,7 @@ class _Panels:
 
     def _pack(self) -> tuple[Buffer, Buffer | None]:
         p, key = self.p, id(self.p.node)
-        w = np.zeros((p.groups, p.taps * p.inputs, self.padded), np.float32)
+        w = np.zeros((p.groups, p.taps * p.inputs, self.padded), p.weights.dtype)
         w[:, :, : p.outputs] = p.weights.reshape(p.groups, -1, p.outputs)
         panels = [w[g, :, n : n + self.width] for g in range(p.groups) for n in range(0, self.padded, self.width)]
         memory = self.context.constant((key, "w"), np.concatenate([panel.reshape(-1) for panel in panels]))
@@ -179,9 +179,9 @@ class _Panels:
         depth = p.taps * p.inputs
         columns = [(i, v) for i, width in enumerate(widths) for v in range(0, width, lanes)]
         first = panel * self.width
-        sums = [[b.local("float32", lanes) for _ in columns] for _ in rows]
+        sums = [[b.local(p.sums.kind, lanes) for _ in columns] for _ in rows]
         for j, (i, v) in enumerate(columns):
-            start: Expr = constant(0.0, "float32", lanes)
+            start: Expr = p.sums.start(lanes)
             if self.bias is not None:
                 start = b.let(b.load_vector(self.bias, group * self.padded + first + (i * self.width + v), lanes))
             for row_sums in sums:
@@ -193,12 +193,12 @@ class _Panels:
             starts = [b.let(at + tap * (p.inputs * width)) for at, width in zip(packed, widths, strict=True)]
 
             def step(k: Expr) -> None:
-                xs = [b.let(b.load_vector(p.x.memory, base + k, 1)) for base in bases]
+                xs = [p.sums.input(b.load_vector(p.x.memory, base + k, 1)) for base in bases]
                 for j, (i, v) in enumerate(columns):
-                    w = b.load_vector(self.memory, starts[i] + k * widths[i] + v, lanes)
+                    w = p.sums.weight(b.load_vector(self.memory, starts[i] + k * widths[i] + v, lanes))
                     w = b.let(w) if len(rows) > 1 else w
                     for x, row_sums in zip(xs, sums, strict=True):
-                        total = b.fma(splat(x, lanes), w, b.load_vector(row_sums[j], 0, lanes))
+                        total = p.sums.add_product(splat(x, lanes), w, b.load_vector(row_sums[j], 0, lanes))
                         b.store_vector(row_sums[j], 0, total)
 
             with b.loop(p.inputs // _UNROLL, "k") as k:
@@ -235,7 +235,7 @@ def _emit_dot(context: Context, p: _Problem) -> None:
     """Few outputs, many inputs: vectors over inputs, 16 partial sums an output, a fixed tree, then the bias."""
     b = context.b
     width = round_up(p.inputs, LANES)
-    w = np.zeros((p.groups, p.outputs, p.taps, width), np.float32)
+    w = np.zeros((p.groups, p.outputs, p.taps, width), p.weights.dtype)
     w[..., : p.inputs] = p.weights.transpose(0, 3, 1, 2)
     memory = context.constant((id(p.node), "w"), w)
     bias = None if p.bias is None else context.constant((id(p.node), "b"), p.bias)
@@ -243,19 +243,20 @@ def _emit_dot(context: Context, p: _Problem) -> None:
     widths = ([LANES] if p.inputs >= LANES else []) + pieces
 
     def emit_row(group: Expr, offset: Expr, origin: Expr) -> None:
-        sums = [[b.local("float32", lanes) for lanes in widths] for _ in range(p.outputs)]
+        sums = [[b.local(p.sums.kind, lanes) for lanes in widths] for _ in range(p.outputs)]
         for row in sums:
             for total, lanes in zip(row, widths, strict=True):
-                b.store_vector(total, 0, constant(0.0, "float32", lanes))
+                b.store_vector(total, 0, p.sums.start(lanes))
         with b.loop(p.taps, "tap") as tap:
             base = b.let(p.x.tap(tap) + offset)
 
             def step(k: Expr, j: int) -> None:
                 lanes = widths[j]
-                x = b.let(b.load_vector(p.x.memory, base + k, lanes))
+                x = p.sums.input(b.load_vector(p.x.memory, base + k, lanes))
                 for n, row in enumerate(sums):
                     at = (group * p.outputs + n) * (p.taps * width) + tap * width + k
-                    total = b.fma(x, b.load_vector(memory, at, lanes), b.load_vector(row[j], 0, lanes))
+                    w = p.sums.weight(b.load_vector(memory, at, lanes))
+                    total = p.sums.add_product(x, w, b.load_vector(row[j], 0, lanes))
                     b.store_vector(row[j], 0, total)
 
             with b.loop(p.inputs // LANES, "k") as k:
@@ -265,7 +266,7 @@ def _emit_dot(context: Context, p: _Problem) -> None:
                 if lanes < LANES:
                     step(int32(k_tail), j)
                     k_tail += lanes
-        results = b.local("float32", p.outputs)
+        results = b.local(p.sums.kind, p.outputs)
         for n, row in enumerate(sums):
             parts = [tree_sum(b, b.load_vector(total, 0, lanes)) for total, lanes in zip(row, widths, strict=True)]
             value = parts[0]
@@ -287,22 +288,25 @@ def _emit_dot(context: Context, p: _Problem) -> None:
         emit_row(group, b.let(offset), group * p.outputs + inner * p.outputs)
 
 
-def _emit_depthwise(context: Context, node: FrameNode, x: View, w: np.ndarray, bias: np.ndarray | None) -> None:
+def _emit_depthwise(
+    context: Context, node: FrameNode, x: View, w: np.ndarray, bias: np.ndarray | None, sums: Arithmetic
+) -> None:
     """One filter a channel: vectors over channels. w: (taps, channels)."""
     b, (taps, channels) = context.b, w.shape
     pitch = frame_elements((channels,))
-    packed = np.zeros((taps, pitch), np.float32)
+    packed = np.zeros((taps, pitch), w.dtype)
     packed[:, :channels] = w
     memory = context.constant((id(node), "w"), packed)
     biases = None if bias is None else context.constant((id(node), "b"), bias)
 
     def emit(position: Expr) -> None:
-        total = b.local("float32", b.lanes)
-        start = constant(0.0, "float32", b.lanes) if biases is None else b.load(biases, position)
+        total = b.local(sums.kind, b.lanes)
+        start = sums.start(b.lanes) if biases is None else b.load(biases, position)
         b.store_vector(total, 0, start)
         with b.loop(taps, "tap") as tap:
-            frame = b.load(x.memory, x.tap(tap) + context.at_row(x.access) + position)
-            product = b.fma(frame, b.load(memory, tap * pitch + position), b.load_vector(total, 0, b.lanes))
+            frame = sums.input(b.load(x.memory, x.tap(tap) + context.at_row(x.access) + position))
+            weight = sums.weight(b.load(memory, tap * pitch + position))
+            product = sums.add_product(frame, weight, b.load_vector(total, 0, b.lanes))
             b.store_vector(total, 0, product)
         value = b.let(b.load_vector(total, 0, b.lanes))
         apply_epilogue(context, node.output, value, Index(node.output.shape, flat=position))

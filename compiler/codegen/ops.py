@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen import math as m
@@ -103,6 +104,16 @@ def _hard_swish(b: Builder, x: Expr, a: Attrs) -> Expr:
     return b.let(x * _hard_sigmoid(b, x, 1 / 6, 0.5))
 
 
+def _quantize(b: Builder, x: Expr, a: Attrs) -> Expr:
+    """x rounded half to even, plus ``zero``, within the range of the type ``to``; NaN becomes the lowest code."""
+    zero, kind = int(a["zero"]), str(a["to"])
+    low, high = (float(v - zero) for v in (np.iinfo(kind).min, np.iinfo(kind).max))
+    x = b.let(tirx.Select(x > m.like(x, low), x, m.like(x, low)))
+    x = b.let(tirx.Select(x < m.like(x, high), x, m.like(x, high)))
+    code = b.let(tirx.Cast(vector_type("int32", lanes_of(x)), b.intrinsic("llvm.roundeven", x)))
+    return b.let(tirx.Cast(vector_type(kind, lanes_of(x)), code + m.like(code, zero)))
+
+
 UNARY: dict[str, Callable[[Builder, Expr, Attrs], Expr]] = {
     "identity": lambda b, x, a: x,
     "relu": lambda b, x, a: b.let(_positive(x, x, m.like(x, 0))),
@@ -129,10 +140,11 @@ UNARY: dict[str, Callable[[Builder, Expr, Attrs], Expr]] = {
     "hard_swish": _hard_swish,
     "clip": _clip,
     "not": lambda b, x, a: b.let(tirx.Not(x)),
+    "quantize": _quantize,
 }
 
 FLOAT_ONLY = frozenset({"sigmoid", "tanh", "exp", "log", "erf", "softplus", "sqrt", "reciprocal", "softsign"}) | {
-    *("gelu", "elu", "selu", "hard_sigmoid", "hard_swish"),
+    *("gelu", "elu", "selu", "hard_sigmoid", "hard_swish", "quantize"),
 }
 
 

@@ -7,7 +7,6 @@ or over output channels where a window reaches into the padding or the axis is s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import product
@@ -18,6 +17,7 @@ from tvm import tirx
 
 from runnel.compiler.codegen import linear, ops
 from runnel.compiler.codegen import math as m
+from runnel.compiler.codegen.arithmetic import Arithmetic, lowest
 from runnel.compiler.codegen.builder import Builder, Expr, constant, int32, splat
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes
@@ -44,6 +44,7 @@ class _Conv:
     ) -> None:
         self.context, self.node, self.x, self.axes, self.kernel = context, node, x, tuple(axes), tuple(kernel)
         self.b = context.b
+        self.arithmetic = Arithmetic.of(context.b, node)
         self.groups, self.taps, self.inputs, self.places, self.outputs = packed.shape
         self.memory = context.constant((id(node), "w"), packed)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -83,7 +84,7 @@ class _Conv:
 
     def _starts(self, group: Expr, channels: Sequence[Expr]) -> list[Expr]:
         if self.bias is None:
-            return [constant(0.0, "float32", self.b.lanes) for _ in channels]
+            return [self.arithmetic.start(self.b.lanes) for _ in channels]
         at = [group * self.outputs + c for c in channels]
         return [self.b.let(splat(self.b.load(self.bias, position), self.b.lanes)) for position in at]
 
@@ -108,15 +109,16 @@ class _Conv:
 
         def tile(group: Expr, outer: list[Expr], channels: list[Expr], position: Expr) -> None:
             q = [*outer, position + first]
-            sums = [b.local("float32", b.lanes) for _ in channels]
+            sums = [b.local(self.arithmetic.kind, b.lanes) for _ in channels]
             for total, start in zip(sums, self._starts(group, channels), strict=True):
                 b.store_vector(total, 0, start)
 
             def step(source: Expr, weight: Expr) -> None:
-                x = b.let(splat(_load_steps(b, self.x.memory, source, inner.in_step), b.lanes))
+                x = self.arithmetic.input(splat(_load_steps(b, self.x.memory, source, inner.in_step), b.lanes))
                 for total, channel in zip(sums, channels, strict=True):
-                    w = splat(b.load(self.memory, weight + channel), b.lanes)
-                    b.store_vector(total, 0, b.fma(x, w, b.load_vector(total, 0, b.lanes)))
+                    w = splat(self.arithmetic.weight(b.load(self.memory, weight + channel)), b.lanes)
+                    product = self.arithmetic.add_product(x, w, b.load_vector(total, 0, b.lanes))
+                    b.store_vector(total, 0, product)
 
             self._sum(group, q, step)
             for total, channel in zip(sums, channels, strict=True):
@@ -137,15 +139,16 @@ class _Conv:
         b = self.b
 
         def tile(group: Expr, q: list[Expr], starts: list[Expr]) -> None:
-            sums = [b.local("float32", b.lanes) for _ in starts]
+            sums = [b.local(self.arithmetic.kind, b.lanes) for _ in starts]
             for total, start in zip(sums, self._starts(group, starts), strict=True):
                 b.store_vector(total, 0, start)
 
             def step(source: Expr, weight: Expr) -> None:
-                x = b.let(splat(b.load(self.x.memory, source), b.lanes))
+                x = splat(self.arithmetic.input(b.load(self.x.memory, source)), b.lanes)
                 for total, channel in zip(sums, starts, strict=True):
-                    w = b.load(self.memory, weight + channel)
-                    b.store_vector(total, 0, b.fma(x, w, b.load_vector(total, 0, b.lanes)))
+                    w = self.arithmetic.weight(b.load(self.memory, weight + channel))
+                    product = self.arithmetic.add_product(x, w, b.load_vector(total, 0, b.lanes))
+                    b.store_vector(total, 0, product)
 
             self._sum(group, q, step)
             for total, channel in zip(sums, starts, strict=True):
@@ -176,7 +179,7 @@ def _load_steps(b: Builder, memory: object, position: Expr, step: int) -> Expr:
 def emit_conv(context: Context, node: FrameNode) -> None:
     """conv: (1, Cin, *S) through taps by (Cout, Cin/g, K, *kS)."""
     x = linear.view_of(context, node)
-    w = np.asarray(node.inputs[1], np.float32)
+    w = Arithmetic.of(context.b, node).weights(np.asarray(node.inputs[1]))
     rank = w.ndim - 3
     if rank == 0:
         linear.emit_conv(context, node)
@@ -222,7 +225,9 @@ def emit_pool(context: Context, node: FrameNode) -> None:
     if len(kernel) != rank:
         raise Unsupported(node.op, f"kernel {kernel} over spatial axes {sizes}")
     axes = [windows(*a) for a in zip(sizes, out, kernel, strides, dilations, pads, strict=True)]
-    average, channels = node.op == "avg_pool", x.value.shape[1]
+    average, channels, kind = node.op == "avg_pool", x.value.shape[1], x.value.dtype
+    if average and kind != "float32":
+        raise Unsupported(node.op, f"of {kind}; only float32")
     volume = taps * prod(kernel)
     if not rank:
         padded = frame_elements((channels,))
@@ -230,8 +235,8 @@ def emit_pool(context: Context, node: FrameNode) -> None:
     count_padding = bool(node.attrs.get("count_include_pad", 0))
 
     def place(channel: Expr, q: list[Expr], inside: bool) -> None:
-        total, count = b.local("float32", b.lanes), b.local("float32", 1)
-        b.store_vector(total, 0, constant(0.0 if average else -math.inf, "float32", b.lanes))
+        total, count = b.local(kind, b.lanes), b.local("float32", 1)
+        b.store_vector(total, 0, constant(0.0, "float32", b.lanes) if average else splat(lowest(kind), b.lanes))
         b.store_vector(count, 0, constant(0.0, "float32"))
         with b.loop(taps, "tap") as tap:
             frame = b.let(x.tap(tap) + context.at_row(x.access))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -38,9 +38,9 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def fold(graph: Graph) -> None:
+def fold(graph: Graph, keep: Collection[str] = ()) -> None:
     """Replace every node whose inputs are constants by its value, take constant If branches, drop dead nodes; in
-    place."""
+    place. keep: ops to leave alone."""
     changed = True
     while changed:
         changed = False
@@ -56,7 +56,7 @@ def fold(graph: Graph) -> None:
                 kept += _take_branch(graph, node)
                 changed = True
                 continue
-            is_constant = all(not i or i in known for i in node.inputs) and node.op not in _RANDOM
+            is_constant = all(not i or i in known for i in node.inputs) and node.op not in (*_RANDOM, *keep)
             if is_constant and node.domain in ("", "ai.onnx") and not _has_subgraph(node):
                 pending.append(node)
                 known.update(node.outputs)

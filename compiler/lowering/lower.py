@@ -129,7 +129,7 @@ class Lowering:
         dtype = None
         if op in ("equal", "greater", "less", "greater_equal", "less_equal", "and", "or", "xor", "not"):
             dtype = "bool"
-        elif op == "cast":
+        elif op in ("cast", "quantize"):
             dtype = attrs["to"]
         elif op == "where":
             values = [x.signal.dtype if isinstance(x, View) else x.dtype.name for x in operands[1:]]

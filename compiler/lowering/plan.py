@@ -278,7 +278,7 @@ class Planner:
 
     def _copy(self, copy: Copy) -> list[int]:
         out, source = copy.output, copy.read.signal
-        fill = int(np.array(copy.fill, np.float32).view(np.int32)) if out.dtype == "float32" else 0
+        fill = fill_bits(copy.fill, out)
         words = [
             self._clock(out.made, out.name), self._clock(out.length, out.name), self.order.index(source),
             self.order.index(out),
@@ -292,7 +292,7 @@ class Planner:
         buffers: list[int] = []
         for signal in self.order:
             ring = self.rings[signal]
-            fill = np.array(signal.fill or 0.0, np.float32).view(np.int32) if signal.dtype == "float32" else 0
+            fill = fill_bits(signal.fill or 0.0, signal)
             frames = 0 if signal.initial is None else len(signal.initial)
             buffers += [
                 ring.space, ring.base, signal.frame_bytes, ring.slots, ring.margin, self._clock(signal.made,
@@ -331,6 +331,15 @@ class Planner:
             else:
                 described.append({"output": group.output.name, "ops": "copy", "symbol": ""})
         return described
+
+
+def fill_bits(fill: float, signal: Signal) -> int:
+    """The four bytes that a frame is filled with, again and again. Raises NoKernel where four bytes cannot say it."""
+    value = np.array(fill).astype(signal.dtype).reshape(1)
+    words = np.resize(value, max(1, 4 // value.itemsize)).view(np.int32)
+    if (words != words[0]).any():
+        raise NoKernel(f"'{signal.name}' is padded with {fill} in elements of {value.itemsize} bytes")
+    return int(words[0])
 
 
 def _layout(stream: Any) -> tuple[int, int]:

@@ -239,16 +239,21 @@ def gemm(low: Lowering, node: Pointwise) -> View:
     return low.linear(node, low.view(node.streams[0]), weight, scaled, node.output.frame_shape)
 
 
-@handler("Conv", "ConvTranspose")
+@handler("Conv", "ConvInteger", "ConvTranspose")
 def conv(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
     view = low.view(x).reshaped((1, *x.frame_shape) if x.axis != STACKED else x.frame_shape)
     if view.shape[0] != 1:
         raise NoKernel("convolves a batch inside a frame")
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    more: dict[str, Any] = {}
+    if node.op == "ConvInteger":
+        from runnel.compiler.lowering.quantised import integer_conv
+
+        weight, bias, more = integer_conv(node)
     assert isinstance(weight, np.ndarray) and not isinstance(bias, Stream)
     rank = weight.ndim - 2
-    attrs = conv_attrs(node.attrs, rank)
+    attrs = conv_attrs(node.attrs, rank) | more
     out = node.output.frame_shape if node.output.axis == STACKED else (1, *node.output.frame_shape)
     if node.op == "ConvTranspose":
         attrs["output_padding"] = list(node.attrs.get("output_padding", [0] * rank))
@@ -259,7 +264,7 @@ def conv(low: Lowering, node: Pointwise) -> View:
         if all(d == 1 for d in (*view.shape[2:], *out[2:], *weight.shape[2:])):
             attrs |= {"strides": [], "pads": [], "dilations": []}
             view, weight, out = view.reshaped(view.shape[:2]), weight.reshape(weight.shape[:2]), out[:2]
-        made = low.step(node, "conv", [view, weight[:, :, None], bias], out, attrs)
+        made = low.step(node, "conv", [view, weight[:, :, None], bias], out, attrs, node.output.dtype)
     return made.reshaped(node.output.frame_shape)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
+from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
 from runnel.compiler.streaming.count import Count, CountTooLong
@@ -249,7 +250,7 @@ class Analysis:
                     self.values[name] = self.stacked(value, node)
             return self._stacked_node(node)
         if node.domain not in ("", "ai.onnx") or node.op not in RULES:
-            if self.window is not None and node.domain in ("", "ai.onnx"):
+            if self.window is not None:
                 return self._as_window(node, missing_rule(node.op))
             raise missing_rule(node.op)
         try:
@@ -319,6 +320,7 @@ def analyse(
     stream, for what would grow with it. Raises Refused with every reason at once, InputError where the time axis is not
     clear or the model does not run.
     """
+    integer_form(graph)
     fold(graph)
     if states:
         axes = dict.fromkeys((p.name for p in graph.inputs), STACKED)

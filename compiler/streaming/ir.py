@@ -154,13 +154,13 @@ class Pointwise(StreamNode):
     def macs(self) -> int:
         out = int(np.prod(self.output.frame_shape, dtype=np.int64))
         weights = [w for w in self.inputs[1:] if isinstance(w, np.ndarray)]
-        if self.op in ("MatMul", "Gemm"):
+        if self.op in ("MatMul", "MatMulInteger", "Gemm"):
             constants = [w for w in self.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
             if constants:
                 rows = out // (constants[0].shape[-1] if self.inputs[1] is constants[0] else constants[0].shape[-2])
                 return constants[0].size * max(1, rows)
             return out * (self.streams[0].frame_shape[-1] if self.streams[0].frame_shape else 1)
-        if self.op == "Conv":
+        if self.op in ("Conv", "ConvInteger"):
             return out * int(np.prod(weights[0].shape[1:]))
         if self.op == "ConvTranspose":
             return int(np.prod(self.streams[0].frame_shape[-(weights[0].ndim - 2) :], dtype=np.int64)) * weights[0].size
@@ -201,7 +201,7 @@ class Window(StreamNode):
 
     @property
     def macs(self) -> int:
-        weight = self.inputs[1] if self.op == "Conv" else None
+        weight = self.inputs[1] if self.op in ("Conv", "ConvInteger") else None
         frame = int(np.prod(self.output.frame_shape, dtype=np.int64))
         return frame * int(np.prod(weight.shape[1:])) if isinstance(weight, np.ndarray) else 0
 

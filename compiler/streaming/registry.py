@@ -50,6 +50,12 @@ WITHOUT_RULE = {
     "classifier"),
     "GlobalMaxPool": ("takes the maximum over the whole of time", "use window mode (--window W) for a fixed-window "
     "classifier"),
+    "DynamicQuantizeLinear": ("takes its scale from the least and the largest value of the whole recording",
+    "quantise the model with static scales from a calibration recording, or use window mode (--window W)"),
+    "DynamicQuantizeMatMul": ("takes its scale from the least and the largest value of the whole recording",
+    "quantise the model with static scales from a calibration recording, or use window mode (--window W)"),
+    "DynamicQuantizeLSTM": ("takes its scales from the least and the largest value of all it has seen",
+    "quantise the weights alone, or export a float LSTM"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
     "NonZero": ("has an output whose length depends on the data", "remove it from the exported graph"),
     "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),

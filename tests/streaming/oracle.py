@@ -217,15 +217,16 @@ def compare(got: Frames, wanted: Frames, what: str, tolerance: float, usual: dic
 def check(
     model: bytes, *, runner: runners.Runner = runners.reference, lengths: Sequence[int] | None = None,
     steps: Sequence[int | None] = (None, 4, 11), seed: int = 0, tolerance: float = TOLERANCE, scale: float = 1.0,
-    at_least: int = 3, feeds: Any = None, **options: Any,
+    at_least: int = 3, feeds: Any = None, expected: bytes | None = None, **options: Any,
 ) -> Proof:  # fmt: skip
     """Compare stream and offline model; raises AssertionError, or Refused as the compiler does.
 
     lengths: input lengths to try (those the offline model refuses are left out). steps: frames a call asked of the
     compiler, None for the smallest. at_least: how many lengths must have been compared. feeds: length → inputs, instead
-    of noise. options: what the compiler takes (time_axis, window, hop, ...).
+    of noise. expected: the offline model to compare with, where it is another one. options: what the
+    compiler takes (time_axis, window, hop, ...).
     """
-    offline = Offline(model)
+    offline = Offline(model if expected is None else expected)
     window, hop = options.get("window"), options.get("hop") or 1
     source = Source(model, seed, options.get("time_axis"), window, scale)
     rng = np.random.default_rng(seed + 1)

@@ -8,6 +8,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.pointwise import conv_attrs
+from runnel.compiler.lowering.quantised import integer_conv
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, Operand, View
 from runnel.compiler.streaming.ir import Upsample, Window
@@ -29,9 +30,13 @@ def window(low: Lowering, node: Window) -> View:
     if x.shape[0] != 1:
         raise NoKernel("convolves a batch")
     operands: list[Any] = []
-    if node.op == "Conv":
-        weight = np.moveaxis(np.asarray(node.inputs[1]), 2 + time, 2)
-        operands = [np.ascontiguousarray(weight), node.inputs[2] if len(node.inputs) > 2 else None]
+    if node.op in ("Conv", "ConvInteger"):
+        weight, bias = np.asarray(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
+        if node.op == "ConvInteger":
+            weight, bias, more = integer_conv(node)
+            attrs |= more
+        weight = np.moveaxis(weight, 2 + time, 2)
+        operands = [np.ascontiguousarray(weight), bias]
         op = "conv"
         if all(d == 1 for d in (*view.shape[2:], *out[2:], *weight.shape[3:])):  # no spatial axes worth the name
             attrs |= {"strides": [], "pads": [], "dilations": []}
@@ -44,9 +49,10 @@ def window(low: Lowering, node: Window) -> View:
         if op == "avg_pool":
             attrs["count_include_pad"] = bool(node.attrs.get("count_include_pad", 0))
     read = low.read(view, offset=-node.left, stride=node.stride, taps=node.kernel, dilation=node.dilation)
-    output = FrameValue(node.name, out, x.dtype)
+    dtype = node.output.dtype
+    output = FrameValue(node.name, out, dtype)
     fact = node.output.fact
-    signal = low.signal(node.output.name, out, x.dtype, fact.made, fact.length)
+    signal = low.signal(node.output.name, out, dtype, fact.made, fact.length)
     frame = FrameNode(op, (read.value, *operands), output, attrs)
     return low.add(frame, [read], signal).reshaped(node.output.frame_shape)
 

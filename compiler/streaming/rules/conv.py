@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 
-@rule("Conv", "MaxPool", "AveragePool")
+@rule("Conv", "ConvInteger", "MaxPool", "AveragePool")
 def window(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
     operands: list[Operand] = [x]
-    if node.op == "Conv":
-        operands += [a.constant(node, 1, "weight"), a.constant(node, 2, "bias")]
+    if node.op in ("Conv", "ConvInteger"):
+        more = ("weight", "bias") if node.op == "Conv" else ("weight", "zero point", "zero point of its weight")
+        operands += [a.constant(node, i + 1, what) for i, what in enumerate(more)]
         weight = operands[1]
         assert isinstance(weight, np.ndarray)
         kernel = [int(k) for k in weight.shape[2:]]
@@ -55,6 +56,8 @@ def window(a: Analysis, node: Node) -> list[Value]:
     final = known.affine(1, left - span + stride, stride)
     length = x.fact.length.affine(1, left + right - span + stride, stride)
     fill = _lowest(x.dtype) if node.op == "MaxPool" else 0.0
+    if node.op == "ConvInteger" and isinstance(zero := operands[2], np.ndarray):
+        fill = float(zero.reshape(-1)[0])
     return [
         a.emit(
             node, Window, operands, x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation,

@@ -158,7 +158,7 @@ def pad(a: Analysis, node: Node) -> list[Value]:
     if off_time:
         if any(isinstance(v, Count) for v in amounts):
             raise Refusal("pads channels by the length of the stream", "export the model with fixed shapes")
-        value_of = np.array(fill, np.float32) if mode == "constant" else None
+        value_of = np.array(fill, x.dtype) if mode == "constant" else None
         operands: list[Operand] = [x, np.array(amounts, np.int64), value_of]
         x = a.pointwise(node, operands, x.axis, attrs={"mode": mode})
     return [x]
