@@ -180,6 +180,13 @@ class Builder:
         lanes = [self._truncated(substitute(value, {self.lane: int32(i)})) for i in range(self.lanes)]
         return tirx.Shuffle(lanes, list(range(self.lanes)))
 
+    def is_uniform(self, value: Expr) -> bool:
+        """Whether an index expression is the same in every lane."""
+        if self.lanes == 1:
+            return True
+        linear = sym.detect_linear_equation(self.analyzer.simplify(int32(value)), [self.lane])
+        return len(linear) == 2 and isinstance(linear[0], tirx.IntImm) and int(linear[0].value) == 0
+
     def _truncated(self, value: Expr) -> Expr:
         """An index expression with the divisions that machines have; index expressions divide by constants only."""
         return substitute(self.analyzer.simplify(value), {}, self._divide)
