@@ -12,6 +12,7 @@ from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.ir import (
@@ -28,7 +29,7 @@ from runnel.compiler.streaming.ir import (
     Unfold,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
-from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, missing_rule
+from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, has_rule, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
@@ -249,7 +250,7 @@ class Analysis:
                 if isinstance(value, Stream):
                     self.values[name] = self.stacked(value, node)
             return self._stacked_node(node)
-        if node.domain not in ("", "ai.onnx") or node.op not in RULES:
+        if not has_rule(node):
             if self.window is not None:
                 return self._as_window(node, missing_rule(node.op))
             raise missing_rule(node.op)
@@ -347,7 +348,7 @@ def analyse(
             raise InputError(
                 f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
             )
-    for node in graph.nodes:
+    for node in (find_attention(graph) if window is None and not states else graph).nodes:
         analysis.visit(node)
     outputs = _outputs(analysis, graph)
     if analysis.reasons:

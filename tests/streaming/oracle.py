@@ -109,11 +109,8 @@ def _too_short(pool: onnx.NodeProto, size: tuple[int, ...]) -> bool:
     kernel = attrs["kernel_shape"]
     if "auto_pad" in attrs:
         return False
-    ceil = next((a.i for a in pool.attribute if a.name == "ceil_mode"), 0)
-    extra = [s - 1 if ceil else 0 for s in attrs.get("strides", [1] * len(kernel))]
     pads, dilations = attrs.get("pads", [0] * 2 * len(kernel)), attrs.get("dilations", [1] * len(kernel))
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    return any(n + sum(pads[i :: len(kernel)]) + extra[i] < spans[i] for i, n in enumerate(size))
+    return any(n + sum(pads[i :: len(kernel)]) < (kernel[i] - 1) * dilations[i] + 1 for i, n in enumerate(size))
 
 
 class Source:

@@ -66,8 +66,8 @@ def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     return Chunk(outputs[index], delay, frames)
 
 
-def reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,
-            padded: bool, hint: str) -> tuple[str, int]:  # fmt: skip
+def _reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,
+             padded: bool, hint: str) -> tuple[str, int]:  # fmt: skip
     """The input frames of ``frames`` windows and the delay of the output."""
     delay = max(0, -(-(chunk.delay + span - stride - left) // stride))
     past = stride * delay + left - chunk.delay
@@ -84,7 +84,7 @@ def _window(b: Builder, node: Window, chunks: Chunks) -> Chunk:
     padded = node.left > 0 or node.right > 0
     if node.right > 0:
         chunk = b.known(x, chunk)
-    name, delay = reading(
+    name, delay = _reading(
         b, x, chunk, node.left, node.stride, node.span, frames, node.fill, padded, f"window.{node.output.name}"
     )
     names = [name, *("" if w is None else b.constant(w) for w in node.inputs[1:] if not isinstance(w, Stream))]
@@ -96,7 +96,7 @@ def _window(b: Builder, node: Window, chunks: Chunks) -> Chunk:
 @writes(Unfold)
 def _unfold(b: Builder, node: Unfold, chunks: Chunks) -> Chunk:
     x, chunk = read(node, chunks)
-    name, delay = reading(b, x, chunk, 0, node.stride, node.kernel, 1, 0.0, False, f"window.{node.output.name}")
+    name, delay = _reading(b, x, chunk, 0, node.stride, node.kernel, 1, 0.0, False, f"window.{node.output.name}")
     return Chunk(name, delay, 1)
 
 

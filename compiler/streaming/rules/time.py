@@ -8,7 +8,6 @@ import numpy as np
 
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Operand, Shift, Stream, Tail
-from runnel.compiler.streaming.kinds.geometry import Resample
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -26,24 +25,15 @@ def slice_(a: Analysis, node: Node) -> list[Value]:
     others = [i for i in range(len(axes)) if i not in time]
     if time:
         i = time[0]
-        step = steps[i]
-        if step < 0:
-            raise MixesTime("reverses time, which needs the whole future", "slice forwards")
-        if a.window is not None and (x.fact.rate * a.window[1]) % step:
-            raise MixesTime(f"takes every {step}. frame, others in each window", "use a hop that is a multiple of it")
+        if steps[i] != 1:
+            raise MixesTime(f"takes frames in steps of {steps[i]}", "use a strided convolution instead")
         tail = _tail(a, x, starts[i], ends[i])
-        if tail is not None and step > 1:
-            raise Refusal(
-                f"takes every {step}. frame, counted from the end", "count from the start, or take all frames there"
-            )
         if tail is not None:
             if others:
                 raise Refusal("slices the end of time and another axis at once", "slice them one after the other")
             return [tail]
         name = "" if not others else "/time"
-        x = _slice_time(a, node, x, starts[i], ends[i], name if step == 1 else f"{name}/kept")
-        if step > 1:
-            x = every_nth(a, node, x, step, name)
+        x = _slice_time(a, node, x, starts[i], ends[i], name)
         if not others:
             return [x]
     for i in others:
@@ -136,14 +126,6 @@ def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix
     return a.emit(
         node, Shift, [x], x.axis, final, new_length, output, x.shape, "Shift", suffix, offset=int(start),
         right=0 if right is None else -1,
-    )  # fmt: skip
-
-
-def every_nth(a: Analysis, node: Node, x: Stream, step: int, suffix: str = "") -> Stream:
-    """Frames 0, step, 2·step … of x."""
-    final, length = (count.affine(1, step - 1, step) for count in (x.fact.final, x.fact.length))
-    return a.emit(
-        node, Resample, [x], x.axis, final, length, shape=x.shape, op="Slice", suffix=suffix, down=step
     )  # fmt: skip
 
 
