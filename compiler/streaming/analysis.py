@@ -283,11 +283,11 @@ class Analysis:
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             results.append(self.pointwise(node, operands, STACKED, output=i) if name else Poisoned())
-        if len([o for o in node.outputs if o]) > 1:
+        if len(node.outputs) > 1:
             for i, result in enumerate(results):
                 if isinstance(result, Stream):
                     assert isinstance(result.node, Pointwise)
-                    result.node.attrs["runnel.output"] = i
+                    result.node.attrs |= {"runnel.output": i, "runnel.outputs": len(node.outputs)}
         return results
 
     def _fold_one(self, node: Node) -> list[Value]:
