@@ -24,6 +24,7 @@ from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.streaming import analysis, symbolic
 from runnel.compiler.streaming.registry import RULES, WITHOUT_RULE, missing_rule
+from runnel.compiler.streaming.windows.analysis import WINDOW_RULES
 from runnel.runtime.program import BACKENDS
 
 ROOT = Path(tools.__path__[0]).resolve().parent
@@ -133,7 +134,12 @@ def sequence_cell(op: str) -> str:
 
 
 def window_cell(op: str) -> str:
-    mixes = any(c.kind == "MixesTime" for c in source(RULES[op]).raised)
+    if op in WINDOW_RULES:
+        return "shared by windows, edges made for each"
+    emitted = source(RULES[op])
+    if not emitted.pointwise:
+        return "on whole windows"
+    mixes = emitted.kinds or any(c.kind == "MixesTime" for c in emitted.raised)
     return "shared by windows; on whole windows where it mixes frames" if mixes else "shared by windows"
 
 
@@ -187,7 +193,7 @@ def refused_rows() -> list[list[str]]:
     for function, ops in families.items():
         names = ", ".join(ops) if len(ops) <= 4 else f"{', '.join(ops[:3])} and {len(ops) - 3} like them"
         for c in source(function).raised:
-            rows.append([names, c.reason, c.remedy, "on whole windows" if c.kind == "MixesTime" else "refused"])
+            rows.append([names, c.reason, c.remedy])
     return rows
 
 
@@ -250,9 +256,12 @@ which are inlined.
 
 ## Uses that a rule refuses
 
-The last column says what window mode does there. An ellipsis stands for what the message takes from the model.
+All of this is about sequence mode: in window mode such an op runs on whole windows. An ellipsis stands for what the
+message takes from the model.
 
-{table(["op", "refused because it", "remedy", "window mode"], refused_rows())}
+{table(["op", "refused because it", "remedy"], refused_rows())}
+
+Window mode refuses what gives other values each time, and what has an output whose size depends on the data.
 
 Any op may be refused for one of these:
 

@@ -106,17 +106,6 @@ class Builder:
             self.emit(stmt.For(index, int32(0), int32(extent), stmt.ForKind.SERIAL, body))
 
     @contextmanager
-    def repeat(self, extent: Expr, name: str = "i") -> Iterator[Expr]:
-        """Repeat what is emitted inside as often as an int32 expression says; yields the index."""
-        index = tirx.Var(self.name(name), "int32")
-        self.analyzer.bind(index, ir.Range(0, 1 << 30))
-        self._blocks.append([])
-        yield index
-        inner = self._blocks.pop()
-        body = stmt.SeqStmt(inner) if len(inner) > 1 else inner[0]
-        self.emit(stmt.For(index, int32(0), extent, stmt.ForKind.SERIAL, body))
-
-    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Run what is emitted inside only if a scalar condition holds."""
         self._blocks.append([])
@@ -190,6 +179,13 @@ class Builder:
             return tirx.Ramp(base, int32(stride), self.lanes) if stride else tirx.Broadcast(base, self.lanes)
         lanes = [self._truncated(substitute(value, {self.lane: int32(i)})) for i in range(self.lanes)]
         return tirx.Shuffle(lanes, list(range(self.lanes)))
+
+    def is_uniform(self, value: Expr) -> bool:
+        """Whether an index expression is the same in every lane."""
+        if self.lanes == 1:
+            return True
+        linear = sym.detect_linear_equation(self.analyzer.simplify(int32(value)), [self.lane])
+        return len(linear) == 2 and isinstance(linear[0], tirx.IntImm) and int(linear[0].value) == 0
 
     def _truncated(self, value: Expr) -> Expr:
         """An index expression with the divisions that machines have; index expressions divide by constants only."""

@@ -16,7 +16,7 @@ from tvm import tirx
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
 from runnel.compiler.codegen.builder import Expr, constant, dtype_of, int32, lanes_of, splat
-from runnel.compiler.codegen.context import Context
+from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.errors import CodegenError, Unsupported
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.streaming.count import Count
@@ -117,8 +117,12 @@ class Evaluator:
             raise CodegenError(f"the group reads {value.name}, which is not among its inputs")
         if view.access.taps > 1:
             raise Unsupported("element-wise op", f"it reads {value.name} through {view.access.taps} taps")
-        loaded = self.b.let(self.b.load(view.memory, self.context.at_row(view.access) + index.flat))
-        return self.b.let(tirx.NE(loaded, m.like(loaded, 0))) if value.dtype == "bool" else loaded
+        return self._element(view, index.flat)
+
+    def _element(self, view: View, position: Expr) -> Expr:
+        """An element of an input, counted from where the present row begins."""
+        loaded = self.b.let(self.b.load(view.memory, self.context.at_row(view.access) + position))
+        return self.b.let(tirx.NE(loaded, m.like(loaded, 0))) if view.value.dtype == "bool" else loaded
 
     def _operands(self, node: FrameNode, index: Index) -> list[Expr]:
         """All operands of a broadcasting op, in one type unless a bool is meant."""
@@ -195,9 +199,35 @@ class Evaluator:
         view = self.context.views[x]
         coords = index.coords
         inner = Index(x.shape, coords=[*coords[:axis], *coords[axis + 1 :]])
-        at = view.tap(coords[axis]) + self.context.at_row(view.access) + inner.flat
-        loaded = self.b.let(self.b.load(view.memory, at))
-        return self.b.let(tirx.NE(loaded, m.like(loaded, 0))) if x.dtype == "bool" else loaded
+        return self._element(view, view.tap(coords[axis]) + inner.flat)
+
+    def _pick(self, node: FrameNode, index: Index) -> Expr:
+        """Part p is the tap ``places[p]`` of the input, or from there on a sum of taps by ``weights[p]``."""
+        x, places, weights = node.inputs
+        if not isinstance(x, FrameValue) or not isinstance(places, np.ndarray):
+            raise Unsupported("pick", "its input is a constant or its places are not")
+        view, part = self.context.views[x], index.coords[0]
+        steps = _steps(places)
+        if steps is not None:
+            first: Expr = part * steps[0] + int(places[0])
+        else:
+            memory = self.context.constant((id(places), "places"), places)
+            first = self._scalar(tirx.BufferLoad(memory, [part]), part)
+        inner = Index(x.shape, coords=index.coords[1:]).flat
+        if weights is None:
+            return self._element(view, self._scalar(view.tap(first), part) + inner)
+        assert isinstance(weights, np.ndarray)
+        table = self.context.constant((id(weights), "weights"), weights)
+        total: Expr = None
+        for k in range(weights.shape[1]):
+            weight = splat(self.b.load(table, part * weights.shape[1] + k), self.b.lanes)
+            value = splat(self._element(view, self._scalar(view.tap(first + k), part) + inner), self.b.lanes)
+            total = self.b.let(value * weight) if total is None else self.b.let(self.b.fma(value, weight, total))
+        return total
+
+    def _scalar(self, value: Expr, of: Expr) -> Expr:
+        """``value``, computed once where ``of``, which it depends on, is the same in every lane."""
+        return self.b.let(value) if self.b.is_uniform(of) else value
 
     def _transpose(self, node: FrameNode, index: Index) -> Expr:
         x = _only(node)
@@ -326,7 +356,7 @@ class Evaluator:
 
 
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
-    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold"),
+    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold", "pick"),
 }
 
 

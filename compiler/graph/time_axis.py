@@ -30,7 +30,11 @@ def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | 
             axes[name] = axis % rank
         return axes
     if window is not None:
-        return _window_axes(graph, window)
+        axes = _window_axes(graph, window)
+        for i, port in enumerate(graph.inputs):
+            if port.shape and not isinstance(port.shape[0], int) and axes.get(port.name, 0) != 0:
+                graph.inputs[i] = replace(port, shape=(1, *port.shape[1:]))  # the window is another axis: a batch
+        return axes
     symbols: dict[str, list[tuple[str, int]]] = {}
     for port in graph.inputs:
         for axis, dim in enumerate(port.shape):

@@ -12,9 +12,9 @@ from runnel.compiler.lowering.signals import Copy, Read, Signal, Step
 from runnel.compiler.streaming.count import Count
 
 ANCHORS = {"conv", "conv_transpose", "matmul", "max_pool", "avg_pool", "softmax", "log_softmax"}
-ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence", "attend"}
+ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
-MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold"}
+MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
 NUMBERED = {"frame_number", "table_row"}
 MOST_POINTERS = 14
@@ -76,7 +76,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
         or signal.initial is not None
     ):
         return False
-    if signal.made != group.output.made or signal.fill is not None or group.output.unit != 1:
+    if signal.made != group.count or signal.fill is not None:
         return False
     if len(maker.reads) + len(group.reads) + _constants(maker) + _constants(group) > MOST_POINTERS:
         return False

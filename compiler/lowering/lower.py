@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -184,12 +185,15 @@ class Lowering:
 
     def materialise(self, view: View, made: Count | None, name: str) -> View:
         """A copy of exactly the view's own frames."""
-        if view.stride != 1:
-            raise NoKernel("needs a padded view of strided frames")
         if made is None:
-            made = view.signal.made.affine(1, -view.offset).minimum_with(view.length.affine(1, 0))
+            made = view.signal.made.affine(1, view.stride - 1 - view.offset, view.stride)
+            made = made.minimum_with(view.length.affine(1, 0))
         fill = view.signal.fill or 0.0
         signal = self.signal(f"{name}/copy", view.shape, view.signal.dtype, made, view.length)
+        if view.stride != 1:
+            read = self.read(view)
+            output = FrameValue(signal.name, view.shape, signal.dtype)
+            return replace(self.add(FrameNode("identity", (read.value,), output), [read], signal), length=view.length)
         self.copy(view, signal, 0, 0, fill)
         return View(signal, 0, 1, view.shape, view.length)
 

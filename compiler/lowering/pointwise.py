@@ -274,8 +274,10 @@ def pool(low: Lowering, node: Pointwise) -> View:
     shape, out = x.frame_shape, node.output.frame_shape
     if x.axis != STACKED:
         shape, out = (1, *shape), (1, *out)
-    if shape[0] != 1 or node.attrs.get("ceil_mode") or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise NoKernel("pools a batch inside a frame, or with ceil_mode or auto_pad")
+    if shape[0] != 1 or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise NoKernel("pools a batch inside a frame, or with auto_pad")
+    if node.attrs.get("ceil_mode") and node.attrs.get("count_include_pad"):
+        raise NoKernel("counts padding but not what lies behind it (ceil_mode)")
     attrs = conv_attrs(node.attrs, len(shape) - 2) | {"kernel": list(node.attrs["kernel_shape"])}
     op = "max_pool"
     if node.op == "AveragePool":

@@ -125,7 +125,7 @@ def _state(low: Lowering, node: Pointwise, i: int, shape: tuple[int, ...]) -> Vi
 
 def _made_once(low: Lowering, node: Pointwise, make: Callable[[], list[View]]) -> list[View]:
     """What another output of the same recurrence has made already, or ``make()``."""
-    attrs = {k: v for k, v in node.attrs.items() if not k.startswith("runnel.")}
+    attrs = {k: v for k, v in node.attrs.items() if k != "runnel.output"}
     key = (node.op, repr(attrs), *(x if isinstance(x, Stream) else id(x) for x in node.inputs))
     if key not in low.shared:
         low.shared[key] = make()

@@ -12,7 +12,6 @@ from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
-from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.ir import (
@@ -26,10 +25,9 @@ from runnel.compiler.streaming.ir import (
     StreamGraph,
     StreamNode,
     Tail,
-    Unfold,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
-from runnel.compiler.streaming.registry import RULES, MixesTime, Refusal, has_rule, missing_rule
+from runnel.compiler.streaming.registry import RULES, Refusal, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
@@ -73,7 +71,6 @@ class Analysis:
         self.reasons: list[Reason] = []
         self.shortest = window[0] if window is not None else 1
         """The fewest input frames that every layer so far takes."""
-        self._unfolded: dict[Stream, Stream] = {}
         self._ends: dict[Tail, Stream] = {}
 
     # What rules use -------------------------------------------------------------------------------------------------
@@ -149,33 +146,6 @@ class Analysis:
         return self.emit(node, Pointwise, inputs, axis, final, length, output, shape, op, suffix,
                          attrs=dict(node.attrs if attrs is None else attrs), domain=node.domain)  # fmt: skip
 
-    # Window mode ----------------------------------------------------------------------------------------------------
-
-    def stacked(self, x: Stream, node: Node) -> Stream:
-        """The whole window of x as one frame."""
-        if x.axis == STACKED:
-            return x
-        if x not in self._unfolded:
-            assert self.window is not None
-            width, hop = self.window
-            frames = x.fact.length(width)
-            step = x.fact.rate * hop
-            if step.denominator != 1:
-                raise Refusal(
-                    f"a hop of {hop} frames is not a whole number of frames here (the strides before it amount to "
-                    f"{x.fact.rate.denominator})",
-                    f"use a hop that is a multiple of {x.fact.rate.denominator}",
-                )
-            stride = int(step)
-            final = x.fact.final.affine(1, stride - frames, stride)
-            length = x.fact.length.affine(1, stride - frames, stride)
-            shape = tuple(frames if d is None else d for d in x.shape)
-            self._unfolded[x] = self.emit(
-                node, Unfold, [x], STACKED, final, length, shape=shape, op="Unfold", suffix=f"/{x.name}/window",
-                kernel=frames, stride=stride,
-            )  # fmt: skip
-        return self._unfolded[x]
-
     def _last(self, tail: Tail, node: Node) -> Stream:
         """The frames of a tail as a value that ops can compute with."""
         if tail not in self._ends:
@@ -244,34 +214,9 @@ class Analysis:
                 "combines every frame with a value that is known only at the end of the stream",
                 "compute it from the frames so far, or make both of them outputs",
             )
-        if any(s.axis == STACKED for s in streams):
-            for name in node.inputs:
-                value = self.values.get(name)
-                if isinstance(value, Stream):
-                    self.values[name] = self.stacked(value, node)
-            return self._stacked_node(node)
-        if not has_rule(node):
-            if self.window is not None:
-                return self._as_window(node, missing_rule(node.op))
+        if node.domain not in ("", "ai.onnx") or node.op not in RULES:
             raise missing_rule(node.op)
-        try:
-            return RULES[node.op](self, node)
-        except MixesTime as refusal:
-            if self.window is None:
-                raise
-            return self._as_window(node, refusal)
-
-    def _as_window(self, node: Node, refusal: Refusal) -> list[Value]:
-        saved = {}
-        for name in node.inputs:
-            value = self.values.get(name)
-            if isinstance(value, Stream):
-                saved[name] = value
-                self.values[name] = self.stacked(value, node)
-        try:
-            return self._stacked_node(node)
-        finally:
-            self.values.update(saved)
+        return RULES[node.op](self, node)
 
     def _stacked_node(self, node: Node) -> list[Value]:
         operands: list[Operand] = []
@@ -283,11 +228,11 @@ class Analysis:
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             results.append(self.pointwise(node, operands, STACKED, output=i) if name else Poisoned())
-        if len(node.outputs) > 1:
+        if len([o for o in node.outputs if o]) > 1:
             for i, result in enumerate(results):
                 if isinstance(result, Stream):
                     assert isinstance(result.node, Pointwise)
-                    result.node.attrs |= {"runnel.output": i, "runnel.outputs": len(node.outputs)}
+                    result.node.attrs["runnel.output"] = i
         return results
 
     def _fold_one(self, node: Node) -> list[Value]:
@@ -328,9 +273,13 @@ def analyse(
         fold_shapes(graph, {}, 1)
     else:
         axes = find_time_axis(graph, time_axis, window)
-    analysis = Analysis(graph, axes, (window, hop or 1) if window is not None else None, modes, max_frames)
-    early = ops_without_rule(graph, axes) if window is None and not states else []
-    lengths = [window] if window is not None else [1] if states else PROBE_LENGTHS
+        if window is not None:
+            from runnel.compiler.streaming.windows.analysis import analyse_windows
+
+            return analyse_windows(graph, axes, (window, hop or 1))
+    analysis = Analysis(graph, axes, None, modes, max_frames)
+    early = [] if states else ops_without_rule(graph, axes)
+    lengths = [1] if states else PROBE_LENGTHS
     probe_axes = {} if states else axes
     try:
         analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths)
@@ -348,7 +297,7 @@ def analyse(
             raise InputError(
                 f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
             )
-    for node in (find_attention(graph) if window is None and not states else graph).nodes:
+    for node in graph.nodes:
         analysis.visit(node)
     outputs = _outputs(analysis, graph)
     if analysis.reasons:
@@ -381,16 +330,7 @@ def _outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail]:
     outputs: dict[str, Stream | Tail] = {}
     for port in graph.outputs:
         value = analysis.values.get(port.name)
-        node = Node("Output", port.name, [port.name], [port.name])
-        if isinstance(value, Stream):
-            if analysis.window is not None:
-                try:
-                    value = analysis.stacked(value, node)
-                except Refusal as refusal:
-                    analysis.reasons.append(Reason(port.name, "Output", refusal.reason, refusal.remedy))
-                    continue
-            outputs[port.name] = value
-        elif isinstance(value, Tail):
+        if isinstance(value, (Stream, Tail)):
             outputs[port.name] = value
         elif not isinstance(value, Poisoned):
             analysis.reasons.append(

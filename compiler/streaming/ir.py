@@ -282,13 +282,19 @@ class Recurrent(StreamNode):
 
 @dataclass(eq=False)
 class Unfold(StreamNode):
-    """y[n] = frames stride·n … stride·n + kernel - 1 of x, as one stacked frame (window mode)."""
+    """y[n] = frames stride·n + offset + dilation·k, k < kernel, of x, as one stacked frame (window mode)."""
 
     kernel: int = 1
     stride: int = 1
+    dilation: int = 1
+    offset: int = 0
+
+    @property
+    def span(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
 
     def reach(self, x: Reach) -> Reach:
-        return x.moved(0, (self.kernel - 1) * self.jump)
+        return x.moved(self.offset * self.jump, (self.offset + self.span - 1) * self.jump)
 
 
 @dataclass(eq=False)

@@ -41,8 +41,6 @@ def evaluate_symbolic(analysis: Analysis, node: Node) -> np.ndarray:
         value = analysis.value(node.inputs[0])
         if isinstance(value, Stream):
             dims: list[Any] = [value.fact.length if d is None else d for d in value.shape]
-            if analysis.window is not None and value.axis >= 0:
-                dims = [d.__call__(analysis.window[0]) if isinstance(d, Count) else d for d in dims]
         elif isinstance(value, np.ndarray):
             dims = list(value.shape)
         else:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-import record
 from reference_runner import ReferenceRunner
 
 from runnel.compiler.graph.model import load
@@ -53,7 +52,7 @@ def _bundle(backend: str) -> Runner:
         from runnel.runtime.program import load as load_bundle
         from runnel.tools.build import compile_model
 
-        asked, options = options, dict(options)
+        options = dict(options)
         if (step := options.pop("step", None)) is not None:
             options["hop"] = step
         with tempfile.TemporaryDirectory(prefix="runnel-test-") as folder:
@@ -61,7 +60,6 @@ def _bundle(backend: str) -> Runner:
             compile_model(model, out, **options)
             refusal = load_bundle(out, backend="onnxruntime").manifest["native_refusal"]
             if backend == "native" and refusal is not None:
-                record.saw(model, asked, backend, str(refusal))
                 pytest.skip(f"no native form: {refusal}")
             program = load_bundle(out, backend=backend, poison=True)
         names = [port.name for port in program.outputs]
@@ -84,7 +82,6 @@ def _bundle(backend: str) -> Runner:
 
         return Named
 
-    run.runs_on = backend  # type: ignore[attr-defined]
     return run
 
 

@@ -107,12 +107,50 @@ def test_opset_11_and_newest(check: Check) -> None:
         check(net.model(net.conv(x, 2, 2, 3, pads=[2, 0])), lengths=(1, 2, 5, 9), steps=(None, 4))
 
 
-def test_auto_pad_with_a_stride_over_time_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("kernel", "stride", "mode"),
+    [
+        (2, 2, "SAME_UPPER"),
+        (4, 2, "SAME_UPPER"),
+        (3, 2, "SAME_LOWER"),
+        (2, 3, "SAME_UPPER"),
+        (1, 2, "SAME_LOWER"),
+        (1, 2, "SAME_UPPER"),
+    ],
+)
+def test_auto_pad_with_a_stride_that_pads_every_length_alike(check: Check, kernel: int, stride: int, mode: str) -> None:
+    check(auto_padded(kernel, stride, mode), at_least=10)
+
+
+def auto_padded(kernel: int, stride: int, mode: str) -> bytes:
+    net, x = stack(2)
+    h = net.op("Sigmoid", net.conv(x, 2, 2, kernel, strides=[stride], auto_pad=mode))
+    return net.model(net.conv(h, 2, 2, 3, pads=[1, 1]))
+
+
+def test_auto_pad_after_padding_to_a_multiple(check: Check) -> None:
+    """Then the amount is known: kernel 3 and stride 2 add one frame behind the last."""
+    net, x = stack(2)
+    odd = net.op("Mod", net.length(x, 2), net.const([2]))
+    x = net.op("Pad", net.op("Exp", x), net.op("Concat", net.const([0] * 5), odd, axis=0))
+    check(net.model(net.conv(x, 2, 2, 3, strides=[2], auto_pad="SAME_UPPER")), at_least=10)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "mode", "reason"),
+    [
+        (3, 2, "SAME_UPPER", "depends on the length"),
+        (5, 2, "SAME_UPPER", "depends on the length"),
+        (2, 2, "SAME_LOWER", "depends on the length"),
+        (5, 3, "SAME_LOWER", "depends on the length"),
+        (1, 4, "SAME_UPPER", "less than nothing"),
+    ],
+)
+def test_auto_pad_that_pads_lengths_differently_is_refused(kernel: int, stride: int, mode: str, reason: str) -> None:
     import oracle
 
-    net, x = stack(2)
-    with pytest.raises(Refused, match="auto_pad"):
-        oracle.check(net.model(net.conv(x, 2, 2, 3, strides=[2], auto_pad="SAME_UPPER")))
+    with pytest.raises(Refused, match=reason):
+        oracle.check(auto_padded(kernel, stride, mode))
 
 
 def test_time_on_the_channel_axis_is_refused() -> None:

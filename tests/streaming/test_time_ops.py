@@ -51,6 +51,38 @@ def test_crop_of_a_convolution(check: Check, start: int, stop: int, pads: tuple[
     check(net.model(net.conv(h, 2, 2, 3, pads=[1, 1])), lengths=range(3, 24), steps=(None, 1, 5))
 
 
+@pytest.mark.parametrize(("start", "stop", "step"), [(0, END, 2), (1, END, 3), (2, -1, 2), (0, -4, 3), (5, END, 4)])
+@pytest.mark.parametrize("behind", ["output", "padded", "edge", "strided", "sum"])
+def test_slice_in_steps(check: Check, start: int, stop: int, step: int, behind: str) -> None:
+    """Every other frame, after and before layers that look ahead and pad."""
+    net, x = stack(2)
+    h = net.op("Sigmoid", net.conv(x, 2, 2, 3, pads=[1, 1]))
+    y = net.op("Slice", h, net.const([start]), net.const([stop]), net.const([2]), net.const([step]))
+    if behind == "padded":
+        y = net.conv(y, 2, 2, 3, pads=[1, 1])
+    elif behind == "edge":
+        y = net.op("Pad", y, net.const([0, 0, 2, 0, 0, 1]), mode="edge")
+    elif behind == "strided":
+        y = net.conv(net.conv(y, 2, 2, 2), 2, 2, 2, strides=[2])
+    elif behind == "sum":
+        y = net.op("Add", y, net.op("Exp", y))
+    check(net.model(y), lengths=range(5, 34, 2), at_least=8)
+
+
+def test_slice_of_steps_of_time_and_channels(check: Check) -> None:
+    net, x = stack(5)
+    y = net.op("Slice", x, net.const([1, 1]), net.const([END, END]), net.const([1, 2]), net.const([2, 2]))
+    check(net.model(y))
+
+
+def test_even_and_odd_frames(check: Check) -> None:
+    """Two phases of one signal, as stacked frames are written; they are equally long where the end is cut to pairs."""
+    net, x = stack(2)
+    even = net.op("Slice", x, net.const([0]), net.const([-1]), net.const([2]), net.const([2]))
+    odd = net.op("Slice", x, net.const([1]), net.const([END]), net.const([2]), net.const([2]))
+    check(net.model(net.op("Concat", even, odd, axis=1)))
+
+
 @pytest.mark.parametrize("axis", [-1, 2])
 def test_chomp(check: Check, axis: int) -> None:
     """Pad both sides, then cut the future off: causal, although it does not look so."""
@@ -227,7 +259,7 @@ def expand_refused(build: Any, reason: str) -> None:
 
 def test_refusals() -> None:
     def stepped(net: Net, x: str) -> Any:
-        return net.op("Slice", x, net.const([0]), net.const([END]), net.const([2]), net.const([2]))
+        return net.op("Slice", x, net.const([-5]), net.const([END]), net.const([2]), net.const([2]))
 
     def reversed_(net: Net, x: str) -> Any:
         return net.op("Slice", x, net.const([-1]), net.const([-END]), net.const([2]), net.const([-1]))
@@ -260,8 +292,8 @@ def test_refusals() -> None:
     expand_refused(first_half, "depends on the length")
     expand_refused(doubled, "depends on the length")
     expand_refused(sawtooth, "fewer for some longer inputs")
-    expand_refused(stepped, "in steps of 2")
-    expand_refused(reversed_, "steps of -1")
+    expand_refused(stepped, "every 2. frame, counted from the end")
+    expand_refused(reversed_, "reverses time")
     expand_refused(two_values, "different constant values")
     expand_refused(itself, "behind another in time")
     expand_refused(half, "depends on the length")

@@ -9,7 +9,7 @@ import pytest
 from nets import TIME, Net
 from oracle import Check
 
-from runnel.errors import InputError, Refused
+from runnel.errors import InputError
 
 
 def body(net: Net, window: int | str, channels: int = 3) -> tuple[str, int]:
@@ -84,14 +84,6 @@ def test_hop_is_a_multiple_of_the_stride(check: Check, hop: int) -> None:
     check(net.model(flatten_gemm(net, h, 9)), window=21, hop=hop)
 
 
-def test_hop_against_the_stride_is_refused() -> None:
-    net = Net()
-    x = net.input([1, 3, 21])
-    y = flatten_gemm(net, net.op("Relu", net.conv(x, 3, 4, 3, strides=[2])), 10)
-    with pytest.raises(Refused, match="multiple of 2"):
-        oracle.check(net.model(y), window=21, hop=3)
-
-
 def test_two_dimensional(check: Check) -> None:
     net = Net()
     x = net.input([1, 18, 6])
@@ -121,34 +113,6 @@ def test_window_as_long_as_the_model_is_fixed_to() -> None:
     model = net.model(flatten_gemm(net, h, frames))
     with pytest.raises(InputError, match="no input has an axis of 21 frames"):
         oracle.check(model, window=21)
-
-
-@pytest.mark.parametrize("mode", ["zeros", "reflect"])
-def test_padding_over_time_is_refused(mode: str) -> None:
-    net = Net()
-    x = net.input([1, 3, 20])
-    if mode == "zeros":
-        h = net.conv(x, 3, 4, 3, pads=[1, 1])
-    else:
-        h = net.conv(net.op("Pad", x, net.const([0, 0, 1, 0, 0, 1]), mode="reflect"), 3, 4, 3)
-    with pytest.raises(Refused, match="edges"):
-        oracle.check(net.model(flatten_gemm(net, h, 20)), window=20)
-
-
-@pytest.mark.parametrize(
-    ("channels", "window", "hop", "dtype"),
-    [(1, 300, 7, "float32"), (4, 300, 64, "float32"), (20, 40, 3, "float32"), (32, 40, 1, "float32"),
-     (3, 50, 2, "int64"), (20, 30, 4, "int64")],
-)  # fmt: skip
-@pytest.mark.parametrize("last", [False, True])
-def test_windows_of_many_frames(check: Check, channels: int, window: int, hop: int, dtype: str, last: bool) -> None:
-    net = Net()
-    x = net.input([1, channels, window] if last else [1, window, channels], dtype=dtype)
-    if dtype != "float32":
-        x = net.op("Add", x, net.const([1]))
-    y = net.op("ReduceMax", x, axes=[2 if last else 1], keepdims=0)
-    z = net.op("Slice", x, net.const([-1]), net.const([1 << 62]), net.const([2 if last else 1]))
-    check(net.model(y, z, dtypes={y: dtype, z: dtype}), window=window, hop=hop)
 
 
 def test_shorter_than_a_window_gives_nothing(check: Check) -> None:

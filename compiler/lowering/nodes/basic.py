@@ -41,7 +41,8 @@ def pointwise(low: Lowering, node: Pointwise) -> View:
     handler = HANDLERS.get(node.op) if not node.domain else None
     if handler is None:
         raise NoKernel("has no kernel")
-    return handler(low, node).reshaped(node.output.frame_shape)
+    view = handler(low, node)
+    return View(view.signal, view.offset, view.stride, node.output.frame_shape, node.output.fact.length)
 
 
 @lowers(Recurrent)
@@ -72,5 +73,8 @@ def unfold(low: Lowering, node: Unfold) -> View:
     view = low.view(x)
     fact = node.output.fact
     if node.kernel == 1:
-        return View(view.signal, view.offset, view.stride * node.stride, node.output.frame_shape, fact.length)
-    return low.unfolded(node, view, x.axis, stride=node.stride, taps=node.kernel)
+        offset = view.offset + view.stride * node.offset
+        return View(view.signal, offset, view.stride * node.stride, node.output.frame_shape, fact.length)
+    return low.unfolded(
+        node, view, x.axis, offset=node.offset, stride=node.stride, taps=node.kernel, dilation=node.dilation
+    )

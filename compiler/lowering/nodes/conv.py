@@ -48,6 +48,8 @@ def window(low: Lowering, node: Window) -> View:
         attrs |= {"kernel": [kernel[i] for i in range(rank) if i != time]}
         if op == "avg_pool":
             attrs["count_include_pad"] = bool(node.attrs.get("count_include_pad", 0))
+            if attrs["count_include_pad"] and node.attrs.get("ceil_mode") and view.shape[2:]:
+                raise NoKernel("counts padding but not what lies behind it (ceil_mode)")
     read = low.read(view, offset=-node.left, stride=node.stride, taps=node.kernel, dilation=node.dilation)
     dtype = node.output.dtype
     output = FrameValue(node.name, out, dtype)

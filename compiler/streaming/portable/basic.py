@@ -57,16 +57,17 @@ def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     index = attrs.pop("runnel.output", None)
     if index is None:
         return Chunk(b.node(node.op, names, b.fresh(node.output.name), node.domain, **attrs), delay, frames)
-    count = int(attrs.pop("runnel.outputs", index + 1))  # Split shares its input out among all that it has
-    outputs = [b.fresh(node.output.name if i == index else "unused") for i in range(count)]
+    outputs = [b.fresh(node.output.name) if i == index else "" for i in range(index + 1)]
+    if not all(outputs):
+        outputs = [o or b.fresh("unused") for o in outputs]
     from onnx import helper
 
     b.nodes.append(helper.make_node(node.op, names, outputs, name=outputs[index], domain=node.domain, **attrs))
     return Chunk(outputs[index], delay, frames)
 
 
-def _reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,
-             padded: bool, hint: str) -> tuple[str, int]:  # fmt: skip
+def reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,
+            padded: bool, hint: str) -> tuple[str, int]:  # fmt: skip
     """The input frames of ``frames`` windows and the delay of the output."""
     delay = max(0, -(-(chunk.delay + span - stride - left) // stride))
     past = stride * delay + left - chunk.delay
@@ -83,7 +84,7 @@ def _window(b: Builder, node: Window, chunks: Chunks) -> Chunk:
     padded = node.left > 0 or node.right > 0
     if node.right > 0:
         chunk = b.known(x, chunk)
-    name, delay = _reading(
+    name, delay = reading(
         b, x, chunk, node.left, node.stride, node.span, frames, node.fill, padded, f"window.{node.output.name}"
     )
     names = [name, *("" if w is None else b.constant(w) for w in node.inputs[1:] if not isinstance(w, Stream))]
@@ -95,7 +96,11 @@ def _window(b: Builder, node: Window, chunks: Chunks) -> Chunk:
 @writes(Unfold)
 def _unfold(b: Builder, node: Unfold, chunks: Chunks) -> Chunk:
     x, chunk = read(node, chunks)
-    name, delay = _reading(b, x, chunk, 0, node.stride, node.kernel, 1, 0.0, False, f"window.{node.output.name}")
+    hint = f"window.{node.output.name}"
+    name, delay = reading(b, x, chunk, -node.offset, node.stride, node.span, 1, 0.0, False, hint)
+    if node.dilation > 1:
+        bounds = [b.constant([v]) for v in (0, node.span, x.axis, node.dilation)]
+        name = b.node("Slice", [name, *bounds])
     return Chunk(name, delay, 1)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runnel.compiler.streaming.ir import Operand, Stream, Upsample, Window
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
@@ -14,62 +12,52 @@ if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 
-@rule("Conv", "ConvInteger", "MaxPool", "AveragePool")
-def window(a: Analysis, node: Node) -> list[Value]:
+@rule("Conv", "ConvInteger")
+def conv(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
-    operands: list[Operand] = [x]
-    if node.op in ("Conv", "ConvInteger"):
-        more = ("weight", "bias") if node.op == "Conv" else ("weight", "zero point", "zero point of its weight")
-        operands += [a.constant(node, i + 1, what) for i, what in enumerate(more)]
-        weight = operands[1]
-        assert isinstance(weight, np.ndarray)
-        kernel = [int(k) for k in weight.shape[2:]]
-    else:
-        kernel = [int(k) for k in node.attrs["kernel_shape"]]
-    if node.op == "MaxPool" and len(node.outputs) > 1 and node.outputs[1]:
-        raise Refusal("gives the indices of its maxima", "export the model without indices")
-    attrs = spatial_attrs(node, kernel, x)
+    more = ("weight", "bias") if node.op == "Conv" else ("weight", "zero point", "zero point of its weight")
+    constants = [a.constant(node, i + 1, what) for i, what in enumerate(more)]
+    weight, zero = constants[:2]
+    assert weight is not None
+    operands: list[Operand] = [x, *constants]
+    attrs = spatial_attrs(node, [int(k) for k in weight.shape[2:]], x)
     if x.axis == 0:
-        if node.op == "AveragePool" and "dilations" not in node.attrs:
-            del attrs["dilations"]
         return [a.pointwise(node, operands, 0, attrs=attrs)]
+    fill = float(zero.reshape(-1)[0]) if node.op == "ConvInteger" and zero is not None else 0.0
+    return [window_over_time(a, node, operands, attrs, fill)]
+
+
+def window_over_time(
+    a: Analysis, node: Node, operands: list[Operand], attrs: dict[str, Any], fill: float, **emitted: Any
+) -> Stream:
+    """A convolution or pool over time.
+
+    attrs: explicit, as ``spatial_attrs`` gives them; with ceil_mode the last window may pass the end of the padding if
+    it starts before it. emitted: options of ``Analysis.emit``.
+    """
+    x = operands[0]
+    assert isinstance(x, Stream)
     if x.axis == 1:
         raise MixesTime("has time on its channel axis, so it mixes all frames", "move time to a spatial axis")
-    i = x.axis - 2
-    rank = len(kernel)
+    attrs = attrs | {"pads": list(attrs["pads"])}
+    i, rank = x.axis - 2, len(attrs["kernel_shape"])
     left, right = attrs["pads"][i], attrs["pads"][rank + i]
     attrs["pads"][i] = attrs["pads"][rank + i] = 0
-    stride, dilation = attrs["strides"][i], attrs["dilations"][i]
-    if attrs.pop("ceil_mode", 0):
-        raise Refusal("rounds its number of frames up (ceil_mode)", "use ceil_mode=0")
-    if node.op == "AveragePool" and (left or right) and not node.attrs.get("count_include_pad"):
-        raise Refusal("averages over fewer frames at the edges", "use count_include_pad=1 or no padding over time")
-    if (left or right) and a.window is not None:
-        raise Refusal(
-            "pads the edges of every window with zeros, so windows do not share these frames",
-            "export the model without padding over time",
-        )
-    if node.op == "AveragePool" and "dilations" not in node.attrs:
-        del attrs["dilations"]  # an attribute since opset 19
-    span = (kernel[i] - 1) * dilation + 1
+    kernel, stride, dilation = attrs["kernel_shape"][i], attrs["strides"][i], attrs["dilations"][i]
+    span = (kernel - 1) * dilation + 1
+    length = x.fact.length.affine(1, left + right - span + stride, stride)
+    if attrs.get("ceil_mode") and stride > 1:
+        right += stride - 1
+        starts = x.fact.length.affine(1, left + stride - 1, stride)
+        length = x.fact.length.affine(1, left + right - span + stride, stride).minimum_with(starts)
     known = x.fact.made if right > 0 else x.fact.final
     final = known.affine(1, left - span + stride, stride)
-    length = x.fact.length.affine(1, left + right - span + stride, stride)
-    fill = _lowest(x.dtype) if node.op == "MaxPool" else 0.0
-    if node.op == "ConvInteger" and isinstance(zero := operands[2], np.ndarray):
-        fill = float(zero.reshape(-1)[0])
-    return [
-        a.emit(
-            node, Window, operands, x.axis, final, length, kernel=kernel[i], stride=stride, dilation=dilation,
-            left=left,
-            right=right, fill=fill, attrs=attrs,
-        )
-    ]  # fmt: skip
-
-
-def _lowest(dtype: str) -> float:
-    """What a maximum over padding must never be."""
-    return -np.inf if np.dtype(dtype).kind == "f" else float(np.iinfo(dtype).min)
+    if node.op == "AveragePool" and set(attrs["dilations"]) == {1}:
+        del attrs["dilations"]  # an attribute since opset 19
+    return a.emit(
+        node, Window, operands, x.axis, final, length, kernel=kernel, stride=stride, dilation=dilation, left=left,
+        right=right, fill=fill, attrs=attrs, **emitted,
+    )  # fmt: skip
 
 
 def spatial_attrs(node: Node, kernel: list[int], x: Stream) -> dict[str, Any]:
@@ -87,20 +75,42 @@ def spatial_attrs(node: Node, kernel: list[int], x: Stream) -> dict[str, Any]:
             span = (kernel[i] - 1) * attrs["dilations"][i] + 1
             size, stride = x.shape[i + 2], attrs["strides"][i]
             if size is None:
-                if stride != 1:
-                    raise Refusal(
-                        "pads time by an amount that depends on the length (auto_pad with a stride)",
-                        "use explicit pads",
-                    )
-                total = span - 1
-            else:
-                total = max(0, (-(-size // stride) - 1) * stride + span - size)
+                pads[i], pads[rank + i] = _same_over_time(x, span, stride, auto == "SAME_UPPER")
+                continue
+            total = (-(-size // stride) - 1) * stride + span - size
+            _check_same(total)
+            total = max(0, total)
             small, large = total // 2, total - total // 2
             pads[i], pads[rank + i] = (small, large) if auto == "SAME_UPPER" else (large, small)
     elif auto == "VALID":
         pads = [0] * (2 * rank)
     attrs["pads"] = pads
     return attrs
+
+
+def _check_same(total: int) -> None:
+    """Refuse what auto_pad SAME would take away, which runtimes do differently."""
+    if total < -1:
+        raise Refusal("pads by less than nothing (auto_pad with a stride beyond its kernel)", "use explicit pads")
+
+
+def _same_over_time(x: Stream, span: int, stride: int, upper: bool) -> tuple[int, int]:
+    """The padding of auto_pad SAME, whose total depends on the length's remainder by the stride.
+
+    The start must be the same for every length. The end is what the longest needs, which makes no frame too many where
+    the start is: fewer than ``stride`` frames are added.
+    """
+    length = x.fact.length
+    total = (((length + (stride - 1)) // stride - 1) * stride + span - length).later(length.first(0))
+    _check_same(total.minimum)
+    some = (total.maximum_with(0) + (0 if upper else 1)) // 2
+    if not some.is_const:
+        raise Refusal(
+            f"pads the start of time by an amount that depends on the length (auto_pad with stride {stride})",
+            "use explicit pads",
+        )
+    start = int(some.values[0])
+    return start, span - 1 - start
 
 
 @rule("ConvTranspose")
@@ -118,8 +128,6 @@ def conv_transpose(a: Analysis, node: Node) -> list[Value]:
         return [a.pointwise(node, [x, weight, bias], 0, attrs=attrs)]
     if x.axis == 1:
         raise MixesTime("has time on its channel axis, so it mixes all frames", "move time to a spatial axis")
-    if a.window is not None:
-        raise MixesTime("makes frames at the window's edges from fewer inputs", "use window mode on a model without it")
     i = x.axis - 2
     left, right = attrs["pads"][i], attrs["pads"][rank + i]
     extra = attrs["output_padding"][i]

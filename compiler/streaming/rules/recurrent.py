@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runnel.compiler.streaming.ir import Recurrent, Stream
 from runnel.compiler.streaming.kinds.once import last_frames
-from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.registry import Refusal, rule
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -31,8 +31,6 @@ def recurrent(a: Analysis, node: Node) -> list[Value]:
         if any(node.outputs[1:]):
             raise Refusal("gives its last state for every frame", "use the sequence output")
         return [a.pointwise(node, [x, *weights], 2 if not layout else 0)]
-    if a.window is not None and x.axis >= 0:
-        raise MixesTime("starts again in every window", "use window mode (--window W)")
     if x.axis != time:
         raise Refusal("has time on its feature axis", "move time to the sequence axis")
     direction = node.attrs.get("direction", "forward")

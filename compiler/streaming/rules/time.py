@@ -8,6 +8,7 @@ import numpy as np
 
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Operand, Shift, Stream, Tail
+from runnel.compiler.streaming.kinds.geometry import Resample
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -25,15 +26,22 @@ def slice_(a: Analysis, node: Node) -> list[Value]:
     others = [i for i in range(len(axes)) if i not in time]
     if time:
         i = time[0]
-        if steps[i] != 1:
-            raise MixesTime(f"takes frames in steps of {steps[i]}", "use a strided convolution instead")
+        step = steps[i]
+        if step < 0:
+            raise MixesTime("reverses time, which needs the whole future", "slice forwards")
         tail = _tail(a, x, starts[i], ends[i])
+        if tail is not None and step > 1:
+            raise Refusal(
+                f"takes every {step}. frame, counted from the end", "count from the start, or take all frames there"
+            )
         if tail is not None:
             if others:
                 raise Refusal("slices the end of time and another axis at once", "slice them one after the other")
             return [tail]
         name = "" if not others else "/time"
-        x = _slice_time(a, node, x, starts[i], ends[i], name)
+        x = _slice_time(a, node, x, starts[i], ends[i], name if step == 1 else f"{name}/kept")
+        if step > 1:
+            x = every_nth(a, node, x, step, name)
         if not others:
             return [x]
     for i in others:
@@ -81,8 +89,6 @@ def _tail(a: Analysis, x: Stream, start: Any, end: Any) -> Tail | None:
         stop = -int(end)
     elif end < FAR:
         raise Refusal("starts counting from the end and stops counting from the start", "slice from one side")
-    if a.window is not None:
-        raise MixesTime("takes the last frames of the window", "use window mode (--window W)")
     return Tail(x, -int(start), stop)
 
 
@@ -129,6 +135,14 @@ def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix
     )  # fmt: skip
 
 
+def every_nth(a: Analysis, node: Node, x: Stream, step: int, suffix: str = "") -> Stream:
+    """Frames 0, step, 2·step … of x."""
+    final, length = (count.affine(1, step - 1, step) for count in (x.fact.final, x.fact.length))
+    return a.emit(
+        node, Resample, [x], x.axis, final, length, shape=x.shape, op="Slice", suffix=suffix, down=step
+    )  # fmt: skip
+
+
 @rule("Pad")
 def pad(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
@@ -170,11 +184,6 @@ def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: fl
         raise Refusal("pads the start by the length of the stream", "pad the start by a fixed amount")
     if mode not in ("constant", "reflect", "edge"):
         raise Refusal(f"pads time in mode '{mode}'", "pad with zeros, reflection or the edge")
-    if a.window is not None and (left > 0 or isinstance(right, Count) or right > 0):
-        raise Refusal(
-            "pads the edges of every window, so windows do not share these frames",
-            "export the model without padding over time",
-        )
     left = int(left)
     length = (x.fact.length + right).affine(1, left)
     made = x.fact.made if isinstance(right, Count) or right > 0 else x.fact.final

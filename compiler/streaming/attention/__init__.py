@@ -1,1 +1,0 @@
-"""Attention over time: found in the graph, and its mask measured on several lengths."""
