@@ -35,6 +35,7 @@ from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
 from runnel.runtime.program import BACKENDS
 from runnel.tools.calibrate import Calibration, read_calibration, record_modes, streamed
 from runnel.tools.cases import golden_cases
+from runnel.tools.codes import codes_record
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
 
@@ -115,13 +116,17 @@ class Request:
 
 @dataclass
 class Rewritten:
-    """A model after the streaming rewrite. fixed: inputs bound to values. initial: first values of its own states."""
+    """A model after the streaming rewrite. fixed: inputs bound to values. initial: first values of its own states.
+
+    exported: a quantised model before its sums were taken in int32.
+    """
 
     graph: StreamGraph
     proto: onnx.ModelProto
     states: dict[str, str]
     fixed: Arrays = field(default_factory=dict)
     initial: Arrays = field(default_factory=dict)
+    exported: onnx.ModelProto | None = None
 
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
@@ -150,7 +155,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
             max_frames=request.max_frames,
         )  # fmt: skip
     optimise(stream)
-    return Rewritten(stream, graph.proto, states, fixed, initial)
+    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
 
 
 def _check_states(graph: Graph, states: Mapping[str, str]) -> None:
@@ -225,7 +230,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             entries |= _golden(cases[0])
             own = _own_deviation(Path(name), rewritten, form, manifest, cases)
             write_bundle(name, manifest, entries)
-        manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress, against, own)
+        codes = codes_record(rewritten, cases) if not graph.modes else None
+        manifest["proof"] = prove(Path(name), cases, axes, backends, request.progress, against, own, codes)
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(

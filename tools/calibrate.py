@@ -144,7 +144,7 @@ def _noise(rewritten: Rewritten, first: Case) -> tuple[Arrays, Arrays]:
     if graph.max_frames is not None:
         frames = min(frames, graph.max_frames)
     rng = np.random.default_rng(11)
-    recording = {s.name: noise(s, frames, rng) for s in graph.inputs}
+    recording = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
     try:
         return recording, offline(rewritten, recording)
     except Exception:  # a length that the offline model itself does not take

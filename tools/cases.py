@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runnel.compiler.streaming.emit import natural_hop
-from runnel.compiler.streaming.ir import STACKED, Stream
+from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph
 from runnel.compiler.streaming.report import Report
 from runnel.errors import InputError
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
@@ -30,7 +30,7 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
     for frames in dict.fromkeys(max(n, least) for n in lengths):
-        inputs = {s.name: noise(s, frames, rng) for s in graph.inputs}
+        inputs = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
         try:
             outputs = offline(rewritten, inputs)
         except Exception:  # a length that the offline model itself does not take
@@ -52,10 +52,16 @@ def offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
     return Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window, rewritten.fixed).run(inputs)
 
 
-def noise(stream: Stream, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A random input of ``frames`` frames as the user would give it."""
+def noise(stream: Stream, frames: int, rng: np.random.Generator, graph: StreamGraph) -> np.ndarray:
+    """A random input of ``frames`` frames as the user would give it; what is quantised at once covers all codes."""
     shape = [frames if d is None else d for d in stream.shape]
     shape = [frames, *shape] if stream.axis == STACKED else shape
-    if np.dtype(stream.dtype).kind == "f":
-        return (rng.standard_normal(shape) * 0.3).astype(stream.dtype)
+    kind = np.dtype(stream.dtype)
+    readers = [n for n in graph.nodes if stream in n.streams]
+    if kind.kind == "f":
+        scale = next((n.inputs[1] for n in readers if n.op == "QuantizeLinear"), None)
+        size = 0.3 if scale is None else 60 * float(np.max(np.asarray(scale)))
+        return (rng.standard_normal(shape) * size).astype(stream.dtype)
+    if kind in (np.int8, np.uint8) and not any(n.op == "Gather" for n in readers):
+        return rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shape).astype(kind)
     return rng.integers(0, 2, shape).astype(stream.dtype)

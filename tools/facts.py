@@ -70,15 +70,26 @@ def saved_work(manifest: Mapping[str, Any]) -> str | None:
     )
 
 
+def codes_facts(codes: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of a quantised model."""
+    differ = ", ".join(f"{100 * share:.2g} % ({backend})" for backend, share in codes["differ"].items())
+    islands = f"one apart at most behind {len(codes['islands'])} float nodes; " if codes["islands"] else ""
+    rows = {"codes": f"{islands}values that differ from the model in integers: {differ}"}
+    if run := codes.get("optimised"):
+        rows["onnxruntime"] = f"run as it is differs in {100 * run['differ']:.2g} %, by {run['most']:g} codes at most"
+    return rows
+
+
 def proof_facts(proof: Mapping[str, Any]) -> dict[str, str]:
     """What was proved, and what was not."""
     errors = ", ".join(f"{backend} {error:.1e}" for backend, error in proof["error"].items())
     lengths = ", ".join(map(str, proof["frames"]))
     against = proof.get("against", "the offline model")
-    return {
+    rows = {
         "exact"
         if against == "the offline model"
         else f"as {against}": f"largest error of the output's range: {errors} (allowed {proof['limit']:.0e})",
         "proved": f"on {proof['where']}; recordings of {lengths} frames; cut {', '.join(proof['chunkings'])}",
         "not proved": str(proof["not_covered"]),
     }
+    return rows | codes_facts(proof["codes"]) if proof.get("codes") else rows

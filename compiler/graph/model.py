@@ -43,7 +43,10 @@ class Port:
 
 @dataclass(eq=False)
 class Graph:
-    """nodes in topological order; constants by name; opset of the standard domain."""
+    """nodes in topological order; constants by name; opset of the standard domain.
+
+    proto: the offline model. exported: as it was before its quantised sums were taken in int32, where that was done.
+    """
 
     name: str
     nodes: list[Node]
@@ -52,6 +55,7 @@ class Graph:
     outputs: list[Port]
     opset: int
     proto: onnx.ModelProto
+    exported: onnx.ModelProto | None = None
 
 
 def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:

@@ -321,4 +321,4 @@ def integer_form(graph: Graph) -> None:
     rewriter = Rewriter(graph)
     rewriter.run()
     if rewriter.sums:
-        graph.proto = to_proto(graph)
+        graph.exported, graph.proto = graph.proto, to_proto(graph)

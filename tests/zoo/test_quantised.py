@@ -1,0 +1,55 @@
+"""The quantised keyword spotter: a recording of features at a time, in codes, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from runnel.compiler.graph.fold import session
+from runnel.compiler.graph.model import load as read
+from runnel.compiler.graph.quantised import integer_form
+from runnel.runtime.program import Program
+from runnel.tools.replay import play
+
+MODEL = "mlperf-tiny/kws_dscnn_int8_qdq.onnx"
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    """Codes of features: (300, 49, 10, 1) int8."""
+    rng = np.random.default_rng(0)
+    return np.clip(np.round(rng.standard_normal((300, 49, 10, 1)) * 40), -128, 127).astype(np.int8)
+
+
+@pytest.mark.parametrize("chunks", [[1], [7], [1000]], ids=["1", "7", "whole"])
+def test_codes_are_those_of_the_model_in_integers(
+    zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program], features: np.ndarray, chunks: list[int]
+) -> None:
+    bundle = compiled("kws_int8", zoo / MODEL)
+    graph = read(zoo / MODEL)
+    integer_form(graph)
+    expected = session(graph.proto).run(None, {"input_1": features})[0]
+    got = play(load(bundle).stream(), {"input_1": features}, {"input_1": 0}, chunks)["Identity"]
+    differ = np.abs(got.astype(int) - expected)
+    assert differ.max() <= 1 and (differ > 0).mean() <= 1e-3  # behind the softmax, a float island
+    assert len(np.unique(expected.argmax(1))) > 1
+
+
+def test_onnxruntime_on_the_exported_graph_differs_rarely(
+    zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program], features: np.ndarray
+) -> None:
+    """A sum in float32, or another order of multipliers, rounds the other way now and then."""
+    program = load(compiled("kws_int8", zoo / MODEL))
+    got = play(program.stream(), {"input_1": features}, {"input_1": 0}, [50])["Identity"]
+    expected = ort.InferenceSession(str(zoo / MODEL), providers=["CPUExecutionProvider"]).run(
+        None, {"input_1": features}
+    )[0]
+    assert (got != expected).any(1).mean() <= 0.02
+    assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.99
+    codes = program.manifest["proof"]["codes"]
+    assert codes["islands"] and set(codes["differ"]) == {"onnxruntime", "native"}
+    assert codes["optimised"]["differ"] <= 0.05
