@@ -93,6 +93,9 @@ class _Checker:
         rate = clock.get("rate")
         self.need(rate is None or (isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0), "clock")
         self.number(clock.get("shortest", 0), "clock", 0, 1 << 44)
+        if (most := clock.get("max_frames")) is not None:
+            self.number(most, "clock", 1, 1 << 44)
+        self.need(isinstance(clock.get("max_frames_reason", ""), str), "clock")
 
     def _entries(self, entries: Mapping[str, Any]) -> None:
         for entry in entries.values():

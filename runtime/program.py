@@ -61,10 +61,11 @@ class Program(ABC):
     """A model ready to run: immutable, shared by streams and threads.
 
     hop: input frames of the largest step. latency_frames: input frames that an output waits for. state_bytes: of one
-    stream. inputs, outputs: Ports. rate: frames per second or None. manifest: the bundle's, as data. shortest: the
-    fewest frames that the offline model takes. timed, statics: the inputs that frames come from, and those that have
-    one value. Where inputs have different rates, hop, latency_frames and rate count ticks: a tick is the time in which
-    every input brings a whole number of frames.
+    stream. max_frames: the most frames of a stream, None for any number. shortest: the fewest that the offline model
+    takes. inputs, outputs: Ports. timed, statics: the inputs that frames come from, and those that have one value.
+    rate: frames per second or None. manifest: the bundle's, as data. Where inputs have different rates, hop,
+    latency_frames, max_frames and rate count ticks: a tick is the time in which every input brings a whole number of
+    frames.
     """
 
     backend: str
@@ -75,6 +76,7 @@ class Program(ABC):
         self.latency_frames = int(manifest["latency_frames"])
         self.rate: float | None = manifest["clock"].get("rate")
         self.shortest = int(manifest["clock"].get("shortest", 0))
+        self.max_frames: int | None = manifest["clock"].get("max_frames")
         self.inputs = tuple(Port.of(p) for p in manifest["inputs"])
         self.outputs = tuple(Port.of(p) for p in manifest["outputs"])
         self.timed = tuple(p for p in self.inputs if p.per_tick)
@@ -199,6 +201,12 @@ class Stream(ABC):
     def position(self) -> int:
         """Input frames taken so far."""
 
+    def check_room(self, frames: int, start: int | None = None) -> None:
+        """Raises StreamError when ``frames`` more than ``start`` (the position) are more than a stream may have."""
+        most, start = self.program.max_frames, self.position if start is None else start
+        if most is not None and start + frames > most:
+            raise too_long(self.program, start, frames)
+
     def check_length(self) -> None:
         """Raises StreamError when the offline model takes no recording as short as this one."""
         if self.position < self.program.shortest:
@@ -206,6 +214,15 @@ class Stream(ABC):
                 f"the stream has {self.position} frames and the offline model takes no fewer than "
                 f"{self.program.shortest}; push more before flush."
             )
+
+
+def too_long(program: Program, start: int, frames: int) -> StreamError:
+    """The error of a push that passes the most frames of a stream."""
+    why = program.manifest["clock"].get("max_frames_reason") or "the program says so"
+    return StreamError(
+        f"a push of {frames} frames to a stream of {start} passes its limit of {program.max_frames}: {why}; flush the "
+        "stream, and reset it to start again."
+    )
 
 
 def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = False) -> Program:

@@ -364,7 +364,10 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         },
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,
-        "clock": {"rate": request.rate, "shortest": 1 if rewritten.states or graph.window else graph.shortest},
+        "clock": {
+            "rate": request.rate, "shortest": 1 if rewritten.states or graph.window else graph.shortest,
+            "max_frames": graph.max_frames, "max_frames_reason": graph.max_frames_reason,
+        },
         "inputs": [_port(s, s.name) for s in graph.inputs],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,

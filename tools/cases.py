@@ -29,7 +29,7 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
         lengths = [12]
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
-    for frames in dict.fromkeys(max(n, least) for n in lengths):
+    for frames in dict.fromkeys(min(max(n, least), graph.max_frames or max(n, least)) for n in lengths):
         inputs = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
         try:
             outputs = offline(rewritten, inputs)

@@ -272,6 +272,27 @@ class Evaluator:
             at = tirx.BufferLoad(memory, [inner.flat])
         return self.at(x, Index(x.shape, coords=[*coords[:axis], at, *coords[axis + table.ndim :]]))
 
+    def _gather_at(self, node: FrameNode, index: Index) -> Expr:
+        """Rows by data; numbers outside the rows, which only frames that do not exist have, are brought inside."""
+        data, numbers = node.inputs
+        assert data is not None and numbers is not None
+        axis, coords, rank = int(node.attrs["axis"]), index.coords, len(numbers.shape)
+        size, after = data.shape[axis], prod(data.shape[axis + 1 :])
+        at = splat(self.at(numbers, Index(numbers.shape, coords=coords[axis : axis + rank])), self.b.lanes)
+        at = self.b.let(tirx.Select(at < m.like(at, 0), at + m.like(at, size), at))
+        at = ops.minimum(self.b, ops.maximum(self.b, at, m.like(at, 0)), m.like(at, size - 1))
+        outer = Index(data.shape, coords=[*coords[:axis], int32(0), *coords[axis + rank :]])
+        base = outer.flat
+        if isinstance(data, np.ndarray):
+            memory = self.context.constant(id(data), data)
+        else:
+            view = self.context.views[data]
+            memory, base = view.memory, base + self.context.at_row(view.access)
+        step = constant(after, "int32", self.b.lanes)
+        where = splat(self.b.index_vector(base), self.b.lanes) + ops.cast(self.b, at, "int32") * step
+        value = self.b.let(tirx.BufferLoad(memory, [where]))
+        return self.b.let(tirx.NE(value, m.like(value, 0))) if data.dtype in ("bool", np.bool_) else value
+
     def _pad(self, node: FrameNode, index: Index) -> Expr:
         x = _only(node)
         pads = [int(p) for p in node.attrs["pads"]]
@@ -356,7 +377,7 @@ class Evaluator:
 
 
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
-    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold", "pick"),
+    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold", "pick", "gather_at"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from runnel.compiler.codegen import angles
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen.builder import Builder, Expr, constant, dtype_of, lanes_of, vector_type
 from runnel.compiler.codegen.errors import Unsupported
@@ -114,6 +115,17 @@ def _quantize(b: Builder, x: Expr, a: Attrs) -> Expr:
     return b.let(tirx.Cast(vector_type(kind, lanes_of(x)), code + m.like(code, zero)))
 
 
+def _plain(function: Callable[[Builder, Expr], Expr]) -> Callable[[Builder, Expr, Attrs], Expr]:
+    return lambda b, x, a: function(b, x)
+
+
+def _is_inf(b: Builder, x: Expr, a: Attrs) -> Expr:
+    above, below = x >= m.like(x, math.inf), x <= m.like(x, -math.inf)
+    if not a.get("detect_negative", 1):
+        return b.let(above)
+    return b.let(tirx.Or(above, below) if a.get("detect_positive", 1) else below)
+
+
 UNARY: dict[str, Callable[[Builder, Expr, Attrs], Expr]] = {
     "identity": lambda b, x, a: x,
     "relu": lambda b, x, a: b.let(_positive(x, x, m.like(x, 0))),
@@ -140,11 +152,15 @@ UNARY: dict[str, Callable[[Builder, Expr, Attrs], Expr]] = {
     "hard_swish": _hard_swish,
     "clip": _clip,
     "not": lambda b, x, a: b.let(tirx.Not(x)),
+    **{name: _plain(getattr(angles, name)) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh")},
+    "is_nan": lambda b, x, a: b.let(m.is_nan(x)),
+    "is_inf": _is_inf,
     "quantize": _quantize,
 }
 
 FLOAT_ONLY = frozenset({"sigmoid", "tanh", "exp", "log", "erf", "softplus", "sqrt", "reciprocal", "softsign"}) | {
-    *("gelu", "elu", "selu", "hard_sigmoid", "hard_swish", "quantize"),
+    *("gelu", "elu", "selu", "hard_sigmoid", "hard_swish", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"),
+    *("is_nan", "is_inf", "quantize"),
 }
 
 
@@ -156,6 +172,20 @@ def _pow(b: Builder, x: Expr, y: Expr) -> Expr:
 
 def _divide(b: Builder, x: Expr, y: Expr) -> Expr:
     return b.let(x / y if is_float(x) else tirx.truncdiv(x, y))
+
+
+def _mod(b: Builder, x: Expr, y: Expr) -> Expr:
+    """The remainder with the divisor's sign."""
+    if is_float(x):
+        raise Unsupported("mod", "of real numbers; only fmod")
+    r = b.let(tirx.truncmod(x, y))
+    zero = m.like(x, 0)
+    away = tirx.Or(tirx.And(r < zero, y > zero), tirx.And(r > zero, y < zero))
+    return b.let(tirx.Select(away, r + y, r))
+
+
+def _fmod(b: Builder, x: Expr, y: Expr) -> Expr:
+    return angles.remainder(b, x, y) if is_float(x) else b.let(tirx.truncmod(x, y))
 
 
 def _xor(b: Builder, x: Expr, y: Expr) -> Expr:
@@ -174,6 +204,8 @@ BINARY: dict[str, Callable[[Builder, Expr, Expr], Expr]] = {
     "pow": _pow,
     "min": minimum,
     "max": maximum,
+    "mod": _mod,
+    "fmod": _fmod,
     "equal": _equal,
     "greater": lambda b, x, y: b.let(x > y),
     "less": lambda b, x, y: b.let(x < y),

@@ -85,7 +85,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
     op = step.node.op
     if group.anchor is not None and step is not group.anchor:
         return False
-    if op in ANCHORS | CELLS or any(o in CELLS for o in ops):
+    if op in ANCHORS | CELLS or op == "gather_at" or any(o in CELLS for o in ops):
         return False
     if op in REDUCTIONS:
         return not anchored and not any(o in MOVING for o in ops) and maker.output.shape == read.value.shape

@@ -16,6 +16,8 @@ from runnel.compiler.lowering.signals import Copy, NoKernel, Operand, Read, Sign
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
 
+BOOLEAN = {"equal", "greater", "less", "greater_equal", "less_equal", "and", "or", "xor", "not", "is_nan", "is_inf"}
+
 
 class Lowering:
     """Steps in order, the views of streams, and the signals of inputs and outputs.
@@ -128,7 +130,7 @@ class Lowering:
             squeezed.append(x.reshaped(dims) if isinstance(x, View) else np.asarray(x).reshape(dims))
         out = tuple(shape[i] for i in keep)
         dtype = None
-        if op in ("equal", "greater", "less", "greater_equal", "less_equal", "and", "or", "xor", "not"):
+        if op in BOOLEAN:
             dtype = "bool"
         elif op in ("cast", "quantize"):
             dtype = attrs["to"]

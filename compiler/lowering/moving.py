@@ -76,8 +76,15 @@ def gather(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
     axis = frame_axis(x, int(node.attrs.get("axis", 0)))
     indices = node.inputs[1]
-    if not isinstance(indices, np.ndarray) or not isinstance(node.inputs[0], Stream):
-        raise NoKernel("gathers by data")
+    if isinstance(indices, Stream):
+        data = node.inputs[0]
+        axis = int(node.attrs.get("axis", 0)) % len(data.shape) if data is not None else 0
+        if isinstance(data, Stream):
+            raise NoKernel("gathers by data from a frame")
+        dtype = None if data is None else data.dtype.name
+        shape = node.output.frame_shape
+        return low.step(node, "gather_at", [data, low.view(indices)], shape, {"axis": axis}, dtype)
+    assert isinstance(indices, np.ndarray)
     indices = np.where(indices < 0, indices + x.frame_shape[axis], indices).astype(np.int64)
     return low.step(node, "gather", [low.view(x), indices], node.output.frame_shape, {"axis": axis})
 

@@ -319,7 +319,8 @@ class Planner:
         ]  # fmt: skip
         total = 16 + len(clocks) + len(buffers) + len(table) + len(inputs) + len(outputs) + 2 + len(code)
         self.weights += bytes(-len(self.weights) % ALIGN)
-        header = [MAGIC, SCHEMA, total, *counts, state, scratch, len(self.weights), self.hop, 0, 0]
+        limits = [self.hop, self.low.graph.max_frames or 0, 0]
+        header = [MAGIC, SCHEMA, total, *counts, state, scratch, len(self.weights), *limits]
         return [*header, *clocks, *buffers, *table, *inputs, *outputs, 0, instructions, *code]
 
     def _describe(self, kernels: list[Kernel | None]) -> list[dict[str, Any]]:

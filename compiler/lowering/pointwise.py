@@ -22,6 +22,8 @@ UNARY = {
     "Abs": "abs",
     "Reciprocal": "reciprocal", "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign",
     "Softplus": "softplus", "Softsign": "softsign", "HardSwish": "hard_swish", "Not": "not",
+    "Sin": "sin", "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan", "Sinh": "sinh",
+    "Cosh": "cosh", "IsNaN": "is_nan",
 }  # fmt: skip
 WITH_ATTRS: dict[str, tuple[str, dict[str, Any]]] = {
     "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
@@ -29,6 +31,7 @@ WITH_ATTRS: dict[str, tuple[str, dict[str, Any]]] = {
     "Selu": ("selu", {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
     "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
     "Gelu": ("gelu", {"approximate": "none"}),
+    "IsInf": ("is_inf", {"detect_negative": 1, "detect_positive": 1}),
 }
 BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Equal": "equal", "Greater": "greater",
@@ -103,6 +106,11 @@ def clip(low: Lowering, node: Pointwise) -> View:
 @handler(*BINARY)
 def binary(low: Lowering, node: Pointwise) -> View:
     return low.elementwise(node, BINARY[node.op], operands(low, node), {})
+
+
+@handler("Mod")
+def mod(low: Lowering, node: Pointwise) -> View:
+    return low.elementwise(node, "fmod" if node.attrs.get("fmod") else "mod", operands(low, node), {})
 
 
 @handler(*VARIADIC)

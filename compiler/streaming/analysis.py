@@ -27,12 +27,12 @@ from runnel.compiler.streaming.ir import (
     Tail,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
-from runnel.compiler.streaming.registry import RULES, Refusal, missing_rule
+from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
 
-PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 16]
+PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, 16]
 
 
 class Poisoned:
@@ -82,6 +82,9 @@ class Analysis:
     def stream(self, node: Node, i: int = 0) -> Stream:
         """Input i, which must be a stream."""
         value = self.values[node.inputs[i]]
+        if is_symbolic(value):
+            raise Refusal("computes with the length of the stream, which is known only at its end",
+                          "compute with positions, or with the length after the stream has ended")  # fmt: skip
         if not isinstance(value, Stream):
             raise Refusal(
                 f"expects data that depends on time as its input {i}", "fold the constant part before exporting"
@@ -194,12 +197,16 @@ class Analysis:
 
     def _results(self, node: Node, inputs: list[Value]) -> list[Value]:
         streams = [v for v in inputs if isinstance(v, Stream)]
+        if node.op in FROM_LENGTH and not streams and any(is_symbolic(v) for v in inputs):
+            made = FROM_LENGTH[node.op](self, node)
+            if made is not None:
+                return made
         if (
             node.op in SYMBOLIC_OPS
             and (node.op in ("Shape", "Size") or any(is_symbolic(v) for v in inputs))
             and (node.op in ("Shape", "Size") or not streams)
         ):
-            return [evaluate_symbolic(self, node)]
+            return list(evaluate_symbolic(self, node))
         if not streams:
             if any(is_symbolic(v) for v in inputs):
                 raise Refusal(
@@ -304,12 +311,25 @@ def analyse(
         raise Refused(all_reasons(graph, analysis.reasons, early), by_decision(analysis.decided))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
     carried = {name: stream for name in states or {} if isinstance(stream := outputs.pop(name), Stream)}
-    limit, why = min(analysis.limits, default=(None, ""))
+    limit, why = _limit(analysis)
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
         max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
         mode_nodes=analysis.mode_nodes, decided=analysis.decided,
     )  # fmt: skip
+
+
+def _limit(analysis: Analysis) -> tuple[int | None, str]:
+    """The most input frames of a stream, and why."""
+    limits = list(analysis.limits)
+    if analysis.max_frames is not None:
+        limits.append((analysis.max_frames, f"it was compiled with max_frames={analysis.max_frames}"))
+    most, why = min(limits, default=(None, ""))
+    if most is not None and most < analysis.shortest:
+        raise InputError(
+            f"a stream may have {most} frames ({why}), and the model takes no fewer than {analysis.shortest}."
+        )
+    return most, why
 
 
 def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Rule = Callable[["Analysis", "Node"], "list[Value]"]
 RULES: dict[str, Rule] = {}
+Maker = Callable[["Analysis", "Node"], "list[Value] | None"]
+FROM_LENGTH: dict[str, Maker] = {}
+"""Op → what makes its outputs from constants and lengths; None where it is plain arithmetic on lengths."""
 
 
 class Refusal(Exception):
@@ -39,6 +42,16 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def from_length(*ops: str) -> Callable[[Maker], Maker]:
+    """Register how ops with no stream among their inputs make data that is as long as the stream."""
+
+    def register(function: Maker) -> Maker:
+        FROM_LENGTH.update(dict.fromkeys(ops, function))
+        return function
+
+    return register
+
+
 WITHOUT_RULE = {
     "ReverseSequence": ("reverses time, as a bidirectional recurrence does, and so needs the whole future", "train "
     "or export the model with forward recurrence only"),
@@ -57,10 +70,8 @@ WITHOUT_RULE = {
     "DynamicQuantizeLSTM": ("takes its scales from the least and the largest value of all it has seen",
     "quantise the weights alone, or export a float LSTM"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
-    "NonZero": ("has an output whose length depends on the data", "remove it from the exported graph"),
     "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
     "Scan": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
-    "Range": ("makes a table of positions", "export the model without absolute positions"),
     "Resize": ("resamples the time axis", "use a transposed convolution"),
     "CumSum": ("accumulates over time", "export the model without it"),
 }  # fmt: skip

@@ -64,6 +64,7 @@ class Report:
     native: str | None = None
     modes: dict[str, dict[str, Any]] = field(default_factory=dict)
     decided: dict[str, dict[str, int]] = field(default_factory=dict)
+    max_frames: str = ""
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class Report:
             f"  look-ahead           {self.look_ahead} frames",
             f"  latency              {self.latency_frames} frames{ms}",
             f"  state                {self.state_bytes} bytes",
+            *([f"  longest stream       {self.max_frames}"] if self.max_frames else []),
             f"  multiply-adds/frame  {self.macs['per_frame_streamed']:.0f} streamed, "
             f"{self.macs['per_frame_windowed']:.0f} re-running windows ({self.macs['saving']:.0f} x)",
             f"  native kernels       {'yes' if self.native is None else 'no: ' + self.native}",
@@ -148,5 +150,6 @@ def report(
         rate=rate,
         modes={k: {"value": v, "nodes": graph.mode_nodes.get(k, [])} for k, v in sorted(graph.modes.items())},
         decided=by_decision(graph.decided),
+        max_frames="" if graph.max_frames is None else f"{graph.max_frames} frames: {graph.max_frames_reason}",
         notes=list(graph.notes),
     )

@@ -27,6 +27,7 @@ from runnel.runtime.program import (
     checked_out,
     describe_nonfinite,
     offered,
+    too_long,
 )
 
 STAGED = 1 << 18  # bytes of an output up to which a stream keeps room of its own
@@ -225,8 +226,10 @@ class NativeStream(Stream):
             raise self.error(native.FLUSHED, [])
         arrays = self.prepare(x)
         handle = self.program._handle
-        if self.on_nonfinite == "error" and self._core.rn_has_nonfinite(handle, self._addresses, self._frames):
+        bad = self._core.rn_has_nonfinite(handle, self._addresses, self._frames)
+        if self.on_nonfinite == "error" and bad:
             raise self.error(native.NOT_FINITE, arrays)
+        self.check_room(self._frames.value, 0 if bad and self.on_nonfinite == "reset" else None)
 
     def _offered(self, feed: Feed, x: Array | Mapping[str, Array]) -> list[Array]:
         if self._ended():
@@ -357,6 +360,8 @@ class NativeStream(Stream):
         """What a code of the core means for a push of ``arrays``."""
         if code == native.NOT_FINITE:
             return StreamError(describe_nonfinite(self.program.timed, arrays))
+        if code == native.TOO_LONG and self.program.max_frames is not None:
+            return too_long(self.program, self.position, self._frames.value)
         if code == native.FLUSHED:
             return StreamError("the stream has ended; call reset() to start it again.")
         said = native.message(code)

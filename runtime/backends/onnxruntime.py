@@ -156,6 +156,7 @@ class OnnxStream(Stream):
         if self._feed is not None:
             ready, restart = offered(self.program, x, self.on_nonfinite)
             arrays, frames = self._feed.offer(ready, fresh=restart)
+            self.check_room(frames, 0 if restart else None)
             if restart:
                 self.reset()
         else:
@@ -165,7 +166,9 @@ class OnnxStream(Stream):
                     raise StreamError(describe_nonfinite(self.program.timed, arrays))
                 arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
                 if self.on_nonfinite == "reset":
+                    self.check_room(frames, 0)
                     self.reset()
+            self.check_room(frames)
         into = None if out is None else checked_out(self.program, out, self._count_due(frames))
         if self._feed is not None:
             self._feed.commit()

@@ -16,7 +16,8 @@ constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
 
 struct Header {
-  int64_t clocks, buffers, kernels, code, inputs, outputs, entries, state_bytes, scratch_bytes, weights_bytes, hop;
+  int64_t clocks, buffers, kernels, code, inputs, outputs, entries, state_bytes, scratch_bytes, weights_bytes, hop,
+      most_frames;
 };
 
 // One pass over the words; the first broken rule leaves its sentence in the message.

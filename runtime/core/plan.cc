@@ -52,7 +52,8 @@ bool Decoder::ReadHeader() {
     return FailWith(RN_UNSUPPORTED, "the plan has schema %lld and this runtime reads %lld; update runnel",
                     static_cast<long long>(Word(1)), static_cast<long long>(kSchema));
   }
-  header_ = {Word(3), Word(4), Word(5), Word(6), Word(7), Word(8), Word(9), Word(10), Word(11), Word(12), Word(13)};
+  header_ = {Word(3), Word(4),  Word(5),  Word(6),  Word(7),  Word(8),
+             Word(9), Word(10), Word(11), Word(12), Word(13), Word(14)};
   int64_t sizes[][2] = {{header_.clocks, 6}, {header_.buffers, 12}, {header_.kernels, 2}, {header_.code, 1},
                         {header_.inputs, 4}, {header_.outputs, 8},  {header_.entries, 2}};
   int64_t total = kHeaderWords;
@@ -69,6 +70,7 @@ bool Decoder::ReadHeader() {
     return Fail("a plan needs an input, an output and an entry point");
   }
   if (!In(header_.hop, 1, kMaxHop)) return Fail("the hop must be 1 to 2^24 frames");
+  if (!In(header_.most_frames, 0, kMaxFrames)) return Fail("a stream may have 1 to 2^44 frames, or 0 for any number");
   if (!In(header_.state_bytes, kStateHeaderBytes, kMaxMemory) || !In(header_.scratch_bytes, 0, kMaxMemory)) {
     return Fail("the plan's state or scratch size is impossible");
   }
@@ -349,6 +351,7 @@ void Decoder::Finish() {
   for (size_t i = 0; i < sources_.plan_bytes; ++i) hash = (hash ^ sources_.plan[i]) * 0x100000001b3u;
   memcpy(&program.layout, &hash, sizeof hash);
   program.hop = header_.hop;
+  program.most_frames = header_.most_frames ? header_.most_frames : kMaxFrames;
   program.state_bytes = header_.state_bytes;
   program.scratch_bytes = (header_.scratch_bytes + 63) & ~int64_t{63};
   program.working_bytes = program.scratch_bytes + header_.clocks * 3 * 8 + program.tap_entries * 4;

@@ -116,6 +116,7 @@ struct Program {
   uint8_t hash[32];
   int64_t layout;  // hash of the plan's bytes: what the bytes of a state mean
   int64_t hop;
+  int64_t most_frames;                 // input frames of one stream
   int64_t state_bytes, scratch_bytes;  // of the plan
   int64_t working_bytes;               // scratch with what the interpreter keeps behind the plan's part
   int64_t statics_end;                 // of the state: where what static inputs hold ends and the rest begins

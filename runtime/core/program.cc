@@ -27,7 +27,7 @@ const char* rn_message(int code) {
     case RN_KERNEL:
       return "a kernel reported a failure; reset the stream";
     case RN_TOO_LONG:
-      return "a stream has at most 2^44 frames; reset it";
+      return "the stream would get longer than the program allows; reset it";
     case RN_UNSUPPORTED:
       return "the plan needs a newer runtime; update runnel";
     default:

@@ -80,7 +80,7 @@ int rn_check_state(const rn_program* program, const void* bytes, size_t n) {
   if (!program || !bytes || n != static_cast<size_t>(program->state_bytes)) return RN_BAD_STATE;
   memcpy(&header, bytes, sizeof header);
   bool ok = runnel::IsStateOf(*program, header) && header.bytes == program->state_bytes && header.t >= 0 &&
-            header.t <= runnel::kMaxFrames && (header.flags & ~kAllowed) == 0;
+            header.t <= program->most_frames && (header.flags & ~kAllowed) == 0;
   for (int64_t zero : header.zero) ok = ok && zero == 0;
   return ok ? RN_OK : RN_BAD_STATE;
 }

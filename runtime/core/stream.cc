@@ -17,7 +17,7 @@ int rn_due(const rn_program* program, const void* state, int64_t frames, int end
   if (!runnel::IsStateOf(*program, header)) return RN_BAD_STATE;
   const bool flushed = header.flags & runnel::kFlushed;
   if (flushed && frames > 0) return RN_FLUSHED;
-  if (frames > runnel::kMaxFrames - header.t) return RN_TOO_LONG;
+  if (frames > program->most_frames - header.t) return RN_TOO_LONG;
   const int64_t later = header.t + frames;
   int64_t values[runnel::kMaxClocks];  // only what the outputs need is set
   auto evaluate = [&](int64_t t, int32_t clock) {

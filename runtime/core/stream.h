@@ -52,7 +52,7 @@ class Stream {
     clean_ = rn_has_nonfinite(Abi(), arrays_.inputs, arrays_.frames);
     if (clean_ && nonfinite == RN_NONFINITE_ERROR) return RN_NOT_FINITE;
     restart_ = clean_ && nonfinite == RN_NONFINITE_RESET;
-    return arrays_.frames > kMaxFrames - Begins() ? RN_TOO_LONG : RN_OK;
+    return arrays_.frames > program_.most_frames - Begins() ? RN_TOO_LONG : RN_OK;
   }
 
   // Whether the outputs have room for what is due, which is put into `written`.

@@ -46,6 +46,8 @@ UNARY: dict[str, tuple[Any, dict[str, Any]]] = {
     "hard_swish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), {}),
     "clip": (lambda x: np.clip(x, -0.5, 0.7), {"min": -0.5, "max": 0.7}),
     "identity": (lambda x: x, {}),
+    "is_nan": (np.isnan, {}),
+    "is_inf": (np.isinf, {}),
 }
 BINARY: dict[str, Any] = {
     "add": np.add,
@@ -86,8 +88,11 @@ def unary_cases(rng: np.random.Generator) -> list[tuple[Case, np.ndarray]]:
     found = []
     for i, (op, (f, attrs)) in enumerate(UNARY.items()):
         for n in (SIZES[i % 6], SIZES[(i + 1) % 6], SIZES[(i + 3) % 6]):
-            x, y = value("x", (1, n)), value("y", (1, n))
+            x, y = value("x", (1, n)), value("y", (1, n), "bool" if op.startswith("is_") else "float32")
             frames = random_frames(rng, x, ROWS) * 3
+            if op.startswith("is_"):
+                frames[rng.random(frames.shape) < 0.5] = np.nan
+                frames[rng.random(frames.shape) < 0.3] = rng.choice([-np.inf, np.inf])
             frames = np.abs(frames) if op in ("log", "sqrt") else frames
             found.append((case(f"{op}{n}", [FrameNode(op, (x,), y, attrs)], {x: frames}), f(frames.astype(np.float64))))
     return found

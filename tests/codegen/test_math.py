@@ -26,8 +26,13 @@ FUNCTIONS: dict[str, Any] = {
     "erf": _erf,
     "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
     "pow": np.power,
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh")},
+    **{name: getattr(np, "arc" + name[1:]) for name in ("asin", "acos", "atan")},
+    "fmod": np.fmod,
 }
 BOUNDS = {"exp": 1.02, "log": 0.75, "tanh": 1.3, "sigmoid": 2.2, "erf": 0.9, "softplus": 1.82, "pow": 0.51}
+BOUNDS |= dict.fromkeys(("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "fmod"), 0.501)
+TURNS = ("sin", "cos", "tan")
 
 
 @cache
@@ -36,7 +41,7 @@ def runner() -> Runner:
     for op in FUNCTIONS:
         x, p, y = value("x", (BLOCK,)), value("p", (BLOCK,)), value("y", (BLOCK,))
         zeros = np.zeros((4, BLOCK), np.float32)
-        inputs = (x, p) if op == "pow" else (x,)
+        inputs = (x, p) if op in ("pow", "fmod") else (x,)
         cases.append(case(op, [FrameNode(op, inputs, y)], dict.fromkeys(inputs, zeros)))
     return Runner(cases)
 
@@ -68,12 +73,16 @@ def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.where(same, 0, error)
 
 
-@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op != "pow"])
+@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op not in ("pow", "fmod")])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_accuracy(op: str) -> None:
     x = np.arange(0, 2**32, 997, dtype=np.uint64).astype(np.uint32).view(np.float32)
     if op == "erf":
         x = x[np.isnan(x) | (np.abs(x) < 10)][::8]
+    if op in TURNS:
+        far = np.abs(x) >= 2.0**50
+        assert np.isnan(call(op, x[far])).all()
+        x = x[~far]
     error = ulps(call(op, x), FUNCTIONS[op](x.astype(np.float64)))
     worst = int(np.nanargmax(np.where(np.isnan(error), np.inf, error)))
     assert error[worst] <= BOUNDS[op], f"{op}({x[worst]}) is {error[worst]} ulp off"
@@ -96,6 +105,18 @@ def test_pow_special_values() -> None:
     wrong = ~((got == exact) & (np.signbit(got) == np.signbit(exact)) | np.isnan(got) & np.isnan(exact))
     wrong &= ulps(got, exact.astype(np.float64)) > 1
     assert not wrong.any(), [(a, c, d, e) for a, c, d, e in zip(x[wrong], y[wrong], got[wrong], exact[wrong])]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_remainders() -> None:
+    rng = np.random.default_rng(0)
+    x = (np.exp(rng.uniform(-20, 20, 200_000)) * rng.choice([-1, 1], 200_000)).astype(np.float32)
+    y = (np.exp(rng.uniform(-8, 8, x.size)) * rng.choice([-1, 1], x.size)).astype(np.float32)
+    y[:1000] = x[:1000] / rng.integers(1, 9, 1000)
+    x[:9], y[:9] = [0, 1, np.inf, np.nan, 3, -3, 2, -0.0, 6], [1, 0, 1, 1, np.inf, -np.inf, np.nan, 2, -3]
+    got, exact = call("fmod", x, y), np.fmod(x, y)
+    np.testing.assert_array_equal(got, exact)
+    assert (np.signbit(got) == np.signbit(exact))[~np.isnan(exact)].all()
 
 
 def test_exp_is_vector_code() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from runnel.compiler.streaming.ir import Operand, Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.rules.positions import compared_with_length
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -53,6 +54,8 @@ def clip(a: Analysis, node: Node) -> list[Value]:
 
 @rule(*BINARY)
 def binary(a: Analysis, node: Node) -> list[Value]:
+    if (made := compared_with_length(a, node)) is not None:
+        return made
     operands: list[Operand] = []
     for i, name in enumerate(node.inputs):
         value = a.value(name)

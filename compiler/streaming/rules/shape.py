@@ -11,6 +11,7 @@ from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.elementwise import broadcast_axis
+from runnel.compiler.streaming.rules.positions import rows_by_number
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -119,6 +120,8 @@ def expand(a: Analysis, node: Node) -> list[Value]:
 @rule("Gather")
 def gather(a: Analysis, node: Node) -> list[Value]:
     table = a.value(node.inputs[0])
+    if (made := rows_by_number(a, node)) is not None:
+        return made
     if isinstance(table, np.ndarray) and table.dtype != object:
         numbers = a.stream(node, 1)
         return [a.pointwise(node, [table, numbers], int(node.attrs.get("axis", 0)) % table.ndim + numbers.axis)]

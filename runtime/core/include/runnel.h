@@ -34,7 +34,7 @@ enum rn_code {
   RN_FLUSHED = 6,       // the stream has ended; rn_init starts it again
   RN_BAD_STATE = 7,     // not a state of this program, or one left broken by a failed step
   RN_KERNEL = 8,        // a kernel reported a failure; the state must be initialised again
-  RN_TOO_LONG = 9,      // more than 2^44 frames
+  RN_TOO_LONG = 9,      // more frames than the plan allows, at most 2^44
   RN_UNSUPPORTED = 10   // the plan uses an instruction or a schema that this runtime lacks
 };
 
