@@ -80,7 +80,7 @@ def broadcast_axis(operands: list[Operand], rank: int) -> int:
         if isinstance(x, np.ndarray) and at >= 0 and x.shape[at] != 1:
             raise MixesTime(
                 f"combines every frame with its own row of a constant table of {x.shape[at]} rows",
-                "export the model without absolute positions",
+                "export the model with the table sliced to the length of the input (table[:, :T])",
             )
         if isinstance(x, Stream) and at >= 0 and x.shape[at] is not None:
             raise MixesTime("broadcasts a constant axis along time", "reshape the model so that time meets time")
