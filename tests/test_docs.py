@@ -34,7 +34,7 @@ def test_the_table_of_ops_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_refusal_in_the_table_has_a_remedy() -> None:
     for row in coverage.refused_rows() + coverage.common_rows():
-        assert all(row), row
+        assert all(row[:3]), row
 
 
 def test_a_stale_table_is_noticed(

@@ -41,6 +41,7 @@ class Complaint:
     kind: str
     reason: str
     remedy: str = ""
+    modes: str = ""
 
 
 @dataclass
@@ -58,6 +59,8 @@ def text_of(node: ast.expr, names: dict[str, Any]) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(text_of(part, names) for part in node.values)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return " or ".join(f"`{text_of(part, names)}`" for part in node.elts)
     if isinstance(node, ast.Name) and isinstance(names.get(node.id), str):
         return str(names[node.id])
     return "…"
@@ -193,7 +196,7 @@ def refused_rows() -> list[list[str]]:
     for function, ops in families.items():
         names = ", ".join(ops) if len(ops) <= 4 else f"{', '.join(ops[:3])} and {len(ops) - 3} like them"
         for c in source(function).raised:
-            rows.append([names, c.reason, c.remedy])
+            rows.append([names, c.reason, c.remedy, c.modes])
     return rows
 
 
@@ -203,7 +206,7 @@ def common_rows() -> list[list[str]]:
     for module in (analysis, symbolic):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Refusal":
-                reason, remedy = (text_of(word, vars(module)) for word in node.args)
+                reason, remedy = (text_of(word, vars(module)) for word in node.args[:2])
                 if reason != "…":
                     rows.append([reason, remedy])
     return rows
@@ -259,7 +262,7 @@ which are inlined.
 All of this is about sequence mode: in window mode such an op runs on whole windows. An ellipsis stands for what the
 message takes from the model.
 
-{table(["op", "refused because it", "remedy"], refused_rows())}
+{table(["op", "refused because it", "remedy", "named mode that would run it"], refused_rows())}
 
 Window mode refuses what gives other values each time, and what has an output whose size depends on the data.
 

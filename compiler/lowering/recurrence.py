@@ -71,8 +71,16 @@ class Scribe:
 
 def lower_recurrent(low: Lowering, node: Recurrent) -> View:
     """A recurrence along time, forward."""
+    states = _shared(low, node.op, node.attrs, node.inputs, lambda: _states(low, node))
+    return states[1 if node.cells else 0].reshaped(node.output.frame_shape)
+
+
+def _states(low: Lowering, node: Recurrent) -> list[View]:
+    """h (and c) after every frame."""
     x = node.streams[0]
     rows = x.frame_shape[:1] if x.frame_shape[0] > 1 else ()
+    if any(v is not None for v in node.inputs[6:]):
+        raise NoKernel("has peephole weights")
     cell = Cell(node.op, node.inputs[1:4], node.attrs)
     size = cell.hidden
     fact = node.output.fact
@@ -85,13 +93,15 @@ def lower_recurrent(low: Lowering, node: Recurrent) -> View:
     previous = [View(s, -1, 1, s.shape, fact.length) for s in states]
     outside, inside = Scribe(low, node, 0, rows), Scribe(low, node, low.new_loop(), rows)
     _cell(cell, outside, inside, view, previous, states)
-    return View(states[0], 0, 1, node.output.frame_shape, fact.length)
+    return [View(s, 0, 1, s.shape, fact.length) for s in states]
 
 
 def inside_frame(low: Lowering, node: Pointwise) -> View:
     """A recurrence inside a frame: over another axis than time, or of a model that has its own states and one frame."""
     x = node.inputs[0]
     assert isinstance(x, Stream)
+    if any(v is not None for v in node.inputs[7:]):
+        raise NoKernel("has peephole weights")
     cell = Cell(node.op, node.inputs[1:4], node.attrs)
     turned = bool(node.attrs.get("layout", 0))
     if x.axis != STACKED:  # time is the batch
@@ -125,8 +135,13 @@ def _state(low: Lowering, node: Pointwise, i: int, shape: tuple[int, ...]) -> Vi
 
 def _made_once(low: Lowering, node: Pointwise, make: Callable[[], list[View]]) -> list[View]:
     """What another output of the same recurrence has made already, or ``make()``."""
-    attrs = {k: v for k, v in node.attrs.items() if k != "runnel.output"}
-    key = (node.op, repr(attrs), *(x if isinstance(x, Stream) else id(x) for x in node.inputs))
+    return _shared(low, node.op, {k: v for k, v in node.attrs.items() if k != "runnel.output"}, node.inputs, make)
+
+
+def _shared(
+    low: Lowering, op: str, attrs: dict[str, Any], inputs: Sequence[Any], make: Callable[[], list[View]]
+) -> list[View]:
+    key = (op, repr(attrs), *(x if isinstance(x, Stream) else id(x) for x in inputs))
     if key not in low.shared:
         low.shared[key] = make()
     return low.shared[key]

@@ -263,10 +263,13 @@ class Shift(StreamNode):
 
 @dataclass(eq=False)
 class Recurrent(StreamNode):
-    """GRU, LSTM or RNN along time. inputs: x, W, R, B or None, initial h or None, initial c or None. The output is
-    Y."""
+    """GRU, LSTM or RNN along time. inputs: x, W, R, then B, initial h, initial c, peephole weights or None each.
+
+    The output is Y, or an LSTM's cell states (cells), of which only the last one may be read.
+    """
 
     attrs: dict[str, Any] = field(default_factory=dict)
+    cells: bool = False
 
     @property
     def least_frames(self) -> int:

@@ -55,6 +55,8 @@ def _bundle(backend: str) -> Runner:
         options = dict(options)
         if (step := options.pop("step", None)) is not None:
             options["hop"] = step
+        if "modes" in options:
+            options["mode"] = options.pop("modes")
         with tempfile.TemporaryDirectory(prefix="runnel-test-") as folder:
             out = Path(folder) / "model.rnl"
             compile_model(model, out, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 from nets import TIME, Net
+from onnx import helper
 from oracle import Check
 
 from runnel.errors import Refused
@@ -74,11 +75,69 @@ def test_last_state_behind_look_ahead(check: Check, op: str) -> None:
     check(net.model(y, last), at_least=12)
 
 
-def test_lstm_cell_state_is_refused() -> None:
+def test_lstm_last_cell_state(check: Check) -> None:
     net, x = sequence()
-    y, _, cell = net.recurrent("LSTM", x, 3, 4, outputs=3)
-    with pytest.raises(Refused, match="last cell state"):
-        oracle.check(net.model(y, cell))
+    y, last, cell = net.recurrent("LSTM", x, 3, 4, outputs=3, initial=True)
+    check(net.model(y, last, net.op("Tanh", cell)), at_least=12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_only_the_last_state_behind_a_stride_and_a_crop(check: Check, op: str) -> None:
+    """As an encoder gives it: nothing reads the sequence."""
+    net = Net()
+    x = net.input([1, 3, TIME])
+    h = net.conv(x, 3, 3, 4, strides=[2], pads=[3, 2])
+    h = net.op("Slice", h, net.const([0]), net.const([-2]), net.const([2]))
+    s = net.op("Transpose", h, perm=[2, 0, 1])
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    names = ["", net.name("h"), *([net.name("c")] if op == "LSTM" else [])]
+    inputs = [s, net.weight(1, gates * 4, 3), net.weight(1, gates * 4, 4)]
+    net.nodes.append(helper.make_node(op, inputs, names, name="encoder", hidden_size=4))
+    check(net.model(*names[1:]), at_least=12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_behind_a_reflecting_pad_and_a_transposed_convolution(check: Check, op: str) -> None:
+    net = Net()
+    x = net.input([1, 2, TIME])
+    up = net.conv_transpose(net.op("Pad", x, net.const([0, 0, 3, 0, 0, 2]), mode="reflect"), 2, 3, 4, strides=[2])
+    y, last = net.recurrent(op, net.op("Transpose", up, perm=[2, 0, 1]), 3, 4, initial=True, outputs=2)
+    check(net.model(y, last), at_least=12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_sequence_lengths_of_the_whole_stream(check: Check, op: str) -> None:
+    """As exporters build them: the length itself, for each sequence of the batch."""
+    net, x = sequence()
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    lengths = net.op("Cast", net.length(x, 0), to=6)
+    y = net.op(op, x, net.weight(1, gates * 4, 3), net.weight(1, gates * 4, 4), "", lengths, hidden_size=4)
+    check(net.model(y), at_least=12)
+
+
+def test_peepholes(check: Check) -> None:
+    net, x = sequence()
+    weights = [net.weight(1, 16, 3), net.weight(1, 16, 4), net.weight(1, 32), "", "", "", net.weight(1, 12)]
+    y, last, cell = net.op("LSTM", x, *weights, hidden_size=4, outputs=3)
+    check(net.model(y, last, cell), at_least=12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_last_states_of_every_frame(check: Check, op: str) -> None:
+    """A bidirectional recurrence over the bins of a frame ends in every frame."""
+    net = Net()
+    x = net.input([5, TIME, 3])
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    weights = [net.weight(2, gates * 4, 3), net.weight(2, gates * 4, 4), net.weight(2, 2 * gates * 4)]
+    y, last = net.op(op, x, *weights, hidden_size=4, direction="bidirectional", outputs=2)
+    check(net.model(y, net.op("Tanh", last)), at_least=12)
+
+
+def test_last_cell_states_of_every_frame(check: Check) -> None:
+    net = Net()
+    x = net.input([5, TIME, 3])
+    y, last, cell = net.recurrent("LSTM", x, 3, 4, outputs=3)
+    check(net.model(y, last, cell), at_least=12)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -141,13 +200,9 @@ def test_several_sequences_at_once(check: Check) -> None:
     check(net.model(net.recurrent("GRU", x, 3, 4)), at_least=12)
 
 
-def test_sequence_lengths_and_peepholes_are_refused() -> None:
+def test_other_sequence_lengths_are_refused() -> None:
     net, x = sequence()
-    lengths = net.const([64], "int32")
-    y = net.op("GRU", x, net.weight(1, 12, 3), net.weight(1, 12, 4), "", lengths, hidden_size=4)
-    with pytest.raises(Refused, match="sequence"):
-        oracle.check(net.model(y))
-    net, x = sequence()
-    y = net.op("LSTM", x, net.weight(1, 16, 3), net.weight(1, 16, 4), "", "", "", "", net.weight(1, 12), hidden_size=4)
-    with pytest.raises(Refused, match="peephole"):
+    half = net.op("Cast", net.op("Div", net.length(x, 0), net.const([2])), to=6)
+    y = net.op("GRU", x, net.weight(1, 12, 3), net.weight(1, 12, 4), "", half, hidden_size=4)
+    with pytest.raises(Refused, match="lengths of its sequences"):
         oracle.check(net.model(y))

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runnel.compiler.lowering.pointwise import HANDLERS
-from runnel.compiler.lowering.recurrence import lower_recurrent
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
-from runnel.compiler.streaming.ir import Feedback, Pointwise, Recurrent, Shift, Source, Unfold
+from runnel.compiler.streaming.ir import Feedback, Pointwise, Shift, Source, Unfold
 
 MODES = {"constant": 0, "reflect": 1, "edge": 2}
 
@@ -43,11 +42,6 @@ def pointwise(low: Lowering, node: Pointwise) -> View:
         raise NoKernel("has no kernel")
     view = handler(low, node)
     return View(view.signal, view.offset, view.stride, node.output.frame_shape, node.output.fact.length)
-
-
-@lowers(Recurrent)
-def recurrent(low: Lowering, node: Recurrent) -> View:
-    return lower_recurrent(low, node)
 
 
 @lowers(Shift)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from runnel.compiler.streaming.emit import Builder, Chunk
 from runnel.compiler.streaming.ir import (
     STACKED,
     Feedback,
     Pointwise,
-    Recurrent,
     Shift,
     Source,
     Stream,
@@ -160,7 +157,7 @@ def _mirror(b: Builder, node: Shift, x: Stream, chunk: Chunk) -> Chunk:
     return Chunk(b.node("Gather", [whole, place], axis=x.axis), delay, chunk.frames)
 
 
-def _bounds(b: Builder, x: Stream, chunk: Chunk) -> tuple[str, str]:
+def bounds(b: Builder, x: Stream, chunk: Chunk) -> tuple[str, str]:
     """Scalars: where in the chunk the stream's own frames begin and end."""
     start = b.start(x.fact.rate, chunk.delay)
     n, zero = b.constant(chunk.frames), b.constant(0)
@@ -169,53 +166,12 @@ def _bounds(b: Builder, x: Stream, chunk: Chunk) -> tuple[str, str]:
     return low, high
 
 
-@writes(Recurrent)
-def _recurrent(b: Builder, node: Recurrent, chunks: Chunks) -> Chunk:
-    x, chunk = read(node, chunks)
-    weights = [None if not isinstance(w, np.ndarray) else w for w in node.inputs[1:4]]
-    recurrence = weights[1]
-    assert recurrence is not None
-    hidden = recurrence.shape[2]
-    batch = x.shape[1] or 1
-    shape = (1, batch, hidden)
-    kinds = ["h", "c"] if node.op == "LSTM" else ["h"]
-    initial = [v if isinstance(v, np.ndarray) else 0.0 for v in node.inputs[4 : 4 + len(kinds)]]
-    ports = [b.state(f"{k}.{node.output.name}", shape, x.dtype, v) for k, v in zip(kinds, initial, strict=True)]
-    name, lengths, back = chunk.name, "", ""
-    if not b.steady:
-        low, high = _bounds(b, x, chunk)
-        count = b.node("Max", [b.node("Sub", [high, low]), b.constant(0)])
-        if chunk.frames > 1 and chunk.delay > 0:
-            last, zero, steps = b.constant(chunk.frames - 1), b.constant(0), b.constant(np.arange(chunk.frames))
-            forth = b.node("Min", [b.node("Add", [steps, low]), last])
-            back = b.node("Max", [b.node("Sub", [steps, low]), zero])
-            name = b.node("Gather", [name, forth], axis=0)
-        any_frames = b.node("Less", [b.constant(0), count])
-        at_least_one = b.node("Max", [count, b.constant(1)])
-        lengths = b.node("Expand", [b.node("Cast", [at_least_one], to=6), b.constant([batch])])
-    from onnx import helper
-
-    y = b.fresh(node.output.name)
-    finals = [b.fresh(k) for k in kinds]
-    names = [name, *("" if w is None else b.constant(w) for w in weights), lengths, *(p[0] for p in ports)]
-    attrs = {k: v for k, v in node.attrs.items() if k not in ("layout",)}
-    b.nodes.append(helper.make_node(node.op, names, [y, *finals], name=y, **attrs))
-    for (state, out), final in zip(ports, finals, strict=True):
-        if b.steady:
-            b.node("Identity", [final], out)
-        else:
-            b.node("Where", [any_frames, final, state], out)
-    if back:
-        y = b.node("Gather", [y, back], axis=0)
-    return Chunk(y, chunk.delay, chunk.frames)
-
-
 def recent_frames(b: Builder, x: Stream, chunk: Chunk, start: int, stop: int, hint: str) -> str:
     """Frames [-start, -stop) of what there is of x so far."""
     shape = tuple(start if d is None else d for d in x.shape)
     state, out = b.state(hint, shape, x.dtype, 0.0)
     whole = b.node("Concat", [state, chunk.name], axis=x.axis)
-    _, high = _bounds(b, x, chunk)
+    _, high = bounds(b, x, chunk)
     first = b.node("Reshape", [high, b.constant([1])])
     last = b.node("Add", [first, b.constant([start])])
     recent = b.slice(whole, first, last, x.axis, out)
