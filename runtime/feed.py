@@ -46,7 +46,7 @@ class Feed:
         for port, held, count in zip(self.ports, self._held, self._counts):
             waiting = _frames(held, port, 0, 0 if fresh else count)
             new = x.get(port.name)
-            whole.append(waiting if new is None else np.concatenate([waiting, new], axis=port.axis or 0))
+            whole.append(waiting.copy() if new is None else np.concatenate([waiting, new], axis=port.axis or 0))
         ticks = min(port.frames(array) // port.per_tick for port, array in zip(self.ports, whole))
         left = [_frames(a, p, ticks * p.per_tick, p.frames(a)) for a, p in zip(whole, self.ports)]
         for port, room, array in zip(self.ports, self._room, left):
@@ -63,7 +63,7 @@ class Feed:
         """Keep what the last offer left over."""
         for i, (port, array) in enumerate(zip(self.ports, self._left)):
             count = port.frames(array)
-            _frames(self._held[i], port, 0, count)[...] = array.copy()
+            _frames(self._held[i], port, 0, count)[...] = array
             self._counts[i] = count
         self._left = []
 

@@ -83,6 +83,8 @@ class _Checker:
             for port in ports:
                 self._port(port, key)
             self.need(len({port["name"] for port in ports}) == len(ports), key)
+        order = [port.get("per_tick", 1) == 0 for port in m["inputs"]]
+        self.need(order == sorted(order) and not order[0], "inputs")
 
     def _target(self, target: Mapping[str, Any]) -> None:
         self.need(all(isinstance(target.get(k), str) for k in ("name", "arch", "os")), "target")
@@ -91,6 +93,7 @@ class _Checker:
 
     def _clock(self, clock: Mapping[str, Any]) -> None:
         rate = clock.get("rate")
+        self.number(clock.get("ahead", 1), "clock", 1, MAX_HOP)
         self.need(rate is None or (isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0), "clock")
         self.number(clock.get("shortest", 0), "clock", 0, 1 << 44)
         if (most := clock.get("max_frames")) is not None:
@@ -140,6 +143,10 @@ class _Checker:
         for dimension in shape:
             if dimension is not None:
                 self.number(dimension, key, 0, MAX_DIMENSION)
+        per_tick, rate = port.get("per_tick", 1), port.get("rate")
+        self.number(per_tick, key, 0, 1 << 31)
+        self.need(rate is None or (isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0), key)
+        self.need(per_tick > 0 or axis is None, key)
         timed = [i for i, dimension in enumerate(shape) if dimension is None]
         self.need(timed == ([] if axis is None else [axis]), key)
         frame = np.dtype(port["dtype"]).itemsize

@@ -43,8 +43,8 @@ def noise(program: Any, frames: int) -> Any:
     """Frames of quiet noise for every input, by name where there are several."""
     random = np.random.default_rng(0)
     values: dict[str, Array] = {}
-    for port in program.inputs:
-        shape = [frames if size is None else size for size in port.shape]
+    for port in program.timed:
+        shape = [frames * port.per_tick if size is None else size for size in port.shape]
         dtype = np.dtype(port.dtype)
         quiet = random.standard_normal(shape) * 0.1
         values[port.name] = quiet.astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)

@@ -6,9 +6,10 @@ import io
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,32 +21,31 @@ from runnel import targets
 from runnel.compiler.bundle import write_bundle
 from runnel.compiler.graph.bind import bind, set_shapes
 from runnel.compiler.graph.model import Graph, load
+from runnel.compiler.graph.rates import rates_in
 from runnel.compiler.graph.states import find_states
 from runnel.compiler.lowering.lower import lower
 from runnel.compiler.lowering.signals import NoKernel
+from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
-from runnel.compiler.streaming.modes import parse_modes
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
-from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
-from runnel.runtime.program import BACKENDS
-from runnel.tools.calibrate import Calibration, read_calibration, record_modes, streamed
+from runnel.tools.calibrate import read_calibration, record_modes, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
+from runnel.tools.request import Request
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
     from runnel.compiler.codegen import Target
     from runnel.compiler.lowering.plan import NativeProgram
 
 LAYOUT = "lanes16"
-WINDOW_MODES = ("exact", "reuse")
-Progress = Callable[[str, "float | None"], None]
+AHEAD_HOPS = 4
 
 
 @dataclass(frozen=True)
@@ -54,64 +54,6 @@ class BundleInfo:
 
     path: Path
     manifest: dict[str, Any]
-
-
-@dataclass
-class Request:
-    """What the user asked for; the keyword arguments of ``compile_model`` and ``inspect_model``."""
-
-    target: str = "host"
-    hop: int | Sequence[int] | None = None
-    rate: float | None = None
-    time_axis: Mapping[str, int] | None = None
-    window: int | None = None
-    mode: str | Mapping[str, str] | Sequence[str] = "exact"
-    max_frames: int | None = None
-    calibration: Calibration | None = None
-    state: Mapping[str, str] | None = None
-    bind: Mapping[str, Any] | None = None
-    shape: Mapping[str, Sequence[int]] | None = None
-    backend: str | None = None
-    progress: Progress | None = None
-    window_mode: str = field(init=False, default="exact")
-    modes: dict[str, str] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.max_frames is not None and not (isinstance(self.max_frames, Integral) and self.max_frames >= 1):
-            raise InputError(f"max_frames {self.max_frames} is not a number of frames; give 1 or more.")
-        named = [self.mode] if isinstance(self.mode, str) else self.mode
-        if isinstance(named, Mapping):
-            self.window_mode, self.modes = "exact", parse_modes(named)
-        else:
-            of_windows = [m for m in named if "=" not in m]
-            for word in of_windows:
-                if word not in WINDOW_MODES:
-                    parse_modes(word)
-            self.window_mode = of_windows[-1] if of_windows else "exact"
-            self.modes = parse_modes([m for m in named if "=" in m])
-        for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
-            if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
-                raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")
-        if self.rate is not None and not 0 < self.rate < np.inf:
-            raise InputError(f"rate {self.rate} is not a number of frames a second; give one above 0.")
-        if self.backend not in (None, *BACKENDS):
-            raise InputError(f"there is no backend '{self.backend}'; use one of {', '.join(BACKENDS)}.")
-
-    @property
-    def hops(self) -> list[int]:
-        """Every hop asked for."""
-        if self.hop is None:
-            return []
-        return list(self.hop) if isinstance(self.hop, Sequence) else [self.hop]
-
-    @property
-    def most_frames(self) -> int | None:
-        """The largest hop asked for."""
-        return max(self.hops, default=None)
-
-    def say(self, stage: str, fraction: float | None = None) -> None:
-        if self.progress:
-            self.progress(stage, fraction)
 
 
 @dataclass
@@ -135,6 +77,8 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         raise Refused([Reason("model", "window", "the mode 'reuse' is not available", "use mode exact")])
     request.say("reading the model")
     graph = load(model)
+    if request.rate is None:
+        request.set_rate(rates_in(graph.proto.metadata_props))
     fixed = {name: np.asarray(value) for name, value in (request.bind or {}).items()}
     if fixed:
         bind(graph, fixed)
@@ -148,13 +92,17 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
     }  # fmt: skip
     request.say("rewriting it as a stream")
     if states:
+        if len(request.rates) > 1:
+            raise InputError("a model that brings its own states takes its inputs together; give one rate.")
         stream = analyse(graph, states=states)
     else:
         stream = analyse(
             graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
-            max_frames=request.max_frames,
+            max_frames=request.max_frames, rates=request.rates,
         )  # fmt: skip
     optimise(stream)
+    if request.align:
+        align(stream)
     return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
 
 
@@ -177,7 +125,7 @@ def inspect_model(model: str | Path | bytes | onnx.ModelProto, **options: Any) -
     """
     request = Request(**options)
     rewritten = rewrite(model, request)
-    result = report(rewritten.graph, hop=request.most_frames, rate=request.rate)
+    result = report(rewritten.graph, hop=request.most_frames, rate=request.tick_rate)
     try:
         lower(rewritten.graph)
     except NoKernel as error:
@@ -188,7 +136,9 @@ def inspect_model(model: str | Path | bytes | onnx.ModelProto, **options: Any) -
 def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, **options: Any) -> BundleInfo:
     """Compile a model into the bundle ``out`` and prove it; a failed proof leaves no bundle.
 
-    options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures);
+    options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures; or
+    {input: rate} of inputs with different rates, which then come in any amounts, and hop counts ticks); align (outputs
+    with different delays come out together);
     mode ("exact" or "reuse" of windows, and named modes such as "norm=running": one, several or a mapping); max_frames
     (the most input frames of a stream); calibration (what named modes are measured on: a .npy, .npz or .wav file, an
     array, or arrays by input name; noise where it is left out); time_axis {input: axis}; window (frames: window mode,
@@ -202,7 +152,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     rewritten = rewrite(model, request)
     graph = rewritten.graph
     if request.calibration is not None:  # a recording that does not fit is said before the work
-        read_calibration(request.calibration, graph.inputs, request.rate)
+        read_calibration(request.calibration, graph.inputs, request.tick_rate)
     target = _target(request.target)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
@@ -211,7 +161,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         raise Refused(
             [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
         )
-    figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.rate, form=form)
+    figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.tick_rate, form=form)
     request.say("running the offline model")
     cases = golden_cases(rewritten, figures)
     entries = _entries(rewritten, form, native, cases, request.target) | _licences(model)
@@ -235,7 +185,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(
-                Path(name), rewritten, request.calibration, request.rate, backends[-1], offline_cases[0]
+                Path(name), rewritten, request.calibration, request.tick_rate, backends[-1], offline_cases[0]
             )
         if native is not None and not here:
             manifest["proof"]["not_covered"] += f"; the native kernels, which are for {target.arch}: verify them there"
@@ -331,6 +281,23 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _input(stream: Stream, rates: Mapping[str, float]) -> dict[str, Any]:
+    rate = rates.get(stream.name)
+    return _port(stream, stream.name) | {"per_tick": int(stream.fact.rate)} | ({} if rate is None else {"rate": rate})
+
+
+def _output(stream: Stream, name: str, latency: int, rate: float | None) -> dict[str, Any]:
+    """Frame n of an output belongs to the input frame (or tick) n / ratio, and is given out latency frames later."""
+    described = _port(stream, name) | {"latency_frames": latency}
+    if stream.fact.once:
+        return described
+    ratio = stream.fact.rate
+    described["ratio"] = [ratio.numerator, ratio.denominator]
+    if rate is not None:
+        described |= {"rate": float(ratio * Fraction(rate)), "latency_seconds": latency / rate}
+    return described
+
+
 def _port(stream: Stream, name: str) -> dict[str, Any]:
     """A port as the user sees it: stacked frames lie along a new first axis; what exists once has no axis of time."""
     shape: list[int | None] = list(stream.shape)
@@ -350,12 +317,19 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     outputs = []
     for name, value in graph.outputs.items():
         stream = value.stream if isinstance(value, Tail) else value
-        outputs.append(_port(stream, name) | {"latency_frames": latencies[name]})
+        outputs.append(_output(stream, name, latencies[name], request.tick_rate))
     window = (
         None
         if graph.window is None
         else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.window_mode}
     )
+    shortest = 1 if rewritten.states or graph.window else graph.shortest
+    clock: dict[str, Any] = {
+        "rate": request.tick_rate, "shortest": shortest, "max_frames": graph.max_frames,
+        "max_frames_reason": graph.max_frames_reason,
+    }  # fmt: skip
+    if request.rates:  # a second of what one input may bring before the others, or a few steps
+        clock["ahead"] = max(AHEAD_HOPS * hop, ceil(request.tick_rate or 0))
     return {
         "name": Path(graph.name).stem,
         "target": {
@@ -364,11 +338,8 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         },
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,
-        "clock": {
-            "rate": request.rate, "shortest": 1 if rewritten.states or graph.window else graph.shortest,
-            "max_frames": graph.max_frames, "max_frames_reason": graph.max_frames_reason,
-        },
-        "inputs": [_port(s, s.name) for s in graph.inputs],
+        "clock": clock,
+        "inputs": [_input(s, request.rates) for s in graph.inputs],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,
         "mode": figures.mode,

@@ -152,7 +152,7 @@ def _noise(rewritten: Rewritten, first: Case) -> tuple[Arrays, Arrays]:
 
 
 def _frames(arrays: Arrays, inputs: Sequence[Stream]) -> int:
-    return min(arrays[s.name].shape[leading(s.axis)] for s in inputs)
+    return min(arrays[s.name].shape[leading(s.axis)] // int(s.fact.rate) for s in inputs)
 
 
 def _played(program: Any, inputs: Arrays, frames: int) -> Arrays:

@@ -53,8 +53,8 @@ def offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
 
 
 def noise(stream: Stream, frames: int, rng: np.random.Generator, graph: StreamGraph) -> np.ndarray:
-    """A random input of ``frames`` frames as the user would give it; what is quantised at once covers all codes."""
-    shape = [frames if d is None else d for d in stream.shape]
+    """A random input of ``frames`` frames (or ticks) for a user; what is quantised at once covers all codes."""
+    shape = [frames * int(stream.fact.rate) if d is None else d for d in stream.shape]
     shape = [frames, *shape] if stream.axis == STACKED else shape
     kind = np.dtype(stream.dtype)
     readers = [n for n in graph.nodes if stream in n.streams]

@@ -46,7 +46,7 @@ def verify(path: str | Path, backend: str) -> list[dict[str, Any]]:
     inputs, expected = read_golden(bundle, [p.name for p in program.inputs], [p.name for p in program.outputs])
     tolerance = float((program.manifest.get("proof") or {}).get("limit") or TOLERANCE)
     axes = {port.name: leading(port.axis) for port in program.inputs}
-    frames = min(inputs[name].shape[axis] for name, axis in axes.items())
+    frames = min(port.frames(inputs[port.name]) // port.per_tick for port in program.timed)
     results: list[dict[str, Any]] = []
     first: Arrays | None = None
     for name, chunks in chunkings(frames, program.hop, np.random.default_rng(1)).items():

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from runnel.compiler.graph.rates import ticks
 from runnel.errors import InputError
-from runnel.tools.units import frame_count, named, named_axis, named_shape, named_value, rate
+from runnel.tools.units import frame_count, named, named_axis, named_rate, named_shape, named_value
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="the ONNX model")
     parser.add_argument("--target", default="host", help="what it shall run on; see runnel targets (default: host)")
     parser.add_argument("--hop", metavar="N", help="the most frames of one step: frames, or a time such as 10ms")
-    parser.add_argument("--rate", type=rate, metavar="HZ", help="frames a second of the input, for figures in time")
+    parser.add_argument(
+        "--rate", type=named_rate, action="append", default=[], metavar="[INPUT:]HZ",
+        help="frames a second of the input, for figures in time; with names, inputs of different rates",
+    )  # fmt: skip
+    parser.add_argument("--align", action="store_true", help="let outputs with different delays come out together")
     parser.add_argument(
         "--time-axis", type=named_axis, action="append", default=[], metavar="INPUT:AXIS",
         help="which axis is time, where that is not clear; may be repeated",
@@ -50,12 +55,14 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of runnel.compile and runnel.inspect for parsed arguments."""
     if "reuse" in args.mode and args.window is None:
         raise InputError("--mode reuse is about windows; give --window too.")
+    rate, tick = _rates(args.rate)
     return {
         "target": args.target,
-        "hop": None if args.hop is None else frame_count(args.hop, args.rate, "--hop"),
-        "rate": args.rate,
+        "hop": None if args.hop is None else frame_count(args.hop, tick, "--hop"),
+        "rate": rate,
+        "align": args.align,
         "time_axis": dict(args.time_axis) or None,
-        "window": None if args.window is None else frame_count(args.window, args.rate, "--window"),
+        "window": None if args.window is None else frame_count(args.window, tick, "--window"),
         "mode": args.mode or "exact",
         "max_frames": args.max_frames,
         "calibration": args.calibration,
@@ -63,3 +70,15 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "bind": dict(args.bind) or None,
         "shape": dict(args.shape) or None,
     }
+
+
+def _rates(given: list[tuple[str, float]]) -> tuple[float | dict[str, float] | None, float | None]:
+    """The rates as asked for, and the rate of the frames (or ticks) that other options count in."""
+    if not given:
+        return None, None
+    names = [name for name, _ in given]
+    if names == [""]:
+        return given[0][1], given[0][1]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError("--rate is given once, or once for each input as INPUT:HZ.")
+    return dict(given), float(ticks(dict(given))[1])

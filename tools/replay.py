@@ -30,14 +30,18 @@ def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list
 
 
 def play(stream: Any, inputs: Arrays, axes: Mapping[str, int], chunks: Sequence[int]) -> Arrays:
-    """Push the inputs in chunks and flush; the outputs by name, concatenated. axes: of time in each input."""
+    """Push the inputs in chunks of frames (or ticks) and flush; the outputs by name, concatenated.
+
+    axes: of time in each input.
+    """
     ports = stream.program.outputs
-    frames = min(x.shape[axes[name]] for name, x in inputs.items())
+    each = {port.name: port.per_tick for port in stream.program.timed}
+    frames = min(inputs[name].shape[axes[name]] // n for name, n in each.items())
     pieces: list[Arrays] = []
     start = turn = 0
     while start < frames:
         size = min(chunks[turn % len(chunks)], frames - start)
-        part = {name: cut(x, axes[name], start, start + size) for name, x in inputs.items()}
+        part = {name: cut(inputs[name], axes[name], start * n, (start + size) * n) for name, n in each.items()}
         pieces.append(by_name(stream.push(part), ports))
         start, turn = start + size, turn + 1
     pieces.append(by_name(stream.flush(), ports))

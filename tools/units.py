@@ -43,6 +43,12 @@ def rate(text: str) -> float:
     return float(text) if "." in text else int(text)
 
 
+def named_rate(text: str) -> tuple[str, float]:
+    """``HZ`` or ``NAME:HZ``, for argparse; the name is empty where there is none."""
+    name, _, value = text.rpartition(":")
+    return name, rate(value)
+
+
 def named(text: str) -> tuple[str, str]:
     """``NAME:VALUE``, for argparse; the name may hold colons."""
     name, colon, value = text.rpartition(":")

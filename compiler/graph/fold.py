@@ -199,17 +199,20 @@ def to_proto(graph: Graph, inputs: list[Port] | None = None, extra_outputs: list
     )
 
 
-def concrete_ports(graph: Graph, axes: Mapping[str, int], length: int) -> list[Port]:
-    """The inputs with the time axis set to ``length``."""
+def concrete_ports(
+    graph: Graph, axes: Mapping[str, int], length: int, per_tick: Mapping[str, int] | None = None
+) -> list[Port]:
+    """The inputs with the time axis set to ``length`` (times what ``per_tick`` says)."""
     ports = []
     for p in graph.inputs:
-        shape = tuple(length if axes.get(p.name) == a else d for a, d in enumerate(p.shape))
+        frames = length * (per_tick or {}).get(p.name, 1)
+        shape = tuple(frames if axes.get(p.name) == a else d for a, d in enumerate(p.shape))
         ports.append(Port(p.name, p.dtype, shape))
     return ports
 
 
 def probe_shapes(
-    graph: Graph, axes: Mapping[str, int], lengths: list[int]
+    graph: Graph, axes: Mapping[str, int], lengths: list[int], per_tick: Mapping[str, int] | None = None
 ) -> tuple[int, dict[str, tuple[tuple[int, ...], str]]]:
     """Run the model once at the first of ``lengths`` that it takes; (length, {tensor: (shape, dtype)}).
 
@@ -218,7 +221,7 @@ def probe_shapes(
     wanted = [o for n in graph.nodes for o in n.outputs if o]
     complaint = ""
     for length in lengths:
-        ports = concrete_ports(graph, axes, length)
+        ports = concrete_ports(graph, axes, length, per_tick)
         for p in ports:
             if not all(isinstance(d, int) for d in p.shape):
                 raise InputError(

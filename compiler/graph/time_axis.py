@@ -11,13 +11,17 @@ from runnel.errors import InputError
 BATCH_NAMES = {"batch", "batch_size", "batchsize", "n", "b", "bs", "nbatch", "num_batch"}
 
 
-def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | None) -> dict[str, int]:
+def find_time_axis(
+    graph: Graph, named: Mapping[str, int] | None, window: int | None, rates: Mapping[str, float] | None = None
+) -> dict[str, int]:
     """The time axis of each input that has one; batch axes are fixed to 1 in ``graph.inputs``.
 
-    named: the user's choice, by input name. window: in window mode the model's own fixed length of the axis.
-    Raises InputError where the choice is not clear.
+    named: the user's choice, by input name. window: in window mode the model's own fixed length of the axis. rates:
+    the inputs that have time, each with an axis of its own. Raises InputError where the choice is not clear.
     """
     _fix_batch(graph)
+    if rates:
+        return _rated_axes(graph, named or {}, window, rates)
     names = {p.name for p in graph.inputs}
     if named:
         axes = {}
@@ -60,6 +64,35 @@ def find_time_axis(graph: Graph, named: Mapping[str, int] | None, window: int | 
             f"the symbolic dimension '{next(iter(symbols))}' stands on two axes of one input; a stream has one time "
             f"axis."
         )
+    return axes
+
+
+def _rated_axes(
+    graph: Graph, named: Mapping[str, int], window: int | None, rates: Mapping[str, float]
+) -> dict[str, int]:
+    ports = {p.name: p for p in graph.inputs}
+    for name in [*rates, *named]:
+        if name not in ports or name not in rates:
+            raise InputError(
+                f"'{name}' needs to be an input with a rate; the model's inputs are {_quoted(set(ports))}."
+            )
+    if window is not None:
+        raise InputError("windows of inputs with different rates are not available; give one rate, or no --window.")
+    axes = {}
+    for port in graph.inputs:
+        open_axes = [a for a, d in enumerate(port.shape) if not isinstance(d, int)]
+        if port.name not in rates:
+            if open_axes:
+                raise InputError(f"input '{port.name}' has an open axis {open_axes[0]}, so it needs a rate too.")
+        elif port.name in named:
+            axes[port.name] = named[port.name] % len(port.shape)
+        elif len(open_axes) == 1:
+            axes[port.name] = open_axes[0]
+        else:
+            raise InputError(
+                f"input '{port.name}' has {len(open_axes)} symbolic axes, so its time axis is not clear; say it with "
+                f"--time-axis {port.name}:AXIS."
+            )
     return axes
 
 

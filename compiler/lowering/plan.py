@@ -13,7 +13,7 @@ from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal
+from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal, View
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
@@ -142,15 +142,16 @@ class Planner:
                 elif read.signal is signal:
                     count = group.count if isinstance(group, FusedStep) else group.output.made
                     reads.append((count, read.stride, read.lowest))
-        for view, tail in self.low.outputs.values():
+        for name, (view, tail) in self.low.outputs.items():
             if view.signal is signal:
-                made = self._output_clock(view.signal.made, view.offset, view.length)
+                made = self._output_clock(name, view)
                 reads.append((made, 1, view.offset - (tail.start + self.hop if tail else 0)))
         return reads
 
-    @staticmethod
-    def _output_clock(made: Count, shift: int, length: Count) -> Count:
-        return made.affine(1, -shift).minimum_with(length.affine(1, 0))
+    def _output_clock(self, name: str, view: View) -> Count:
+        made = view.signal.made.affine(1, -view.offset).minimum_with(view.length.affine(1, 0))
+        aligned = self.low.graph.aligned.get(name)
+        return made if aligned is None else made.minimum_with(aligned)
 
     def _ring(self, signal: Signal) -> Ring:
         ring = Ring(signal)
@@ -306,7 +307,7 @@ class Planner:
         for name, (view, tail) in self.low.outputs.items():
             value = self.low.graph.outputs[name]
             source = value.stream if isinstance(value, Tail) else value
-            made = self._clock(self._output_clock(view.signal.made, view.offset, view.length), name)
+            made = self._clock(self._output_clock(name, view), name)
             outputs += [
                 self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(source),
                 tail.start if tail else 0, tail.stop if tail else 0,

@@ -10,15 +10,16 @@ import numpy as np
 from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.quantised import integer_form
+from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.ir import (
     STACKED,
-    Feedback,
     Operand,
     Pointwise,
+    Poisoned,
     Source,
     Stream,
     StreamFact,
@@ -27,16 +28,13 @@ from runnel.compiler.streaming.ir import (
     Tail,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
+from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
 
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, 16]
-
-
-class Poisoned:
-    """The output of a node that was refused."""
 
 
 Value = Stream | np.ndarray | Tail | Poisoned
@@ -158,14 +156,6 @@ class Analysis:
 
     # The walk -------------------------------------------------------------------------------------------------------
 
-    def add_source(self, port: Port, axis: int) -> None:
-        time = Count.time()
-        shape = port.shape if axis == STACKED else tuple(None if a == axis else d for a, d in enumerate(port.shape))
-        stream = Stream(port.name, shape, port.dtype, StreamFact(axis, time, time, port.name))  # type: ignore[arg-type]
-        stream.node = Source(port.name, "Source", [], stream)
-        self.nodes.append(stream.node)
-        self.values[port.name] = stream
-
     def visit(self, node: Node) -> None:
         """Apply the node's rule; a refusal is collected and its outputs are poisoned."""
         inputs = [self.values[i] for i in reads(node) if i in self.values]
@@ -266,11 +256,13 @@ def analyse(
     initial: Mapping[str, np.ndarray] | None = None,
     modes: Mapping[str, str] | None = None,
     max_frames: int | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> StreamGraph:
     """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
 
     modes: named modes that may be used where a node cannot be exact (modes.py). max_frames: the most input frames of a
-    stream, for what would grow with it. Raises Refused with every reason at once, InputError where the time axis is not
+    stream, for what would grow with it. rates: frames a second of inputs with different rates; the stream's frames are
+    then ticks (graph/rates.py). Raises Refused with every reason at once, InputError where the time axis is not
     clear or the model does not run.
     """
     integer_form(graph)
@@ -279,17 +271,19 @@ def analyse(
         axes = dict.fromkeys((p.name for p in graph.inputs), STACKED)
         fold_shapes(graph, {}, 1)
     else:
-        axes = find_time_axis(graph, time_axis, window)
+        axes = find_time_axis(graph, time_axis, window, rates)
         if window is not None:
             from runnel.compiler.streaming.windows.analysis import analyse_windows
 
             return analyse_windows(graph, axes, (window, hop or 1))
     analysis = Analysis(graph, axes, None, modes, max_frames)
     early = [] if states else ops_without_rule(graph, axes)
-    lengths = [1] if states else PROBE_LENGTHS
+    per_tick = ticks(rates)[0] if rates else {}
+    longest = max(per_tick.values(), default=1)
+    lengths = [1] if states else [-(-n // longest) for n in PROBE_LENGTHS]
     probe_axes = {} if states else axes
     try:
-        analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths)
+        analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths, per_tick)
     except InputError:
         if early:
             raise Refused(early) from None
@@ -297,16 +291,16 @@ def analyse(
     feedback = {inp: out for out, inp in (states or {}).items()}
     for port in graph.inputs:
         if port.name in feedback:
-            _add_feedback(analysis, port, feedback[port.name], (initial or {}).get(port.name))
+            add_feedback(analysis, port, feedback[port.name], (initial or {}).get(port.name))
         elif port.name in axes:
-            analysis.add_source(port, axes[port.name])
+            add_source(analysis, port, axes[port.name], per_tick.get(port.name, 1))
         else:
             raise InputError(
                 f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
             )
     for node in graph.nodes:
         analysis.visit(node)
-    outputs = _outputs(analysis, graph)
+    outputs = collect_outputs(analysis, graph)
     if analysis.reasons:
         raise Refused(all_reasons(graph, analysis.reasons, early), by_decision(analysis.decided))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
@@ -330,30 +324,3 @@ def _limit(analysis: Analysis) -> tuple[int | None, str]:
             f"a stream may have {most} frames ({why}), and the model takes no fewer than {analysis.shortest}."
         )
     return most, why
-
-
-def _add_feedback(analysis: Analysis, port: Port, source: str, initial: np.ndarray | None) -> None:
-    time = Count.time()
-    shape = tuple(int(d) for d in port.shape if isinstance(d, int))
-    if initial is not None and tuple(initial.shape) != shape:
-        raise InputError(
-            f"the initial value of '{port.name}' has shape {list(initial.shape)}; the model needs {list(shape)}."
-        )
-    driver = next(p.name for p in analysis.graph.inputs if p.name != port.name)
-    stream = Stream(port.name, shape, port.dtype, StreamFact(STACKED, time, time, driver))
-    stream.node = Feedback(port.name, "Feedback", [], stream, source=source, initial=initial)
-    analysis.nodes.append(stream.node)
-    analysis.values[port.name] = stream
-
-
-def _outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail]:
-    outputs: dict[str, Stream | Tail] = {}
-    for port in graph.outputs:
-        value = analysis.values.get(port.name)
-        if isinstance(value, (Stream, Tail)):
-            outputs[port.name] = value
-        elif not isinstance(value, Poisoned):
-            analysis.reasons.append(
-                Reason(port.name, "Output", "does not depend on the input frames", "drop this output from the model")
-            )
-    return outputs

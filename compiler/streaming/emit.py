@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 from typing import Any
 
 import numpy as np
@@ -263,7 +263,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     form = PortableForm(onnx.ModelProto(), hop)
     ports_in, ports_out = [], []
     for stream in graph.inputs:
-        shape = [hop if d is None else d for d in stream.shape]
+        shape = [b.frames_of(stream) if d is None else d for d in stream.shape]
         ports_in.append(_value_info(stream.name, stream.dtype, shape))
         form.inputs.append({"name": stream.name, "axis": stream.axis, "shape": shape})
     ports_in.append(helper.make_tensor_value_info(POSITION, onnx.TensorProto.INT64, []))
@@ -271,6 +271,8 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     for name, value in graph.outputs.items():
         stream = value.stream if isinstance(value, Tail) else value
         chunk = b.known(stream, chunks[stream])
+        if name in graph.aligned:
+            chunk = b.delayed(stream, chunk, late_enough(b, graph, chunks, stream))
         described = {"name": name, "axis": stream.axis} | _progress(stream, chunk)
         if stream.fact.once:
             described["after"] = [_progress(s, b.known(s, chunks[s])) for s in _waits_for(stream)]
@@ -326,6 +328,13 @@ def _waits_for(stream: Stream) -> list[Stream]:
             else:
                 found[x] = None
     return list(found)
+
+
+def late_enough(b: Builder, graph: StreamGraph, chunks: dict[Stream, Chunk], stream: Stream) -> int:
+    """The delay with which an output is as late as the latest of those that are aligned."""
+    others = [v for k, v in graph.outputs.items() if k in graph.aligned and isinstance(v, Stream)]
+    latest = max(Fraction(b.known(s, chunks[s]).delay) / s.fact.rate for s in others)
+    return ceil(latest * stream.fact.rate)
 
 
 def _value_info(name: str, dtype: str, shape: Any) -> onnx.ValueInfoProto:

@@ -321,6 +321,10 @@ class Tail:
     stop: int = 0
 
 
+class Poisoned:
+    """The output of a node that was refused."""
+
+
 @dataclass(eq=False)
 class StreamGraph:
     """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode.
@@ -342,6 +346,8 @@ class StreamGraph:
     shortest: int = 1
     max_frames: int | None = None
     max_frames_reason: str = ""
+    aligned: dict[str, Count] = field(default_factory=dict)
+    """Outputs that wait for others: how many frames are given out after t input frames."""
     modes: dict[str, str] = field(default_factory=dict)
     mode_nodes: dict[str, list[str]] = field(default_factory=dict)
     decided: list[tuple[str, str]] = field(default_factory=list)

@@ -10,34 +10,53 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.decisions import by_decision, counted
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Reach, Source, Stream, StreamGraph, Tail
 
 
-def reaches(graph: StreamGraph) -> dict[Stream, Reach]:
-    """The reach of every stream."""
+def reaches(graph: StreamGraph, source: Stream | None = None) -> dict[Stream, Reach]:
+    """The reach of every stream. source: of one input alone, and of the streams that depend on it."""
     found: dict[Stream, Reach] = {}
     for node in graph.nodes:
-        found[node.output] = node.reach(Reach.around([found[s] for s in node.streams]))
+        parts = [found[s] for s in node.streams if s in found]
+        if parts or source in (None, node.output):
+            found[node.output] = node.reach(Reach.around(parts))
     return found
 
 
-def latency(graph: StreamGraph, stream: Stream) -> int:
+def fields(graph: StreamGraph, outputs: list[Stream]) -> dict[str, dict[str, Any]]:
+    """Receptive field and look-ahead of the outputs in each input, in that input's own frames."""
+    result = {}
+    for source in graph.inputs:
+        found = reaches(graph, source)
+        parts = [found[s] for s in outputs if s in found]
+        if not parts:
+            continue
+        whole, rate = Reach.around(parts), source.fact.rate
+        first, last = ceil(whole.first * rate), ceil(whole.last * rate)
+        result[source.name] = {
+            "receptive_field": last - first + 1, "look_ahead": max(0, last), "endless": whole.endless,
+        }  # fmt: skip
+    return result
+
+
+def latency(graph: StreamGraph, stream: Stream, made: Count | None = None) -> int:
     """The most input frames between the frame that an output frame lines up with and the frame after which it is
-    given out."""
+    given out. made: where that is not when it is made."""
     fact = stream.fact
-    made = fact.made
+    made = made or fact.made
     if made.gain <= 0:
         return 0
     count = made.gain * 2 + made(made.start)
     rate = fact.rate
     if graph.window is not None and stream.axis == STACKED:
         width, hop = graph.window
-        return max(fact.due(n) - (n * hop + width) for n in range(min(count, 4096)))
+        return max(made.first(n) - (n * hop + width) for n in range(min(count, 4096)))
     first = made(made.start)
     return max(
-        max(0, fact.due(n) - (n * rate.denominator // rate.numerator + 1)) for n in range(first, first + made.gain)
+        max(0, made.first(n) - (n * rate.denominator // rate.numerator + 1)) for n in range(first, first + made.gain)
     )
 
 
@@ -79,12 +98,13 @@ class Report:
         lines = [f"{self.name}: {how} ({self.mode} mode)"]
         for port in self.inputs + self.outputs:
             shape = ", ".join("time" if d is None else str(d) for d in port["shape"])
-            lines.append(f"  {port['kind']:6} {port['name']}  {port['dtype']} [{shape}]")
+            lines.append(f"  {port['kind']:6} {port['name']}  {port['dtype']} [{shape}]{self._place(port)}")
+        unit = "ticks" if any(port.get("per_tick", 1) > 1 for port in self.inputs) else "frames"
         lines += [
-            f"  smallest hop         {self.natural_hop} frames",
-            f"  receptive field      {self.receptive_field} frames{past}",
-            f"  look-ahead           {self.look_ahead} frames",
-            f"  latency              {self.latency_frames} frames{ms}",
+            f"  smallest hop         {self.natural_hop} {unit}",
+            f"  receptive field      {self.receptive_field} {unit}{past}",
+            f"  look-ahead           {self.look_ahead} {unit}",
+            f"  latency              {self.latency_frames} {unit}{ms}",
             f"  state                {self.state_bytes} bytes",
             *([f"  longest stream       {self.max_frames}"] if self.max_frames else []),
             f"  multiply-adds/frame  {self.macs['per_frame_streamed']:.0f} streamed, "
@@ -98,6 +118,18 @@ class Report:
         for name, mode in self.modes.items():
             lines.append(f"  not exact            {name}={mode['value']} in {', '.join(mode['nodes'])}")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+    def _place(self, port: dict[str, Any]) -> str:
+        """Where a port of several stands in time."""
+        if port["kind"] == "input" and "receptive_field" in port:
+            past = " and everything before" if port["endless"] else ""
+            field = f"  {port['per_tick']} a tick, receptive field {port['receptive_field']} of its frames{past}"
+            return f"{field}, look-ahead {port['look_ahead']}"
+        if port["kind"] == "output" and len(self.outputs) > 1 and port.get("ratio"):
+            over = "" if port["ratio"][1] == 1 else f"/{port['ratio'][1]}"
+            seconds = "" if self.rate is None else f" ({1000 * port['latency_frames'] / self.rate:.1f} ms)"
+            return f"  {port['ratio'][0]}{over} a frame of the input, {port['latency_frames']} late{seconds}"
+        return ""
 
 
 def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) -> dict[str, float]:
@@ -128,11 +160,16 @@ def report(
     step = hop or natural_hop(graph)
     outputs: list[dict[str, Any]] = []
     for name, stream in streams.items():
-        late = 0 if isinstance(graph.outputs[name], Tail) else latency(graph, stream)
-        outputs.append(
-            {"kind": "output", "name": name, "dtype": stream.dtype, "shape": list(stream.shape), "latency_frames": late}
-        )
-    inputs = [{"kind": "input", "name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in graph.inputs]
+        late = 0 if isinstance(graph.outputs[name], Tail) else latency(graph, stream, graph.aligned.get(name))
+        described = {"kind": "output", "name": name, "dtype": stream.dtype, "shape": list(stream.shape)}
+        described |= {} if stream.fact.once else {"ratio": list(stream.fact.rate.as_integer_ratio())}
+        outputs.append(described | {"latency_frames": late})
+    own = fields(graph, list(streams.values())) if len(graph.inputs) > 1 else {}
+    inputs: list[dict[str, Any]] = [
+        {"kind": "input", "name": s.name, "dtype": s.dtype, "shape": list(s.shape), "per_tick": int(s.fact.rate)}
+        | own.get(s.name, {})
+        for s in graph.inputs
+    ]
     state = sum(int(np.prod(s["shape"], dtype=np.int64)) * np.dtype(s["dtype"]).itemsize for s in form.states)
     return Report(
         name=graph.name,

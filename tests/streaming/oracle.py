@@ -15,6 +15,7 @@ import onnxruntime as ort
 import runners
 
 from runnel.compiler.graph.model import load
+from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 
 TOLERANCE = 1e-5
@@ -120,10 +121,12 @@ class Source:
     """Random inputs of any length for a model's inputs."""
 
     def __init__(
-        self, model: bytes, seed: int, time_axis: dict[str, int] | None, window: int | None, scale: float
-    ) -> None:
+        self, model: bytes, seed: int, time_axis: dict[str, int] | None, window: int | None, scale: float,
+        rates: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
         graph = load(model)
-        self.axes = find_time_axis(graph, time_axis, window)
+        self.axes = find_time_axis(graph, time_axis, window, rates)
+        self.each = dict.fromkeys(self.axes, 1) | (ticks(rates)[0] if rates else {})
         self.ports = graph.inputs
         self.rng = np.random.default_rng(seed)
         self.scale = scale
@@ -131,7 +134,9 @@ class Source:
     def __call__(self, length: int) -> Frames:
         made = {}
         for p in self.ports:
-            shape = [length if self.axes[p.name] == a else int(d or 1) for a, d in enumerate(p.shape)]
+            shape = [
+                length * self.each[p.name] if self.axes[p.name] == a else int(d or 1) for a, d in enumerate(p.shape)
+            ]
             kind = np.dtype(p.dtype).kind
             if kind == "f":
                 made[p.name] = (self.rng.standard_normal(shape) * self.scale).astype(p.dtype)
@@ -140,7 +145,8 @@ class Source:
         return made
 
     def cut(self, x: Frames, start: int, stop: int) -> Frames:
-        return {n: v[(slice(None),) * self.axes[n] + (slice(start, stop),)] for n, v in x.items()}
+        bounds = {n: slice(start * each, stop * each) for n, each in self.each.items()}
+        return {n: v[(slice(None),) * self.axes[n] + (bounds[n],)] for n, v in x.items()}
 
 
 def chunking(rng: np.random.Generator, length: int, style: int) -> list[int]:
@@ -231,7 +237,8 @@ def check(
     """
     offline = Offline(model if expected is None else expected)
     window, hop = options.get("window"), options.get("hop") or 1
-    source = Source(model, seed, options.get("time_axis"), window, scale)
+    rates = rate if isinstance(rate := options.get("rate"), dict) else None
+    source = Source(model, seed, options.get("time_axis"), window, scale, rates)
     rng = np.random.default_rng(seed + 1)
     tried = list(lengths if lengths is not None else LENGTHS)
     if window is not None:

@@ -55,8 +55,9 @@ class ReferenceRunner:
             held = self.waiting.get(name)
             self.waiting[name] = x[name] if held is None else np.concatenate([held, x[name]], max(port["axis"], 0))
         name, port = next(iter(self.inputs.items()))
-        self.received += x[name].shape[max(port["axis"], 0)]
-        while self.waiting[name].shape[max(port["axis"], 0)] >= self.hop:
+        frames = self._frames_a_call(port)
+        self.received += x[name].shape[max(port["axis"], 0)] * self.hop // frames
+        while self.waiting[name].shape[max(port["axis"], 0)] >= frames:
             self._step(self.manifest["unknown_length"])
         return {n: self._take(n) for n, o in self.outputs.items() if not {"tail", "after"} & o.keys()}
 
@@ -75,6 +76,9 @@ class ReferenceRunner:
             raise RuntimeError("the stream does not end")
         return {n: self._tail(n, lengths[n]) if "tail" in o else self._take(n) for n, o in self.outputs.items()}
 
+    def _frames_a_call(self, port: dict[str, Any]) -> int:
+        return 1 if port["axis"] == STACKED else int(port["shape"][port["axis"]])
+
     def _length(self, name: str, t: int) -> int:
         return evaluate(self.outputs[name]["length"], t)[-1]
 
@@ -86,10 +90,11 @@ class ReferenceRunner:
         feeds: Frames = dict(self.states)
         for name, port in self.inputs.items():
             axis, held = max(port["axis"], 0), self.waiting[name]
-            chunk, self.waiting[name] = np.split(held, [min(self.hop, held.shape[axis])], axis)
-            if chunk.shape[axis] < self.hop:
+            frames = self._frames_a_call(port)
+            chunk, self.waiting[name] = np.split(held, [min(frames, held.shape[axis])], axis)
+            if chunk.shape[axis] < frames:
                 missing = list(chunk.shape)
-                missing[axis] = self.hop - missing[axis]
+                missing[axis] = frames - missing[axis]
                 chunk = np.concatenate([chunk, np.full(missing, poison(chunk.dtype), chunk.dtype)], axis)
             feeds[name] = chunk[0] if port["axis"] == STACKED else chunk
         feeds[self.manifest["position"]] = np.array(self.position, np.int64)

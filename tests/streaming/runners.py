@@ -12,6 +12,7 @@ import pytest
 from reference_runner import ReferenceRunner
 
 from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import emit
 from runnel.compiler.streaming.optimise import optimise
@@ -38,7 +39,11 @@ def reference(model: bytes, options: dict[str, Any]) -> Compiled:
     """
     options = dict(options)
     step = options.pop("step", None)
-    graph = analyse(load(model), **options)
+    rate = options.pop("rate", None)
+    aligned = options.pop("align", False)
+    graph = analyse(load(model), rates=rate if isinstance(rate, dict) else None, **options)
+    if aligned:
+        align(graph)
     if step is not None:
         optimise(graph)
     form = emit(graph, step)

@@ -13,16 +13,9 @@ import pytest
 import runnel
 from runnel.compiler.bundle import write_bundle
 from runnel.errors import BundleError
+from runnel.runtime.program import Port
 
 LOOKAHEAD = 3
-
-
-@dataclass(frozen=True)
-class Port:
-    name: str
-    shape: tuple[int | None, ...] = (1, None)
-    axis: int | None = 1
-    dtype: Any = "float32"
 
 
 def offline(x: np.ndarray) -> np.ndarray:
@@ -55,11 +48,16 @@ class Program:
     latency_frames: int = LOOKAHEAD
     state_bytes: int = 4 * LOOKAHEAD
     gain: np.float32 = np.float32(1)
-    inputs: tuple[Port, ...] = (Port("noisy"),)
-    outputs: tuple[Port, ...] = (Port("clean"),)
+    inputs: tuple[Port, ...] = (Port("noisy", np.dtype("float32"), (1, None), 1),)
+    outputs: tuple[Port, ...] = (Port("clean", np.dtype("float32"), (1, None), 1),)
+    statics: tuple[Port, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     streams: list[Stream] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def timed(self) -> tuple[Port, ...]:
+        return self.inputs
 
     def stream(self, **options: Any) -> Stream:
         self.options.append(options)

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     backends = args.backend.split(",")
     programs = {backend: _load(args.bundle, backend) for backend in backends}
     first = programs[backends[0]]
-    if any(port.axis is None for port in first.inputs):
+    if any(port.axis is None for port in first.timed):
         raise InputError("bench feeds inputs with a time axis; this model has others, so measure it from Python.")
     chunk = frame_count(args.chunk, first.rate, "--chunk") if args.chunk else first.hop
     for name in (BOUND, STEADY):

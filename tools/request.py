@@ -1,0 +1,90 @@
+"""What a user asks of the compiler, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from runnel.compiler.graph.rates import ticks
+from runnel.compiler.streaming.modes import parse_modes
+from runnel.errors import InputError
+from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
+from runnel.runtime.program import BACKENDS
+from runnel.tools.calibrate import Calibration
+
+WINDOW_MODES = ("exact", "reuse")
+Progress = Callable[[str, "float | None"], None]
+
+
+@dataclass
+class Request:
+    """What the user asked for; the keyword arguments of ``compile_model`` and ``inspect_model``."""
+
+    target: str = "host"
+    hop: int | Sequence[int] | None = None
+    rate: float | Mapping[str, float] | None = None
+    align: bool = False
+    time_axis: Mapping[str, int] | None = None
+    window: int | None = None
+    mode: str | Mapping[str, str] | Sequence[str] = "exact"
+    max_frames: int | None = None
+    calibration: Calibration | None = None
+    state: Mapping[str, str] | None = None
+    bind: Mapping[str, Any] | None = None
+    shape: Mapping[str, Sequence[int]] | None = None
+    backend: str | None = None
+    progress: Progress | None = None
+    window_mode: str = field(init=False, default="exact")
+    modes: dict[str, str] = field(init=False, default_factory=dict)
+    rates: dict[str, float] = field(init=False, default_factory=dict)
+    tick_rate: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and not (isinstance(self.max_frames, Integral) and self.max_frames >= 1):
+            raise InputError(f"max_frames {self.max_frames} is not a number of frames; give 1 or more.")
+        named = [self.mode] if isinstance(self.mode, str) else self.mode
+        if isinstance(named, Mapping):
+            self.window_mode, self.modes = "exact", parse_modes(named)
+        else:
+            of_windows = [m for m in named if "=" not in m]
+            for word in of_windows:
+                if word not in WINDOW_MODES:
+                    parse_modes(word)
+            self.window_mode = of_windows[-1] if of_windows else "exact"
+            self.modes = parse_modes([m for m in named if "=" in m])
+        for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
+            if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
+                raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")
+        self.set_rate(self.rate)
+        if self.backend not in (None, *BACKENDS):
+            raise InputError(f"there is no backend '{self.backend}'; use one of {', '.join(BACKENDS)}.")
+
+    def set_rate(self, rate: float | Mapping[str, float] | None) -> None:
+        """Take one rate, or those of inputs by name; figures in seconds are then of their ticks."""
+        if isinstance(rate, Mapping):
+            self.rates = dict(rate)
+            self.tick_rate = float(ticks(self.rates)[1]) if rate else None
+        elif rate is not None and not 0 < rate < np.inf:
+            raise InputError(f"rate {rate} is not a number of frames a second; give one above 0.")
+        else:
+            self.tick_rate = rate
+
+    @property
+    def hops(self) -> list[int]:
+        """Every hop asked for."""
+        if self.hop is None:
+            return []
+        return list(self.hop) if isinstance(self.hop, Sequence) else [self.hop]
+
+    @property
+    def most_frames(self) -> int | None:
+        """The largest hop asked for."""
+        return max(self.hops, default=None)
+
+    def say(self, stage: str, fraction: float | None = None) -> None:
+        if self.progress:
+            self.progress(stage, fraction)
