@@ -180,12 +180,13 @@ class Builder:
         lanes = [self._truncated(substitute(value, {self.lane: int32(i)})) for i in range(self.lanes)]
         return tirx.Shuffle(lanes, list(range(self.lanes)))
 
-    def is_uniform(self, value: Expr) -> bool:
-        """Whether an index expression is the same in every lane."""
-        if self.lanes == 1:
-            return True
-        linear = sym.detect_linear_equation(self.analyzer.simplify(int32(value)), [self.lane])
-        return len(linear) == 2 and isinstance(linear[0], tirx.IntImm) and int(linear[0].value) == 0
+    def shared(self, value: Expr, of: Expr) -> Expr:
+        """An index expression, computed once where ``of``, on which it depends, is the same in every lane."""
+        if self.lanes > 1:
+            linear = sym.detect_linear_equation(self.analyzer.simplify(int32(of)), [self.lane])
+            if len(linear) != 2 or not isinstance(linear[0], tirx.IntImm) or int(linear[0].value):
+                return value
+        return self.let(self._truncated(int32(value)))
 
     def _truncated(self, value: Expr) -> Expr:
         """An index expression with the divisions that machines have; index expressions divide by constants only."""

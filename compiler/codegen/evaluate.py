@@ -212,22 +212,18 @@ class Evaluator:
             first: Expr = part * steps[0] + int(places[0])
         else:
             memory = self.context.constant((id(places), "places"), places)
-            first = self._scalar(tirx.BufferLoad(memory, [part]), part)
+            first = self.b.shared(tirx.BufferLoad(memory, [part]), part)
         inner = Index(x.shape, coords=index.coords[1:]).flat
         if weights is None:
-            return self._element(view, self._scalar(view.tap(first), part) + inner)
+            return self._element(view, self.b.shared(view.tap(first), part) + inner)
         assert isinstance(weights, np.ndarray)
         table = self.context.constant((id(weights), "weights"), weights)
         total: Expr = None
         for k in range(weights.shape[1]):
             weight = splat(self.b.load(table, part * weights.shape[1] + k), self.b.lanes)
-            value = splat(self._element(view, self._scalar(view.tap(first + k), part) + inner), self.b.lanes)
+            value = splat(self._element(view, self.b.shared(view.tap(first + k), part) + inner), self.b.lanes)
             total = self.b.let(value * weight) if total is None else self.b.let(self.b.fma(value, weight, total))
         return total
-
-    def _scalar(self, value: Expr, of: Expr) -> Expr:
-        """``value``, computed once where ``of``, which it depends on, is the same in every lane."""
-        return self.b.let(value) if self.b.is_uniform(of) else value
 
     def _transpose(self, node: FrameNode, index: Index) -> Expr:
         x = _only(node)

@@ -72,7 +72,6 @@ WITHOUT_RULE = {
     "TopK": ("orders values over time", "use window mode (--window W)"),
     "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
     "Scan": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
-    "Resize": ("resamples the time axis", "use a transposed convolution"),
     "CumSum": ("accumulates over time", "export the model without it"),
 }  # fmt: skip
 

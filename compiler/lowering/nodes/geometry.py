@@ -11,7 +11,7 @@ from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import StreamNode
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, Stack
+from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, Stack, blocks
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -32,11 +32,13 @@ def resample(low: Lowering, node: Resample) -> View:
         return view.moved(node.first[0] - node.down * node.crop, fact.length, node.down)
     if node.weights is not None and node.output.dtype != "float32":
         raise NoKernel(f"weighs frames of {node.output.dtype}")
-    blocks = node.blocks(node.streams[0].fact.made)
+    made = blocks(node.streams[0].fact.made, node.down, max(node.first) + node.taps)
     low_end = min(node.first)
     places = np.array(node.first, np.int32) - low_end
-    picked = _picked(low, node, view, places, node.weights, node.down, low_end, node.span, blocks)
     whole = fact.length.affine(1, node.crop + node.up - 1, node.up)
+    picked = _picked(low, node, view, places, node.weights, node.down, low_end, node.span, made, whole)
+    if node.up == 1:
+        return picked.reshaped(node.output.frame_shape)
     return _spread(low, node, picked, node.up, whole).moved(node.crop, fact.length)
 
 
@@ -69,14 +71,14 @@ def _step(
 
 def _picked(
     low: Lowering, node: StreamNode, view: View, places: np.ndarray, weights: np.ndarray | None, stride: int,
-    offset: int, taps: int, made: Count,
+    offset: int, taps: int, made: Count, length: Count,
 ) -> View:  # fmt: skip
     """(len(places), *frame) for each run of ``taps`` frames: those at the places, or sums from there on by weights."""
     read = low.read(view, offset=offset, stride=stride, taps=taps)
     if taps > 1 and view.signal.item_bytes != 4:
         raise NoKernel(f"resamples frames of {view.signal.dtype}")
     shape = (len(places), *view.shape)
-    signal = low.signal(f"{node.output.name}/picked", shape, node.output.dtype, made, made)
+    signal = low.signal(f"{node.output.name}/picked", shape, node.output.dtype, made, length)
     weights = None if weights is None else np.ascontiguousarray(weights, np.float32)
     picked = FrameNode("pick", (read.value, places, weights), FrameValue(node.name, shape, signal.dtype))
     return low.add(picked, [read], signal)

@@ -40,10 +40,6 @@ class Resample(StreamNode):
         """Frames from the first that a block of ``up`` output frames reads to its last."""
         return max(self.first) + self.taps - min(self.first)
 
-    def blocks(self, frames: Count) -> Count:
-        """How many blocks of ``up`` output frames so many input frames make."""
-        return frames.affine(1, self.down - max(self.first) - self.taps, self.down)
-
     def reach(self, x: Reach) -> Reach:
         steps = [Fraction(at) - Fraction(self.down * (p - self.crop), self.up) for p, at in enumerate(self.first)]
         return x.moved(min(steps) * self.jump, (max(steps) + self.taps - 1) * self.jump)
@@ -51,6 +47,11 @@ class Resample(StreamNode):
     @property
     def macs(self) -> int:
         return 0 if self.weights is None else self.taps * int(np.prod(self.output.frame_shape, dtype=np.int64))
+
+
+def blocks(frames: Count, down: int, reach: int) -> Count:
+    """How many blocks of output frames so many input frames make, block q reading frames below down·q + reach."""
+    return frames.affine(1, down - reach, down)
 
 
 @dataclass(eq=False)
