@@ -58,7 +58,7 @@ def _is_flat(group: Group) -> bool:
     """Whether element i of the output needs only elements i of the operands, and scalars."""
     size = prod(group.output.shape)
     return all(
-        (node.op in POINTWISE or node.op in ("reshape", "expand", "frame_number"))
+        (node.op in POINTWISE or node.op in ("reshape", "expand", "frame_number", "frame_length"))
         and all(o is not None and prod(o.shape) in (1, size) for o in node.inputs)
         and prod(node.output.shape) in (1, size)
         for node in group.nodes

@@ -180,6 +180,9 @@ class Evaluator:
         start, step = (constant(int(node.attrs.get(k, d)), "int64") for k, d in (("start", 0), ("step", 1)))
         return self.b.let(self._number(node.attrs["length"]) * step + start)
 
+    def _frame_length(self, node: FrameNode, index: Index) -> Expr:
+        return self.b.let(self.b.load_vector(self.context.number(node.attrs["length"]), 1, 1))
+
     def _table_row(self, node: FrameNode, index: Index) -> Expr:
         table = node.inputs[0]
         if not isinstance(table, np.ndarray):
@@ -373,7 +376,7 @@ class Evaluator:
 
 
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
-    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "table_row", "unfold", "pick", "gather_at"),
+    *("gru_cell", "lstm_c", "lstm_h", "frame_number", "frame_length", "table_row", "unfold", "pick", "gather_at"),
 }
 
 

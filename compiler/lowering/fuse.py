@@ -16,7 +16,7 @@ ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
-NUMBERED = {"frame_number", "table_row"}
+NUMBERED = {"frame_number", "frame_length", "table_row"}
 MOST_POINTERS = 14
 
 
@@ -82,6 +82,8 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
         return False
     ops = [s.node.op for s in maker.steps]
     anchored = maker.anchor is not None
+    if anchored and any(r.signal is group.output for r in group.reads):
+        return False  # a step that reads its own last frame makes one at a time
     op = step.node.op
     if group.anchor is not None and step is not group.anchor:
         return False

@@ -184,3 +184,23 @@ def _region(
     starts, ends = ([b[i] for b in bounds] for i in range(2))
     shape = tuple(end - begin for begin, end in bounds)
     return low.step(node, "slice", [data], shape, {"starts": starts, "ends": ends, "steps": [1] * len(bounds)})
+
+
+@handler("CumSum")
+def cumulative_sum(low: Lowering, node: Pointwise) -> View:
+    """A product with a triangle of ones, which adds in the same order."""
+    x = node.streams[0]
+    if x.dtype != "float32":
+        raise NoKernel(f"accumulates {x.dtype}")
+    axis = frame_axis(x, int(np.asarray(node.inputs[1]).reshape(-1)[0]))
+    view, shape = low.view(x), x.frame_shape
+    ones = np.triu(np.ones((shape[axis],) * 2, np.float32), int(bool(node.attrs.get("exclusive"))))
+    ones = ones.T if node.attrs.get("reverse") else ones
+    swap = list(range(len(shape)))
+    swap[axis], swap[-1] = swap[-1], swap[axis]
+    moved = tuple(shape[i] for i in swap)
+    turned = {"perm": tuple(swap)}
+    if axis == len(shape) - 1:
+        return low.linear(node, view, ones, None, shape)
+    sums = low.linear(node, low.step(node, "transpose", [view], moved, turned), ones, None, moved)
+    return low.step(node, "transpose", [sums], shape, turned)

@@ -188,10 +188,9 @@ def thresholded_relu(low: Lowering, node: Pointwise) -> View:
 @handler("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
-    if x.axis != STACKED:
-        raise NoKernel("pools over time")
     op = "reduce_mean" if node.op == "GlobalAveragePool" else "reduce_max"
-    return low.reduce(node, op, low.view(x), {"axes": tuple(range(2, len(x.shape))), "keepdims": True})
+    axes = tuple(frame_axis(x, v) for v in range(2, len(x.shape)))
+    return low.reduce(node, op, low.view(x), {"axes": axes, "keepdims": True})
 
 
 @handler(*REDUCE, "ReduceL1", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 
 from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
@@ -205,6 +206,8 @@ class Analysis:
                 )
             return self._fold_one(node)
         if streams and all(s.axis == STACKED for s in streams):
+            if any(isinstance(v, onnx.GraphProto) for v in node.attrs.values()):
+                raise missing_rule(node.op)
             return self._stacked_node(node)
         if any(s.fact.once for s in streams):
             raise Refusal(

@@ -59,10 +59,6 @@ WITHOUT_RULE = {
     "statistics"),
     "GroupNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch "
     "statistics"),
-    "GlobalAveragePool": ("averages over the whole of time", "use window mode (--window W) for a fixed-window "
-    "classifier"),
-    "GlobalMaxPool": ("takes the maximum over the whole of time", "use window mode (--window W) for a fixed-window "
-    "classifier"),
     "DynamicQuantizeLinear": ("takes its scale from the least and the largest value of the whole recording",
     "quantise the model with static scales from a calibration recording, or use window mode (--window W)"),
     "DynamicQuantizeMatMul": ("takes its scale from the least and the largest value of the whole recording",
@@ -72,7 +68,6 @@ WITHOUT_RULE = {
     "TopK": ("orders values over time", "use window mode (--window W)"),
     "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
     "Scan": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
-    "CumSum": ("accumulates over time", "export the model without it"),
 }  # fmt: skip
 
 

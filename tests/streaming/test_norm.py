@@ -88,9 +88,6 @@ def test_arg(check: Check, op: str, keep: int) -> None:
         ("Softmax", {"axis": -1}, "normalises over the whole of time"),
         ("LogSoftmax", {"axis": 2}, "normalises over the whole of time"),
         ("LpNormalization", {"axis": -1}, "normalises over the whole of time"),
-        ("ReduceMean", {"axes": [2]}, "reduces over the whole of time"),
-        ("ReduceMax", {}, "reduces over the whole of time"),
-        ("ReduceL2", {"axes": [1, -1]}, "reduces over the whole of time"),
         ("ArgMax", {"axis": -1}, "reduces over the whole of time"),
     ],
 )

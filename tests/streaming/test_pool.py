@@ -102,8 +102,6 @@ def test_max_pool_of_integers(check: Check) -> None:
     [
         ("MaxPool", {"kernel_shape": [3], "strides": [2], "auto_pad": "SAME_UPPER"}, "depends on the length"),
         ("AveragePool", {"kernel_shape": [2], "strides": [2], "auto_pad": "SAME_LOWER"}, "depends on the length"),
-        ("GlobalAveragePool", {}, "whole of time"),
-        ("GlobalMaxPool", {}, "whole of time"),
     ],
 )
 def test_refused(op: str, attrs: dict[str, Any], reason: str) -> None:

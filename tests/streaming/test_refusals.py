@@ -34,11 +34,10 @@ def test_all_at_once() -> None:
     net, x = stack(4)
     a = net.op("Softmax", x, axis=-1)
     b = net.op("InstanceNormalization", x, net.weight(4), net.weight(4))
-    c = net.op("ReduceMean", x, axes=[2])
-    d = net.op("CumSum", x, net.const(2))
-    refused = reasons(net.model(a, b, c, d))
-    assert sorted(r.op for r in refused.reasons) == ["CumSum", "InstanceNormalization", "ReduceMean", "Softmax"]
-    assert "4 ops do not stream" in str(refused)
+    c = net.op("CumSum", x, net.const(2), reverse=1)
+    refused = reasons(net.model(a, b, c))
+    assert sorted(r.op for r in refused.reasons) == ["CumSum", "InstanceNormalization", "Softmax"]
+    assert "3 ops do not stream" in str(refused)
 
 
 def test_what_follows_a_refused_op_is_not_blamed() -> None:
@@ -136,7 +135,7 @@ def test_if_on_data() -> None:
     ]
     loud = net.op("Greater", net.op("ReduceMax", x, keepdims=0), net.const(0.5))
     refused = reasons(net.model(net.op("If", loud, then_branch=branches[0], else_branch=branches[1])))
-    assert {"ReduceMax"} <= {r.op for r in refused.reasons}
+    assert {r.op for r in refused.reasons} == {"If"}
 
 
 def test_an_op_of_a_foreign_domain() -> None:

@@ -28,6 +28,31 @@ class Last(StreamNode):
         return x.moved((1 - self.start) * self.jump, -self.stop * self.jump)
 
 
+@dataclass(eq=False)
+class Accumulate(StreamNode):
+    """Frame n is what frames 0 … n of x amount to (exclusive: those before n). how: see HOWS."""
+
+    how: str = "sum"
+    exclusive: bool = False
+
+    def reach(self, x: Reach) -> Reach:
+        return x.moved(0, 0, endless=True)
+
+
+@dataclass(eq=False)
+class Total(Accumulate):
+    """What all frames of x amount to, once, at the end."""
+
+    @property
+    def least_frames(self) -> int:
+        return 1
+
+
+HOWS = ("sum", "mean", "max", "min", "prod", "logsumexp", "variance", "sequential")
+"""What frames can amount to. Sums are kept in float64, where 100,000 frames leave no trace of rounding; "sequential" is
+a sum in the type of x, in order."""
+
+
 def ended(x: Stream) -> Ended:
     """1 once all frames of x are there."""
     return Ended(frozenset([(x.fact.made, x.fact.length)]))

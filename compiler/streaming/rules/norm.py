@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.rules.totals import WAYS, total
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -66,6 +67,8 @@ def reduction(a: Analysis, node: Node) -> list[Value]:
         if (listed is None or not len(listed)) and not node.attrs.get("noop_with_empty_axes"):
             listed = list(range(rank))
         axes = [int(v) % rank for v in (listed if listed is not None else [])]
+    if x.axis in axes and node.op in WAYS:
+        return [total(a, node, x, axes, node.op)]
     if x.axis in axes:
         raise MixesTime(
             "reduces over the whole of time, so its value is known only at the end",

@@ -1,0 +1,170 @@
+"""What the frames so far amount to, as states that every frame updates, and a step that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.nodes.once import read_last
+from runnel.compiler.lowering.registry import lowers
+from runnel.compiler.lowering.signals import Read, Signal, View
+from runnel.compiler.streaming.ir import StreamFact
+from runnel.compiler.streaming.kinds.once import Accumulate, Total
+
+if TYPE_CHECKING:
+    from runnel.compiler.lowering.lower import Lowering
+
+
+class Scribe:
+    """Adds steps with one fact. Operands are views, constants, or frames counted from the end."""
+
+    def __init__(self, low: Lowering, name: str, fact: StreamFact) -> None:
+        self.low, self.name, self.fact = low, name, fact
+
+    def __call__(
+        self, op: str, *operands: View | np.ndarray | Read, to: Signal | None = None, dtype: str = "",
+        attrs: dict[str, Any] | None = None,
+    ) -> View:  # fmt: skip
+        reads: list[Read] = []
+        inputs: list[Any] = []
+        for x in operands:
+            if isinstance(x, np.ndarray):
+                inputs.append(x)
+                continue
+            reads.append(self.low.read(x) if isinstance(x, View) else x)
+            inputs.append(reads[-1].value)
+        shape = np.broadcast_shapes(*(x.shape for x in inputs))
+        dtype = dtype or reads[0].signal.dtype
+        signal = to or self.low.signal(f"{self.name}/{op}", shape, dtype, self.fact.made, self.fact.length)
+        return self.low.add(FrameNode(op, tuple(inputs), FrameValue(op, shape, dtype), attrs or {}), reads, signal)
+
+    def cast(self, x: Any, dtype: str) -> View:
+        return self("cast", x, dtype=dtype, attrs={"to": dtype})
+
+    def frames_so_far(self) -> View:
+        """The number of frames up to the present one, float64."""
+        number = self("frame_number", dtype="int64", attrs={"length": self.fact.length, "start": 1})
+        return self.cast(number, "float64")
+
+    def frames(self, of: StreamFact) -> View:
+        """The number of frames of a stream that has ended, float64."""
+        return self.cast(self("frame_length", dtype="int64", attrs={"length": of.length}), "float64")
+
+
+@dataclass
+class States:
+    """Frame n of each signal is a part of what frames 0 … n amount to. finish: their value, from the parts and a
+    function that gives the number of frames."""
+
+    signals: list[Signal]
+    finish: Callable[[Scribe, list[Any], Callable[[], View]], View] | None = None
+
+
+class Updates(Scribe):
+    """The steps that every frame of x makes."""
+
+    def __init__(self, low: Lowering, node: Accumulate) -> None:
+        x = node.streams[0]
+        super().__init__(low, node.output.name, x.fact)
+        view = low.view(x)
+        self.x = view.reshaped(tuple(d for d in view.shape if d != 1))
+        self.dtype = view.signal.dtype
+        self.floats = np.dtype(self.dtype).kind == "f"
+
+    def state(self, name: str, first: float, dtype: str) -> tuple[Signal, View]:
+        """A new state and its value at the frame before."""
+        shape = self.x.shape
+        initial = np.full((1, *shape), first, dtype)
+        signal = self.low.signal(
+            f"{self.name}/{name}", shape, dtype, self.fact.made, self.fact.length, initial=initial
+        )  # fmt: skip
+        return signal, View(signal, -1, 1, shape, self.fact.length)
+
+    def now(self, signal: Signal) -> View:
+        return View(signal, 0, 1, signal.shape, self.fact.length)
+
+
+def _simple(op: str, first: float, wide: bool) -> Callable[[Updates], States]:
+    def states(u: Updates) -> States:
+        value, start = first, u.x
+        if not u.floats and not np.isfinite(first):
+            limits = np.iinfo(u.dtype)
+            value = limits.min if first < 0 else limits.max
+        dtype = "float64" if wide and u.floats else u.dtype
+        signal, before = u.state(op, value, dtype)
+        u(op, before, u.cast(start, dtype) if dtype != u.dtype else start, to=signal)
+        if dtype == u.dtype:
+            return States([signal])
+        return States([signal], lambda s, parts, count: s.cast(parts[0], u.dtype))
+
+    return states
+
+
+def _mean(u: Updates) -> States:
+    states = _simple("add", 0.0, True)(u)
+    states.finish = lambda s, parts, count: s.cast(s("div", parts[0], count()), u.dtype)
+    return states
+
+
+def _logsumexp(u: Updates) -> States:
+    top, top_before = u.state("top", float(np.finfo(np.float32).min), "float32")
+    total, before = u.state("sum", 0.0, "float64")
+    u("max", top_before, u.x, to=top)
+    kept = u("mul", before, u.cast(u("exp", u("sub", top_before, u.now(top))), "float64"))
+    u("add", kept, u.cast(u("exp", u("sub", u.x, u.now(top))), "float64"), to=total)
+
+    def finish(s: Scribe, parts: list[Any], count: Callable[[], View]) -> View:
+        return s("add", s("log", s.cast(parts[1], "float32")), parts[0])
+
+    return States([top, total], finish)
+
+
+def _variance(u: Updates) -> States:
+    """Welford's update."""
+    mean, mean_before = u.state("mean", 0.0, "float64")
+    squares, before = u.state("squares", 0.0, "float64")
+    x = u.cast(u.x, "float64")
+    apart = u("sub", x, mean_before)
+    u("add", mean_before, u("div", apart, u.frames_so_far()), to=mean)
+    u("add", before, u("mul", apart, u("sub", x, u.now(mean))), to=squares)
+    return States([squares], lambda s, parts, count: s.cast(s("div", parts[0], count()), u.dtype))
+
+
+WAYS: dict[str, Callable[[Updates], States]] = {
+    "sum": _simple("add", 0.0, True),
+    "mean": _mean,
+    "max": _simple("max", -np.inf, False),
+    "min": _simple("min", np.inf, False),
+    "prod": _simple("mul", 1.0, True),
+    "logsumexp": _logsumexp,
+    "variance": _variance,
+    "sequential": _simple("add", 0.0, False),
+}
+
+
+@lowers(Accumulate)
+def accumulate(low: Lowering, node: Accumulate) -> View:
+    updates = Updates(low, node)
+    states = WAYS[node.how](updates)
+    if node.exclusive:
+        signal = states.signals[0]
+        return View(signal, -1, 1, node.output.frame_shape, node.output.fact.length)
+    parts = [updates.now(signal) for signal in states.signals]
+    scribe = Scribe(low, node.output.name, node.output.fact)
+    view = states.finish(scribe, parts, scribe.frames_so_far) if states.finish else parts[0]
+    return view.reshaped(node.output.frame_shape)
+
+
+@lowers(Total)
+def total(low: Lowering, node: Total) -> View:
+    updates = Updates(low, node)
+    states = WAYS[node.how](updates)
+    fact = updates.fact
+    parts = [read_last(low, updates.now(signal), fact, 1, signal.shape) for signal in states.signals]
+    scribe = Scribe(low, node.output.name, node.output.fact)
+    view = states.finish(scribe, parts, lambda: scribe.frames(fact)) if states.finish else scribe("identity", parts[0])
+    return view.reshaped(node.output.frame_shape)
