@@ -27,6 +27,8 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
         lengths = [graph.window[0] + 5 * graph.window[1] + graph.window[1] // 2, graph.window[0]]
     if rewritten.states:
         lengths = [12]
+    if graph.max_frames is not None:
+        lengths = [min(n, graph.max_frames) for n in lengths]
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
     for frames in dict.fromkeys(min(max(n, least), graph.max_frames or max(n, least)) for n in lengths):

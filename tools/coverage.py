@@ -138,7 +138,7 @@ def sequence_cell(op: str) -> str:
 
 def window_cell(op: str) -> str:
     if op in WINDOW_RULES:
-        return "shared by windows, edges made for each"
+        return "on whole windows" if op == "Attention" else "shared by windows, edges made for each"
     emitted = source(RULES[op])
     if not emitted.pointwise:
         return "on whole windows"

@@ -106,6 +106,17 @@ class Builder:
             self.emit(stmt.For(index, int32(0), int32(extent), stmt.ForKind.SERIAL, body))
 
     @contextmanager
+    def repeat(self, extent: Expr, name: str = "i") -> Iterator[Expr]:
+        """Repeat what is emitted inside as often as an int32 expression says; yields the index."""
+        index = tirx.Var(self.name(name), "int32")
+        self.analyzer.bind(index, ir.Range(0, 1 << 30))
+        self._blocks.append([])
+        yield index
+        inner = self._blocks.pop()
+        body = stmt.SeqStmt(inner) if len(inner) > 1 else inner[0]
+        self.emit(stmt.For(index, int32(0), extent, stmt.ForKind.SERIAL, body))
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Run what is emitted inside only if a scalar condition holds."""
         self._blocks.append([])

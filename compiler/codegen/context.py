@@ -22,7 +22,7 @@ DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int16", "int32", "in
 
 @dataclass(frozen=True, eq=False)
 class Arg:
-    """One argument of a kernel: one pointer, or two (base and int32 offsets) for a window that is not contiguous.
+    """One argument of a kernel: one pointer, or two (base and int32 words) for a ring or a window not contiguous.
 
     value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights. length:
     of a "number", two int64 words: the number of the first row's frame, and the length of a tensor (in frames) once the
@@ -38,7 +38,7 @@ class Arg:
 
 @dataclass(frozen=True)
 class View:
-    """An input's memory. offsets: the table of tap offsets, where there is one."""
+    """An input's memory. offsets: the table of tap offsets, or a ring's first slot and slots, where there is one."""
 
     value: FrameValue
     access: Access
@@ -79,9 +79,9 @@ class Context:
         return self.b.pointer(var, dtype)
 
     def _view(self, value: FrameValue, access: Access) -> View:
-        self.args.append(Arg("window" if access.taps > 1 else "frame", value, access))
+        self.args.append(Arg("window" if access.taps > 1 or access.ring else "frame", value, access))
         memory = self._pointer("x", value.dtype)
-        table = access.taps > 1 and not access.contiguous
+        table = access.ring or (access.taps > 1 and not access.contiguous)
         return View(value, access, memory, self._pointer("taps", "int32") if table else None)
 
     def constant(self, key: Any, data: np.ndarray) -> Buffer:

@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import linear, product, reduce, sequence, spatial
+from runnel.compiler.codegen import attend, linear, product, reduce, sequence, spatial
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
@@ -43,6 +43,7 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "matmul": _emit_matmul,
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
+    "attend": attend.emit_attend,
     **dict.fromkeys(sequence.GATES, sequence.emit_sequence),
     **{f"reduce_{name}": reduce.emit_reduction for name in ("sum", "mean", "max", "min", "prod", "l2")},
 }

@@ -269,8 +269,8 @@ def _inferred(model: onnx.ModelProto) -> list[Port]:
 
 def _check_memory(name: str, length: int, ports: list[Port]) -> None:
     """Raises InputError before a model that is damaged or too large takes all memory."""
-    sizes = [math.prod(int(d or 0) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports]
-    if sum(max(0, n) for n in sizes) > MOST_MEMORY:
+    sizes = [math.prod(int(d or 1) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports]
+    if sum(sizes) > MOST_MEMORY:
         raise InputError(
             f"{name} needs {sum(sizes) >> 30} GiB for one run over {length} frames, and runnel takes models of up to "
             f"{MOST_MEMORY >> 30} GiB; check its shapes."

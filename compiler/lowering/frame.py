@@ -59,11 +59,13 @@ class Access:
     taps: frames of the input that one output frame reads (1: just a frame).
     contiguous: the taps lie one after the other in memory, ``frame elements`` apart; else each has its own offset.
     row_pitch: elements between the first tap of consecutive output rows, when several rows are made in one call.
+    ring: the kernel finds frames itself, ``row_pitch`` elements apart, from the slot of the first on.
     """
 
     taps: int = 1
     contiguous: bool = False
     row_pitch: int = 0
+    ring: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, COPY = 1, 2, 3
-WEIGHTS, IN, OUT, RUN, LAST, FRAME = range(6)
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING = range(7)
 ROWS = 4
 MOST_TABLE = 16
 """Taps beyond which frames with padding are read as one run too."""
@@ -107,10 +107,11 @@ class Planner:
 
     def _kernel(self, group: FusedStep) -> Kernel:
         inputs = {
-            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch) for r in group.reads
+            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0) for r in group.reads
         }  # fmt: skip
         most = capacity(group.count, self.hop)
-        rows = (ROWS,) if most >= ROWS and not group.loop and group.anchor is not None else ()
+        several = not group.loop and group.anchor is not None and not any(r.ring for r in group.reads)
+        rows = (ROWS,) if most >= ROWS and several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
         return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch))
@@ -188,7 +189,7 @@ class Planner:
                 run = (read.taps - 1 if self._contiguous(read) else 0) + (rows - 1) * read.stride
                 if ring.space == STATE:
                     ring.margin = max(ring.margin, run)
-                    ring.slots = max(ring.slots, run + 1)
+                    ring.slots = max(ring.slots, run + 1, read.ring)
             out = self.rings[group.output]
             if out.space == STATE and rows > 1:
                 out.margin = max(out.margin, (rows - 1) * group.output.unit)
@@ -249,7 +250,7 @@ class Planner:
         pointers = 0
         for arg in kernel.args:
             operands.append(self._operand(arg, reads, group))
-            pointers += 2 if operands[-1][0] == IN and operands[-1][4] > 1 else 1
+            pointers += 2 if operands[-1][0] == RING or (operands[-1][0] == IN and operands[-1][4] > 1) else 1
         numbers = []
         for rows in (1, max(kernel.variants)):
             entry = (kernel.variants[rows], pointers)
@@ -274,6 +275,8 @@ class Planner:
         read = reads[arg.value]
         if read.ended is not None:
             return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0]
+        if read.ring:
+            return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1]
         kind = RUN if self._contiguous(read) else IN
         return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
 

@@ -135,7 +135,9 @@ def _state(low: Lowering, node: Pointwise, i: int, shape: tuple[int, ...]) -> Vi
 
 def _made_once(low: Lowering, node: Pointwise, make: Callable[[], list[View]]) -> list[View]:
     """What another output of the same recurrence has made already, or ``make()``."""
-    return _shared(low, node.op, {k: v for k, v in node.attrs.items() if k != "runnel.output"}, node.inputs, make)
+    return _shared(
+        low, node.op, {k: v for k, v in node.attrs.items() if not k.startswith("runnel.")}, node.inputs, make
+    )
 
 
 def _shared(

@@ -58,7 +58,8 @@ class Read:
 
     back: how many frames before the first tap it may also look (reflection). count, length: the iterations of the step.
     ended: set where the frame is counted from the signal's end instead (offset below 0): the frames made of what ends.
-    oldest: the frame's number less ``ended``'s, once that has all its frames.
+    oldest: the frame's number less ``ended``'s, once that has all its frames. ring: the kernel finds so many frames
+    from the first on in the ring itself; 0: it does not.
     """
 
     signal: Signal
@@ -70,6 +71,7 @@ class Read:
     back: int = 0
     count: Count | None = None
     loop: int = 0
+    ring: int = 0
     ended: Count | None = None
     oldest: int = 0
 
@@ -80,7 +82,7 @@ class Read:
     @property
     def same_frame(self) -> bool:
         """Frame q for iteration q, nothing else."""
-        return self.offset == 0 and self.stride == 1 and self.taps == 1
+        return self.offset == 0 and self.stride == 1 and self.taps == 1 and not self.ring
 
 
 @dataclass(eq=False)

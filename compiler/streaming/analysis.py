@@ -14,6 +14,7 @@ from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.ir import (
@@ -30,7 +31,7 @@ from runnel.compiler.streaming.ir import (
 )
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
-from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, missing_rule
+from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
@@ -214,7 +215,7 @@ class Analysis:
                 "combines every frame with a value that is known only at the end of the stream",
                 "compute it from the frames so far, or make both of them outputs",
             )
-        if node.domain not in ("", "ai.onnx") or node.op not in RULES:
+        if not has_rule(node):
             raise missing_rule(node.op)
         return RULES[node.op](self, node)
 
@@ -228,11 +229,11 @@ class Analysis:
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             results.append(self.pointwise(node, operands, STACKED, output=i) if name else Poisoned())
-        if len([o for o in node.outputs if o]) > 1:
+        if len(node.outputs) > 1:
             for i, result in enumerate(results):
                 if isinstance(result, Stream):
                     assert isinstance(result.node, Pointwise)
-                    result.node.attrs["runnel.output"] = i
+                    result.node.attrs |= {"runnel.output": i, "runnel.outputs": len(node.outputs)}
         return results
 
     def _fold_one(self, node: Node) -> list[Value]:
@@ -301,7 +302,7 @@ def analyse(
             raise InputError(
                 f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
             )
-    for node in graph.nodes:
+    for node in (find_attention(graph) if window is None and not states else graph).nodes:
         analysis.visit(node)
     outputs = collect_outputs(analysis, graph)
     if analysis.reasons:

@@ -71,6 +71,15 @@ WITHOUT_RULE = {
 }  # fmt: skip
 
 
+DOMAINS = ("", "ai.onnx", "runnel")
+"""Domains whose ops have rules by their name: the standard's, and our own nodes."""
+
+
+def has_rule(node: Node) -> bool:
+    """Whether a rule is registered for the node."""
+    return node.op in RULES and node.domain in DOMAINS
+
+
 def missing_rule(op: str) -> Refusal:
     """The refusal of an op that has no rule."""
     reason, remedy = WITHOUT_RULE.get(

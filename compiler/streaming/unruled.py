@@ -8,7 +8,7 @@ import onnx
 
 from runnel.compiler.graph.fold import captured_names
 from runnel.compiler.graph.model import Graph, Node
-from runnel.compiler.streaming.registry import RULES, missing_rule
+from runnel.compiler.streaming.registry import has_rule, missing_rule
 from runnel.errors import Reason
 
 
@@ -29,7 +29,7 @@ def ops_without_rule(graph: Graph, inputs: Iterable[str]) -> list[Reason]:
         if not tainted.intersection(reads(node)) or node.op in ("Shape", "Size"):
             continue
         tainted.update(o for o in node.outputs if o)
-        if node.op not in RULES or node.domain not in ("", "ai.onnx"):
+        if not has_rule(node):
             refusal = missing_rule(node.op)
             reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy, refusal.modes))
     return reasons

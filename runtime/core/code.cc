@@ -97,9 +97,9 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
   for (int64_t i = 0; i < operands; ++i) {
     Operand& operand = program_->operands[program_->operands.size++];
     if (!ReadOperand(at + 8 + i * 6, number, instruction, operand)) return false;
-    bool table = operand.kind == OperandKind::kIn && operand.taps > 1;
-    instruction.arguments += table ? 2 : 1;
-    taps += table ? operand.taps : 0;
+    bool table = operand.kind == OperandKind::kIn && operand.taps > 1, ring = operand.kind == OperandKind::kRing;
+    instruction.arguments += table || ring ? 2 : 1;
+    taps += table ? operand.taps : ring ? 2 : 0;
     if (operand.kind == OperandKind::kOut) program_->buffers[operand.buffer].last_writer = top_level;
   }
   if (taps > kMaxTable) return Fail("instruction %lld has too many taps", static_cast<long long>(number));
@@ -113,6 +113,11 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
       return Fail("instruction %lld makes an impossible number of rows", static_cast<long long>(number));
     }
     instruction.rows = rows;
+    for (int64_t i = 0; i < operands; ++i) {
+      if (program_->operands[instruction.first_operand + i].kind == OperandKind::kRing) {
+        return Fail("instruction %lld makes several rows from a ring", static_cast<long long>(number));
+      }
+    }
     return ReadKernel(kernel_rows, number, instruction.arguments, &instruction.kernel_rows);
   }
   return true;
@@ -122,7 +127,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
   int64_t dilation = Code(at + 5);
   auto n = static_cast<long long>(number);
-  if (!In(kind, 0, 5)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  if (!In(kind, 0, 6)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
   if (operand.kind == OperandKind::kWeights) {
@@ -162,6 +167,10 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   if (writes && (stride > buffer.slots || (buffer.slots % stride != 0 && buffer.margin < stride - 1))) {
     return Fail("instruction %lld writes %lld frames at once, which its buffer cannot hold in one piece", n,
                 static_cast<long long>(stride));
+  }
+  if (operand.kind == OperandKind::kRing && (taps > buffer.slots || buffer.slots > INT32_MAX)) {
+    return Fail("instruction %lld reads %lld frames of a ring, which does not keep so many", n,
+                static_cast<long long>(taps));
   }
   if (operand.kind == OperandKind::kRun &&
       (taps > buffer.slots + buffer.margin || (buffer.space == Space::kState && buffer.margin < taps - 1))) {

@@ -59,7 +59,7 @@ struct Buffer {
   Divider ring;
 };
 
-enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kLast = 4, kFrame = 5 };
+enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kLast = 4, kFrame = 5, kRing = 6 };
 
 struct Operand {
   OperandKind kind;

@@ -116,6 +116,12 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
           }
         }
         break;
+      case OperandKind::kRing:
+        *next++ = memory;
+        *next++ = table;
+        *table++ = static_cast<int32_t>(slot);
+        *table++ = static_cast<int32_t>(buffer.slots);
+        break;
       case OperandKind::kRun:
         if (slot + rows_span + operand->taps > room) return apart;
         *next++ = memory + slot * buffer.frame_bytes;

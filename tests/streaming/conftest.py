@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import onnxruntime
 import oracle
+import record
 import runners
 
 # What onnxruntime 1.23, the last for Python 3.10, does otherwise: it reflects more frames than there are, lacks kernels
@@ -51,3 +52,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def check(request: pytest.FixtureRequest) -> oracle.Check:
     """The oracle with one runner."""
     return partial(oracle.check, runner=runners.RUNNERS[request.param])
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After the whole of this folder: every claim of docs/coverage.md must have been seen."""
+    if target := os.environ.get("RUNNEL_COVERAGE"):
+        record.write(Path(target))
+    config = session.config
+    here = Path(__file__).resolve().parent
+    whole = all(here.is_relative_to(Path(str(a).partition("::")[0]).resolve()) for a in config.args)
+    chosen = config.option.keyword or config.option.markexpr or os.environ.get("RUNNEL_RUNNERS")
+    if exitstatus != 0 or not whole or chosen or OLD_ONNXRUNTIME or target:
+        return
+    if lost := record.missing(record.claims()):
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(
+            f"docs/coverage.json claims what no test has seen; run make coverage: {'; '.join(lost[:20])}"
+        )
+        session.exitstatus = 1

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+import record
 from reference_runner import ReferenceRunner
 
 from runnel.compiler.graph.model import load
@@ -57,7 +58,7 @@ def _bundle(backend: str) -> Runner:
         from runnel.runtime.program import load as load_bundle
         from runnel.tools.build import compile_model
 
-        options = dict(options)
+        asked, options = options, dict(options)
         if (step := options.pop("step", None)) is not None:
             options["hop"] = step
         if "modes" in options:
@@ -67,6 +68,7 @@ def _bundle(backend: str) -> Runner:
             compile_model(model, out, **options)
             refusal = load_bundle(out, backend="onnxruntime").manifest["native_refusal"]
             if backend == "native" and refusal is not None:
+                record.saw(model, asked, backend, str(refusal))
                 pytest.skip(f"no native form: {refusal}")
             program = load_bundle(out, backend=backend, poison=True)
         names = [port.name for port in program.outputs]
@@ -89,6 +91,7 @@ def _bundle(backend: str) -> Runner:
 
         return Named
 
+    run.runs_on = backend  # type: ignore[attr-defined]
     return run
 
 

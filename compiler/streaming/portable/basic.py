@@ -54,9 +54,8 @@ def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     index = attrs.pop("runnel.output", None)
     if index is None:
         return Chunk(b.node(node.op, names, b.fresh(node.output.name), node.domain, **attrs), delay, frames)
-    outputs = [b.fresh(node.output.name) if i == index else "" for i in range(index + 1)]
-    if not all(outputs):
-        outputs = [o or b.fresh("unused") for o in outputs]
+    count = int(attrs.pop("runnel.outputs", index + 1))  # Split shares its input out among all that it has
+    outputs = [b.fresh(node.output.name if i == index else "unused") for i in range(count)]
     from onnx import helper
 
     b.nodes.append(helper.make_node(node.op, names, outputs, name=outputs[index], domain=node.domain, **attrs))

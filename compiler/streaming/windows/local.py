@@ -7,7 +7,7 @@ import numpy as np
 from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.ir import Operand, Pointwise, Stream, StreamFact
-from runnel.compiler.streaming.registry import RULES, Refusal
+from runnel.compiler.streaming.registry import RULES, Refusal, has_rule
 from runnel.compiler.streaming.windows.columns import Columns
 from runnel.compiler.streaming.windows.walk import Value, Walk
 from runnel.errors import InternalError
@@ -30,7 +30,7 @@ def frame_local(walk: Walk, node: Node) -> list[Value] | None:
 
 def _trial(walk: Walk, node: Node) -> tuple[list[Pointwise], list[Stream]] | None:
     """What the op's rule makes of streams that stand in for the columns; None where it is not frame-local."""
-    if node.op not in RULES:
+    if not has_rule(node):
         return None
     width = walk.window[0]
     trial = walk.trial

@@ -251,7 +251,6 @@ class Walk:
             value = self.values[name] if name else None
             assert not isinstance(value, Poisoned)
             operands.append(self.stacked(node, value) if isinstance(value, (Columns, Stream)) else value)
-        made = [o for o in node.outputs if o]
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             if not name:
@@ -259,8 +258,8 @@ class Walk:
                 continue
             shape, dtype = self.shapes[name]
             attrs = self.explicit(node)
-            if len(made) > 1:
-                attrs["runnel.output"] = i
+            if len(node.outputs) > 1:
+                attrs |= {"runnel.output": i, "runnel.outputs": len(node.outputs)}
             results.append(self.apply(node, node.op, operands, shape, "", attrs, node.domain, dtype, i))
         return results
 

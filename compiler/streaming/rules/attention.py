@@ -1,0 +1,273 @@
+"""Attention over time: a ring of keys and values where its mask bounds what a frame sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runnel.compiler.graph.model import Node
+from runnel.compiler.streaming.attention.band import SMALL, Band, Observer, Sight, edges, with_bias
+from runnel.compiler.streaming.attention.pattern import ATTEND, Pattern, Product
+from runnel.compiler.streaming.attention.scores import Scores, TooLarge
+from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.ir import Stream
+from runnel.compiler.streaming.kinds.attention import Attend
+from runnel.compiler.streaming.modes import numbers
+from runnel.compiler.streaming.registry import Refusal, rule
+
+if TYPE_CHECKING:
+    from runnel.compiler.streaming.analysis import Analysis, Value
+
+LONGEST = 4200
+
+
+@rule(ATTEND)
+def attend(a: Analysis, node: Node) -> list[Value]:
+    pattern: Pattern = node.attrs["pattern"]
+    parts = _canonical(a, node, pattern)
+    if parts is None:
+        for inner in pattern.inner:
+            a.visit(inner)
+        return [a.values[o] for o in node.outputs]
+    q, k, v = parts[:3]
+    for x in (q, v):
+        if x.fact.length != k.fact.length and x.fact.length.later(a.shortest) != k.fact.length.later(a.shortest):
+            raise Refusal(
+                f"attends between sequences of {q.fact.length} and {x.fact.length if x is v else k.fact.length} "
+                "frames for T input frames",
+                "attend within one sequence, or to a constant",
+            )
+    band, endless = _band(a, pattern, k)
+    final = _final(k.fact.final.minimum_with(v.fact.final), band).minimum_with(q.fact.final)
+    labels = pattern.weighted.labels
+    batch = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))  # type: ignore[arg-type]
+    shape = (*batch, None, v.shape[-1])
+    y = a.emit(
+        node, Attend, [q, k, v], len(batch), final, k.fact.length, shape=shape, op="Attention",
+        suffix="/attention" if labels else "", band=band, endless=endless,
+    )  # fmt: skip
+    if labels:
+        made = labels.left[:-1] + next(c for c in labels.right if c not in labels.left)
+        y = _transposed(a, node, y, [made.index(c) for c in labels.out], "")
+    return [y]
+
+
+def _final(keys: Count, band: Band) -> Count:
+    """How many frames have all the keys they see, when so many keys are final."""
+    assert band.right is not None
+    return keys.affine(1, band.high - 1 - band.right, band.high).affine(band.high, 0)
+
+
+# The operands as (batch…, time, features) ------------------------------------------------------------------------
+
+
+def _canonical(a: Analysis, node: Node, pattern: Pattern) -> list[Stream] | None:
+    """q, k, v with time on the last axis but one; None where time is not what this attention mixes."""
+    q, k, v = (a.value(i) for i in node.inputs[:3])
+    if not (isinstance(q, Stream) and isinstance(k, Stream) and isinstance(v, Stream)):
+        return None
+    logits = a.shapes[pattern.logits][0]
+    if int(pattern.softmax.attrs.get("axis", -1)) % len(logits) != len(logits) - 1:
+        return None
+    first, second = pattern.scores.labels, pattern.weighted.labels
+    if first is None:
+        if q.axis != len(q.shape) - 2 or k.axis != len(k.shape) - 1:
+            return None
+        k = _transposed(a, node, k, _swap(len(k.shape)), "/k")
+    else:
+        i, j = first.out[-2], first.out[-1]
+        if i not in first.left or j not in first.right or i in first.right or j in first.left:
+            return None
+        if first.left[q.axis] != i or first.right[k.axis] != j:
+            return None
+        moved = _by_labels(a, node, pattern.scores, q, k)
+        if moved is None:
+            return None
+        q, k = moved
+    if second is None:
+        if v.axis != len(v.shape) - 2:
+            return None
+    else:
+        j = second.left[-1]
+        features = [c for c in second.right if c not in second.left]
+        if second.right[v.axis] != j or len(features) != 1 or j in second.out:
+            return None
+        batch = [c for c in second.left[:-2] if c in second.right]
+        if len(batch) != len(second.left) - 2 or sorted(second.out) != sorted(second.left[:-1] + features[0]):
+            return None
+        v = _transposed(a, node, v, [second.right.index(c) for c in (*batch, j, *features)], "/v")
+    return [q, k, v]
+
+
+def _by_labels(a: Analysis, node: Node, product: Product, q: Stream, k: Stream) -> tuple[Stream, Stream] | None:
+    labels = product.labels
+    assert labels is not None
+    i, j = labels.out[-2], labels.out[-1]
+    batch = labels.out[:-2]
+    inner = [c for c in labels.left if c in labels.right and c not in labels.out]
+    if len(inner) != 1 or set(labels.left) != {*batch, i, *inner} or set(labels.right) != {*batch, j, *inner}:
+        return None
+    left = [labels.left.index(c) for c in (*batch, i, *inner)]
+    right = [labels.right.index(c) for c in (*batch, j, *inner)]
+    return _transposed(a, node, q, left, "/q"), _transposed(a, node, k, right, "/k")
+
+
+def _swap(rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: str) -> Stream:
+    if list(perm) == list(range(len(perm))) and suffix:
+        return x
+    plain = Node("Transpose", node.name, node.inputs, node.outputs)
+    shape = tuple(x.shape[p] for p in perm)
+    return a.pointwise(
+        plain, [x], list(perm).index(x.axis), attrs={"perm": list(perm)}, suffix=suffix,
+        shape=shape if suffix else None,
+    )  # fmt: skip
+
+
+# What a frame sees --------------------------------------------------------------------------------------------------
+
+
+def _band(a: Analysis, pattern: Pattern, k: Stream) -> tuple[Band, bool]:
+    """The band of keys, with both sides definite, and whether its left side is all of the past."""
+    scores = Scores(a.graph, pattern, lambda name, frames: _shape(a, pattern, k, name, frames))
+    observer = Observer(scores, k.fact.length, lambda n: max(k.fact.length.first(n - 1), 1))
+    try:
+        sights, limit = _look(a, observer, scores)
+        scale, softcap = observer.gain()
+    except TooLarge:
+        raise Refusal(
+            "has more scores than can be looked at for the window that its mask names", "use a smaller window"
+        ) from None
+    _check_zeroed(observer, pattern)
+    model = edges(sights)
+    band = _by_mode(a, model)
+    most = _most_keys(a, k, limit) if band.left is None and band.right is not None else None
+    if band.left is None or band.right is None:
+        if most is None:
+            raise _unbounded(band)
+        band = replace(band, left=most - 1, low=1)
+    assert band.back is not None and band.right is not None
+    if most is not None:
+        sights = _up_to(a, observer, sights, most, scores)
+    band = with_bias(
+        replace(band, scale=scale, softcap=softcap), sights, min(band.back, max(s.length for s in sights) - 1),
+        band.right,
+    )  # fmt: skip
+    return band, most is not None
+
+
+def _shape(a: Analysis, pattern: Pattern, k: Stream, name: str, frames: int) -> tuple[int, ...] | None:
+    value = a.values.get(name)
+    if isinstance(value, Stream):
+        return tuple(value.fact.length(frames) if d is None else d for d in value.shape)
+    if isinstance(value, np.ndarray):
+        return value.shape
+    if name not in a.shapes:
+        return None
+    length, probed = k.fact.length(frames), a.shapes[name][0]
+    if len(probed) < 2 or probed[-2:] != a.shapes[pattern.logits][0][-2:]:
+        return None
+    return (*probed[:-2], length, length)
+
+
+def _look(a: Analysis, observer: Observer, scores: Scores) -> tuple[list[Sight], int | None]:
+    """The mask at every length that can tell something, and the input frames after which the model ends."""
+    named = [n for n in scores.numbers() if n < 10000]
+    lengths = {*SMALL, 69, 130}
+    for n in named:
+        lengths |= {n, n + 1, 2 * n + 3, n + 37}
+    ticks = sorted({observer.ticks(n) for n in lengths if n <= LONGEST})
+    ticks = sorted({*ticks, *(t + 1 for t in ticks[:8])})
+    good = [t for t in ticks if observer.look(t) is not None]
+    if not good:
+        raise Refusal("has a mask that could not be computed from lengths alone", "compute the mask from shapes")
+    limit = None
+    if later := [t for t in ticks if t > good[-1]]:
+        low, high = good[-1], later[0]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if observer.look(middle) is not None else (low, middle)
+        limit = low
+        a.limits.append((limit, f"the mask of its attention ends after {observer.length(limit)} frames"))
+    return [s for s in observer.known.values() if s is not None], limit
+
+
+def _most_keys(a: Analysis, k: Stream, limit: int | None) -> int | None:
+    """The most frames that the attention may ever have."""
+    bounds = [n for n in (a.max_frames, limit) if n is not None]
+    if not bounds:
+        return None
+    if a.max_frames is not None:
+        a.limits.append((a.max_frames, "its attention looks at all of the past, and max_frames is what it keeps"))
+    return max(1, k.fact.length(min(bounds)))
+
+
+def _up_to(a: Analysis, observer: Observer, sights: list[Sight], most: int, scores: Scores) -> list[Sight]:
+    """The sights with one of the most frames, for what may change until then."""
+    largest = max(s.length for s in sights)
+    if most <= largest:
+        return sights
+    varies = any(np.any(s.value[..., s.seen] != 0) for s in sights)
+    if not varies and not any(largest <= n <= most for n in scores.numbers()):
+        return sights
+    try:
+        sight = observer.look(observer.ticks(most))
+    except TooLarge:
+        sight = None
+    if sight is None:
+        raise Refusal(
+            f"has a mask or bias that cannot be looked at for {most} frames", "state fewer frames with --max-frames"
+        )
+    sights = [*sights, sight]
+    edges(sights)
+    return sights
+
+
+def _by_mode(a: Analysis, band: Band) -> Band:
+    """The band with sides that the model leaves open bounded as the user allows."""
+    named = a.modes.get("attention")
+    if named is None or (band.left is not None and band.right is not None):
+        return band
+    given = numbers(named)
+    if band.right is None:
+        band = replace(band, right=given.get("right", 0), high=1)
+    elif a.max_frames is not None and band.left is None:
+        return band
+    if band.left is None and "left" in given:
+        band = replace(band, left=given["left"], low=1)
+    a.used_modes["attention"] = named
+    return band
+
+
+def _unbounded(band: Band) -> Refusal:
+    if band.right is None:
+        return Refusal(
+            "is attention of every frame with every frame: without a mask it needs the whole future",
+            "train it with a causal or chunked mask",
+            ("attention=left:64,right:8",),
+        )
+    return Refusal(
+        "lets every frame see all of the past, so that what it keeps grows with the stream",
+        "state the most frames of a stream (--max-frames N)",
+        ("attention=left:64",),
+    )
+
+
+def _check_zeroed(observer: Observer, pattern: Pattern) -> None:
+    """Refuse weights that are changed behind the softmax, other than where they are zero anyway."""
+    if pattern.weights == pattern.softmax.outputs[0]:
+        return
+    for frames, sight in list(observer.known.items()):
+        if sight is None or sight.length > 130:
+            continue
+        leaves = {leaf: observer.scores.zeros(frames, leaf) for leaf in observer.scores.leaves}
+        before = observer.scores.run(frames, leaves, pattern.softmax.outputs[0])
+        after = observer.scores.run(frames, leaves, pattern.weights)
+        if before.shape != after.shape or not np.array_equal(before, after):
+            raise Refusal("changes its weights behind the softmax", "mask the scores instead of the weights")

@@ -1,0 +1,161 @@
+"""Attention layers for tests: one function a way to write a mask, and the forms that the product itself may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from nets import TIME, Net
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of queries and of keys, features of one head."""
+
+    queries: int
+    keys: int
+    size: int
+
+    @property
+    def width(self) -> int:
+        return self.queries * self.size
+
+    def net(self, opset: int = 17) -> tuple[Net, str]:
+        """A net with an input [1, T, width]."""
+        net = Net(opset=opset)
+        return net, net.input([1, TIME, self.width])
+
+
+def positions(net: Net, x: str) -> str:
+    """0 … T - 1, int64."""
+    length = net.op("Squeeze", net.length(x, 1), net.const([0]))
+    return net.op("Range", net.const(0), length, net.const(1))
+
+
+def distance(net: Net, x: str) -> str:
+    """i - j, int64 [T, T]."""
+    i = positions(net, x)
+    return net.op("Sub", net.op("Unsqueeze", i, net.const([1])), net.op("Unsqueeze", i, net.const([0])))
+
+
+def square(net: Net, x: str, value: float = 1.0) -> str:
+    """A constant, float32 [T, T]."""
+    length = net.length(x, 1)
+    shape = net.op("Concat", length, length, axis=0)
+    from onnx import numpy_helper
+
+    return net.op("ConstantOfShape", shape, value=numpy_helper.from_array(np.array([value], np.float32)))
+
+
+def within(net: Net, x: str, left: int, right: int) -> str:
+    """-right <= i - j <= left, bool [T, T]."""
+    d = distance(net, x)
+    return net.op("And", net.op("LessOrEqual", d, net.const(left)), net.op("GreaterOrEqual", d, net.const(-right)))
+
+
+def additive(net: Net, seen: str, low: float = LOWEST) -> str:
+    return net.op("Where", seen, net.const(np.float32(0)), net.const(np.float32(low)))
+
+
+def chunked(net: Net, x: str, chunk: int, left: int | None) -> str:
+    """Bool [T, T]: key chunks from ``left`` before the query's to its own."""
+    block = net.op("Div", positions(net, x), net.const(chunk))
+    d = net.op("Sub", net.op("Unsqueeze", block, net.const([1])), net.op("Unsqueeze", block, net.const([0])))
+    seen = net.op("GreaterOrEqual", d, net.const(0))
+    return seen if left is None else net.op("And", seen, net.op("LessOrEqual", d, net.const(left)))
+
+
+def _alibi(net: Net, x: str, left: int | None) -> str:
+    d = net.op("Cast", distance(net, x), to=1)
+    bias = net.op("Mul", d, net.const(-np.array([[[[0.5]], [[0.125]]]], np.float32)))
+    return net.op("Add", bias, additive(net, within(net, x, left if left is not None else 1 << 40, 0)))
+
+
+def _bloom(net: Net, x: str) -> str:
+    """ALiBi as a function of the key alone."""
+    j = net.op("Cast", net.op("Unsqueeze", positions(net, x), net.const([0])), to=1)
+    bias = net.op("Mul", j, net.const(np.array([[[[0.5]], [[0.125]]]], np.float32)))
+    return net.op("Add", bias, additive(net, within(net, x, 9, 0)))
+
+
+def _buckets(net: Net, x: str, left: int, right: int) -> str:
+    """A table of biases by clipped distance, [1, heads, T, T]."""
+    d = net.op("Clip", distance(net, x), net.const(-right), net.const(left - 2))
+    rows = net.op("Gather", net.weight(left + right + 1, 2), net.op("Add", d, net.const(right)), axis=0)
+    bias = net.op("Unsqueeze", net.op("Transpose", rows, perm=[2, 0, 1]), net.const([0]))
+    return net.op("Add", bias, additive(net, within(net, x, left, right), -np.inf))
+
+
+def _table(net: Net, x: str, seen: np.ndarray) -> str:
+    """A constant mask, sliced to [T, T]."""
+    table = net.const(seen)
+    length = net.length(x, 1)
+    ends = net.op("Concat", length, length, axis=0)
+    return net.op("Slice", table, net.const([0, 0]), ends, net.const([0, 1]))
+
+
+def _triangle(net: Net, x: str) -> str:
+    return net.op("Trilu", square(net, x, -np.inf), net.const(1), upper=1)
+
+
+Mask = Callable[[Net, str], tuple[str, str]]
+MASKS: dict[str, Mask] = {
+    "causal_trilu": lambda n, x: ("add", _triangle(n, x)),
+    "causal_less": lambda n, x: ("where", within(n, x, 1 << 40, 0)),
+    "causal_minus_1e9": lambda n, x: ("add", additive(n, within(n, x, 1 << 40, 0), -1e9)),
+    "causal_not_where": lambda n, x: ("where_not", n.op("Less", distance(n, x), n.const(0))),
+    "causal_table": lambda n, x: ("where", _table(n, x, np.tril(np.ones((80, 80), np.bool_)))),
+    "causal_alibi": lambda n, x: ("add", _alibi(n, x, None)),
+    "window": lambda n, x: ("add", additive(n, within(n, x, 6, 0))),
+    "window_where": lambda n, x: ("where", within(n, x, 13, 0)),
+    "window_trilu": lambda n, x: ("where", n.op("Cast", n.op("Trilu", n.op("Trilu", square(n, x), n.const(-5), upper=1),
+                                  n.const(0), upper=0), to=9)),
+    "sliding": lambda n, x: ("where", within(n, x, 5, 3)),
+    "sliding_table": lambda n, x: ("add", _table(n, x, _banded(128, 7, 2))),
+    "only_ahead": lambda n, x: ("where", within(n, x, 0, 4)),
+    "itself": lambda n, x: ("where", within(n, x, 0, 0)),
+    "chunked": lambda n, x: ("where", chunked(n, x, 4, 0)),
+    "chunked_left": lambda n, x: ("where", chunked(n, x, 3, 2)),
+    "causal_chunked": lambda n, x: ("where", chunked(n, x, 5, None)),
+    "alibi": lambda n, x: ("add", _alibi(n, x, 7)),
+    "alibi_by_key": lambda n, x: ("add", _bloom(n, x)),
+    "relative_table": lambda n, x: ("add", _buckets(n, x, 6, 2)),
+    "dilated": lambda n, x: ("where", n.op("And", within(n, x, 8, 0), n.op("Equal", n.op("Mod", distance(n, x),
+                             n.const(2)), n.const(0)))),
+}  # fmt: skip
+
+
+def _banded(size: int, left: int, right: int) -> np.ndarray:
+    i = np.arange(size)
+    d = i[:, None] - i[None, :]
+    return np.where((d <= left) & (d >= -right), 0, -np.inf).astype(np.float32)
+
+
+def attention(net: Net, x: str, heads: Heads, kind: str, form: str = "matmul") -> str:
+    """[1, T, width] → [1, T, width]: projections, heads, the masked product, the output projection."""
+    mask = MASKS[kind]
+    q, k, v = (
+        _split(net, net.op("MatMul", x, net.weight(heads.width, n * heads.size)), n, heads.size)
+        for n in (heads.queries, heads.keys, heads.keys)
+    )
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = net.op("Div", scores, net.const(np.float32(heads.size**0.5)))
+    weights = net.op("Softmax", masked(net, scores, *mask(net, x)), axis=-1)
+    y = net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3])
+    y = net.op("Reshape", y, net.const([0, 0, heads.width]))
+    return net.op("MatMul", y, net.weight(heads.width, heads.width))
+
+
+def masked(net: Net, scores: str, how: str, mask: str) -> str:
+    if how == "add":
+        return net.op("Add", scores, mask)
+    low = net.const(np.float32(LOWEST))
+    return net.op("Where", mask, scores, low) if how == "where" else net.op("Where", mask, low, scores)
+
+
+def _split(net: Net, x: str, heads: int, size: int) -> str:
+    """[1, T, heads·size] → [1, heads, T, size]."""
+    return net.op("Transpose", net.op("Reshape", x, net.const([0, 0, heads, size])), perm=[0, 2, 1, 3])
