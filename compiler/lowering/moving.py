@@ -9,6 +9,7 @@ import numpy as np
 from runnel.compiler.lowering.pointwise import frame_axis, handler, operands
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.ir import STACKED, Pointwise, Stream
+from runnel.compiler.streaming.rules.spectrum import dft_of
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -110,6 +111,30 @@ def pad(low: Lowering, node: Pointwise) -> View:
     )
     attrs = {"pads": [amounts[i] for i in keep] + [amounts[rank + i] for i in keep], "value": value}
     return low.step(node, "pad", [low.view(x)], node.output.frame_shape, attrs)
+
+
+@handler("DFT")
+def dft(low: Lowering, node: Pointwise) -> View:
+    """A transform of a whole window, or of the windows' frames."""
+    x, opset = node.streams[0], low.graph.opset
+    length, given = (node.inputs[i] if len(node.inputs) > i else None for i in (1, 2))
+    default = 1 if opset < 20 else -2
+    axis = int(np.asarray(given).reshape(-1)[0]) if given is not None else int(node.attrs.get("axis", default))
+    axis, rank, shape = axis % len(x.shape), len(x.frame_shape), x.frame_shape
+    matrix = dft_of(shape[axis], shape[-1], length if isinstance(length, np.ndarray) else None, node.attrs)
+    weight = matrix.reshape(shape[axis] * shape[-1], -1)
+    perm = [i for i in range(rank) if i not in (axis, rank - 1)] + [axis, rank - 1]
+    last = tuple(shape[i] for i in perm)
+    view = low.view(x)
+    if perm != list(range(rank)):
+        view = low.step(node, "transpose", [view], last, {"perm": tuple(perm)})
+    flat = (*last[:-2], weight.shape[0])
+    made = (*last[:-2], *matrix.shape[2:])
+    view = low.linear(node, view.reshaped(flat), weight, None, made)
+    if perm == list(range(rank)):
+        return view
+    back = tuple(perm.index(i) for i in range(rank))
+    return low.step(node, "transpose", [view], node.output.frame_shape, {"perm": back})
 
 
 @handler("ScatterND")

@@ -304,11 +304,13 @@ def _arithmetic(op: str, v: list[Any], real: bool) -> Any:
 
 
 def _truncated(x: Any, y: Any) -> Any:
-    """ONNX integer division rounds towards zero; lengths are not negative, so a negative numerator is folded
-    through."""
-    if isinstance(x, Count) and x.minimum < 0:
-        raise Refusal("divides a length that may be negative", SIMPLER)
+    """ONNX integer division rounds towards zero."""
     if not isinstance(x, Count) and not isinstance(y, Count):
         quotient = abs(int(x)) // abs(int(y))
         return quotient if (x < 0) == (y < 0) else -quotient
-    return x // y
+    x = Count.of(x)
+    if x.minimum >= 0:
+        return x // y
+    if not isinstance(y, Count) and y < 0:
+        x, y = -x, -y
+    return x.maximum_with(0) // y - (-x).affine(1, 0) // y

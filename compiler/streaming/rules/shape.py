@@ -11,6 +11,7 @@ from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.elementwise import broadcast_axis
+from runnel.compiler.streaming.rules.frames import frames_by_number
 from runnel.compiler.streaming.rules.positions import rows_by_number
 
 if TYPE_CHECKING:
@@ -126,9 +127,12 @@ def gather(a: Analysis, node: Node) -> list[Value]:
         numbers = a.stream(node, 1)
         return [a.pointwise(node, [table, numbers], int(node.attrs.get("axis", 0)) % table.ndim + numbers.axis)]
     x = a.stream(node)
+    axis = int(node.attrs.get("axis", 0)) % len(x.shape)
+    by = a.value(node.inputs[1])
+    if axis == x.axis and isinstance(by, Stream):
+        return frames_by_number(a, node, x, by)
     indices = a.constant(node, 1, "list of indices")
     assert indices is not None
-    axis = int(node.attrs.get("axis", 0)) % len(x.shape)
     if axis == x.axis:
         raise MixesTime("picks frames by number", "slice time instead of gathering")
     return [a.pointwise(node, [x, indices], x.axis + (indices.ndim - 1 if axis < x.axis else 0))]
