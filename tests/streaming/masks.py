@@ -134,28 +134,87 @@ def _banded(size: int, left: int, right: int) -> np.ndarray:
     return np.where((d <= left) & (d >= -right), 0, -np.inf).astype(np.float32)
 
 
-def attention(net: Net, x: str, heads: Heads, kind: str, form: str = "matmul") -> str:
+FORMS = ("matmul", "einsum", "einsum_time_first", "folded_heads", "scaled_operands", "nan_to_zero", "weights_zeroed")
+
+
+def attention(net: Net, x: str, heads: Heads, kind: str, form: str = "matmul", wide: bool = True) -> str:
     """[1, T, width] → [1, T, width]: projections, heads, the masked product, the output projection."""
-    mask = MASKS[kind]
-    q, k, v = (
-        _split(net, net.op("MatMul", x, net.weight(heads.width, n * heads.size)), n, heads.size)
-        for n in (heads.queries, heads.keys, heads.keys)
-    )
-    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = net.op("Div", scores, net.const(np.float32(heads.size**0.5)))
-    weights = net.op("Softmax", masked(net, scores, *mask(net, x)), axis=-1)
-    y = net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3])
-    y = net.op("Reshape", y, net.const([0, 0, heads.width]))
-    return net.op("MatMul", y, net.weight(heads.width, heads.width))
+    h = heads
+    flat = [net.op("MatMul", x, net.weight(h.width, n * h.size)) for n in (h.queries, h.keys, h.keys)]
+    how, mask = MASKS[kind](net, x)
+    if form == "folded_heads":
+        y = _folded(net, flat, h, how, mask)
+    elif form == "einsum_time_first":
+        q, k, v = (net.op("Reshape", f, net.const([0, 0, h.queries, h.size])) for f in flat)
+        scores = net.op("Einsum", q, k, equation="bqhd,bkhd->bhqk")
+        weights = net.op("Softmax", masked(net, _scaled(net, scores, h), how, mask), axis=-1)
+        y = net.op("Reshape", net.op("Einsum", weights, v, equation="bhqk,bkhd->bqhd"), net.const([0, 0, h.width]))
+    elif h.queries != h.keys:
+        y = _grouped(net, flat, h, how, mask)
+    else:
+        q, k, v = (split(net, f, n, h.size) for f, n in zip(flat, (h.queries, h.keys, h.keys)))
+        y = _product(net, q, k, v, h, how, mask, form)
+    return net.op("MatMul", y, net.weight(h.width, h.width)) if wide else y
+
+
+def _product(net: Net, q: str, k: str, v: str, heads: Heads, how: str, mask: str, form: str) -> str:
+    if form == "einsum":
+        scores = _scaled(net, net.op("Einsum", q, k, equation="bhid,bhjd->bhij"), heads)
+    elif form == "scaled_operands":
+        root = net.const(np.float32(heads.size**-0.25))
+        turned = net.op("Mul", net.op("Transpose", k, perm=[0, 1, 3, 2]), root)
+        scores = net.op("MatMul", net.op("Mul", q, root), turned)
+    else:
+        scores = _scaled(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), heads)
+    weights = net.op("Softmax", masked(net, scores, how, mask), axis=-1)
+    if form == "nan_to_zero":
+        weights = net.op("Where", net.op("IsNaN", weights), net.const(np.float32(0)), weights)
+    if form == "weights_zeroed":
+        seen = mask if how == "where" else net.op("Equal", mask, net.const(np.float32(0)))
+        weights = net.op("Where", seen, net.op("Dropout", weights), net.const(np.float32(0)))
+    if form == "einsum":
+        y = net.op("Einsum", weights, v, equation="bhij,bhjd->bhid")
+    else:
+        y = net.op("MatMul", weights, v)
+    return net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.const([0, 0, heads.width]))
+
+
+def _folded(net: Net, flat: list[str], heads: Heads, how: str, mask: str) -> str:
+    """Heads folded into the batch, time first, as torch.nn.MultiheadAttention does."""
+    parts = []
+    for f in flat:
+        first = net.op("Reshape", net.op("Transpose", f, perm=[1, 0, 2]), net.const([-1, heads.queries, heads.size]))
+        parts.append(net.op("Transpose", first, perm=[1, 0, 2]))
+    q, k, v = parts
+    scores = _scaled(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), heads)
+    y = net.op("MatMul", net.op("Softmax", masked(net, scores, how, mask), axis=2), v)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[1, 0, 2]), net.const([-1, 1, heads.width]))
+    return net.op("Transpose", y, perm=[1, 0, 2])
+
+
+def _grouped(net: Net, flat: list[str], heads: Heads, how: str, mask: str) -> str:
+    """Several heads of queries for one head of keys."""
+    group = heads.queries // heads.keys
+    q = net.op("Reshape", flat[0], net.const([0, 0, heads.keys, group, heads.size]))
+    q = net.op("Transpose", q, perm=[0, 2, 3, 1, 4])
+    k, v = (net.op("Unsqueeze", split(net, f, heads.keys, heads.size), net.const([2])) for f in flat[1:])
+    scores = _scaled(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 2, 4, 3])), heads)
+    y = net.op("MatMul", net.op("Softmax", masked(net, scores, how, mask), axis=-1), v)
+    return net.op("Reshape", net.op("Transpose", y, perm=[0, 3, 1, 2, 4]), net.const([0, 0, heads.width]))
+
+
+def _scaled(net: Net, scores: str, heads: Heads) -> str:
+    return net.op("Div", scores, net.const(np.float32(heads.size**0.5)))
 
 
 def masked(net: Net, scores: str, how: str, mask: str) -> str:
+    """Scores with a mask: added, or in the place of what is not seen."""
     if how == "add":
         return net.op("Add", scores, mask)
     low = net.const(np.float32(LOWEST))
     return net.op("Where", mask, scores, low) if how == "where" else net.op("Where", mask, low, scores)
 
 
-def _split(net: Net, x: str, heads: int, size: int) -> str:
+def split(net: Net, x: str, heads: int, size: int) -> str:
     """[1, T, heads·size] → [1, heads, T, size]."""
     return net.op("Transpose", net.op("Reshape", x, net.const([0, 0, heads, size])), perm=[0, 2, 1, 3])

@@ -207,7 +207,6 @@ def with_bias(band: Band, sights: list[Sight], back: int, ahead: int) -> Band:
     """The band with its bias by distance, for distances i - j from -ahead to back. Refuses one that is not a function
     of the distance."""
     largest = max(sights, key=lambda s: s.length)
-    shift = False
     if not any(np.any(s.value[..., band.inside(s.length)] != 0) for s in sights):
         return band
     if any(np.abs(v := s.value[np.isfinite(s.value)]).max(initial=0) > LARGEST_BIAS and not _grows(v) for s in sights):
@@ -217,7 +216,6 @@ def with_bias(band: Band, sights: list[Sight], back: int, ahead: int) -> Band:
         )
     table = _table(largest, band, back, ahead)
     if table is None or any(not _fits(s, table, band, ahead, 0.0) for s in sights):
-        shift = True
         sights = [replace(s, value=_centred(s.value)) for s in sights]
         table = _table(max(sights, key=lambda s: s.length), band, back, ahead)
         limit = 2e-6 * max(float(np.abs(s.value[np.isfinite(s.value)]).max(initial=0)) for s in sights)
@@ -226,8 +224,6 @@ def with_bias(band: Band, sights: list[Sight], back: int, ahead: int) -> Band:
                 "adds a bias to its scores that is no function of the distance between two frames",
                 "use a relative bias, or positions that are added to the frames",
             )
-    if shift and band.softcap:
-        raise Refusal("bends scores that depend on the position", "apply the cap before the bias")
     for axis in range(table.ndim - 1):
         if (table == table.take([0], axis)).all():
             table = table.take([0], axis)

@@ -43,7 +43,8 @@ def attend(a: Analysis, node: Node) -> list[Value]:
     band, endless = _band(a, pattern, k)
     final = _final(k.fact.final.minimum_with(v.fact.final), band).minimum_with(q.fact.final)
     labels = pattern.weighted.labels
-    batch = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v)))  # type: ignore[arg-type]
+    heads = a.shapes[pattern.logits][0][:-2]
+    batch = np.broadcast_shapes(heads, *(x.shape[:-2] for x in (q, k, v)))  # type: ignore[arg-type]
     shape = (*batch, None, v.shape[-1])
     y = a.emit(
         node, Attend, [q, k, v], len(batch), final, k.fact.length, shape=shape, op="Attention",
