@@ -95,7 +95,7 @@ class Chain(Program):
         self.statics = tuple({port.name: port for p in self.programs for port in p.statics}.values())
         self.inputs = (*self.timed, *self.statics)
         self.hop, self.rate, self.shortest = first.hop, first.rate, first.shortest
-        self.max_frames = first.max_frames
+        self.max_frames, self.lengths = first.max_frames, first.lengths
         self.ratio, late = Fraction(1), Fraction(0)
         for program, port in zip(self.programs, [*(link.source for link in self.links), self.outputs[0]]):
             late += program.latency_frames / self.ratio

@@ -96,6 +96,12 @@ class _Checker:
         self.number(clock.get("ahead", 1), "clock", 1, MAX_HOP)
         self.need(rate is None or (isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0), "clock")
         self.number(clock.get("shortest", 0), "clock", 0, 1 << 44)
+        lengths = clock.get("lengths", [1, [0]])
+        self.need(isinstance(lengths, list) and len(lengths) == 2 and isinstance(lengths[1], list), "clock")
+        self.number(lengths[0], "clock", 1, MAX_HOP)
+        self.need(bool(lengths[1]), "clock")
+        for rest in lengths[1]:
+            self.number(rest, "clock", 0, lengths[0] - 1)
         if (most := clock.get("max_frames")) is not None:
             self.number(most, "clock", 1, 1 << 44)
         self.need(isinstance(clock.get("max_frames_reason", ""), str), "clock")

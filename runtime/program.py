@@ -60,12 +60,12 @@ class Port:
 class Program(ABC):
     """A model ready to run: immutable, shared by streams and threads.
 
-    hop: input frames of the largest step. latency_frames: input frames that an output waits for. state_bytes: of one
-    stream. max_frames: the most frames of a stream, None for any number. shortest: the fewest that the offline model
-    takes. inputs, outputs: Ports. timed, statics: the inputs that frames come from, and those that have one value.
-    rate: frames per second or None. manifest: the bundle's, as data. Where inputs have different rates, hop,
-    latency_frames, max_frames and rate count ticks: a tick is the time in which every input brings a whole number of
-    frames.
+    hop: input frames of the largest step. latency_frames: input frames that an output waits for. state_bytes: of
+    one stream. max_frames: the most frames of a stream, None for any number. shortest: the fewest that the offline
+    model takes. lengths: it takes those whose remainder by the first is among the second. inputs, outputs: Ports.
+    timed, statics: the inputs that frames come from, and those that have one value. rate: frames per second or
+    None. manifest: the bundle's, as data. Where inputs have different rates, hop, latency_frames, max_frames and
+    rate count ticks: a tick is the time in which every input brings a whole number of frames.
     """
 
     backend: str
@@ -76,6 +76,8 @@ class Program(ABC):
         self.latency_frames = int(manifest["latency_frames"])
         self.rate: float | None = manifest["clock"].get("rate")
         self.shortest = int(manifest["clock"].get("shortest", 0))
+        period, rests = manifest["clock"].get("lengths", [1, [0]])
+        self.lengths = int(period), frozenset(int(r) for r in rests)
         self.max_frames: int | None = manifest["clock"].get("max_frames")
         self.inputs = tuple(Port.of(p) for p in manifest["inputs"])
         self.outputs = tuple(Port.of(p) for p in manifest["outputs"])
@@ -208,11 +210,18 @@ class Stream(ABC):
             raise too_long(self.program, start, frames)
 
     def check_length(self) -> None:
-        """Raises StreamError when the offline model takes no recording as short as this one."""
+        """Raises StreamError when the offline model takes no recording of this length."""
         if self.position < self.program.shortest:
             raise StreamError(
                 f"the stream has {self.position} frames and the offline model takes no fewer than "
                 f"{self.program.shortest}; push more before flush."
+            )
+        period, rests = self.program.lengths
+        if self.position % period not in rests:
+            more = next(n for n in range(1, period) if (self.position + n) % period in rests)
+            raise StreamError(
+                f"the stream has {self.position} frames, a length that the offline model does not take; push {more} "
+                "more before flush."
             )
 
 

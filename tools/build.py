@@ -326,6 +326,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     shortest = 1 if rewritten.states or graph.window else graph.shortest
     clock: dict[str, Any] = {
         "rate": request.tick_rate, "shortest": shortest, "max_frames": graph.max_frames,
+        "lengths": [graph.remainders[0], list(graph.remainders[1])],
         "max_frames_reason": graph.max_frames_reason,
     }  # fmt: skip
     if request.rates:  # a second of what one input may bring before the others, or a few steps

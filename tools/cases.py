@@ -31,6 +31,8 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
         lengths = [min(n, graph.max_frames) for n in lengths]
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
+    if least > 1 or graph.remainders[0] > 1:
+        lengths = [graph.next_length(n) for n in lengths]
     for frames in dict.fromkeys(min(max(n, least), graph.max_frames or max(n, least)) for n in lengths):
         inputs = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
         try:

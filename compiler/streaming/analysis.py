@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, 
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
 
-PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, 16]
+MOST_REMAINDERS = 4096
+PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
 
 
 Value = Stream | np.ndarray | Tail | Poisoned
@@ -71,6 +73,8 @@ class Analysis:
         self.reasons: list[Reason] = []
         self.shortest = window[0] if window is not None else 1
         """The fewest input frames that every layer so far takes."""
+        self.remainders: tuple[int, tuple[int, ...]] = (1, (0,))
+        """(period, remainders by it of the lengths that every layer so far takes)."""
         self._ends: dict[Tail, Stream] = {}
 
     # What rules use -------------------------------------------------------------------------------------------------
@@ -99,6 +103,33 @@ class Analysis:
         if not isinstance(value, np.ndarray):
             raise Refusal(f"its {what} depends on time", f"export the model with a constant {what}")
         return value
+
+    def same_length(self, a: Count, b: Count) -> bool:
+        """Whether two lengths are equal for every input that all layers so far take."""
+        if a == b:
+            return True
+        period, taken = self.remainders
+        apart = a - b
+        if apart.gain:
+            return False
+        frames = np.arange(self.shortest, max(apart.start, self.shortest) + lcm(apart.period, period))
+        table = apart.table(int(frames[-1]) + 1)[frames]
+        return not table[np.isin(frames % period, taken)].any()
+
+    def divides(self, length: Count, count: int) -> None:
+        """State that a layer takes only inputs for which ``length`` is a multiple of ``count``."""
+        rest = length - (length // count) * count
+        period = lcm(rest.period, self.remainders[0])
+        if period > MOST_REMAINDERS:
+            raise Refusal(
+                f"takes lengths by a pattern of {period} frames", "pad the input to a multiple of its strides"
+            )
+        self.shortest = max(self.shortest, rest.start)
+        first = -(-self.shortest // period) * period
+        taken = tuple(r for r in range(period) if rest(first + r) == 0 and r % self.remainders[0] in self.remainders[1])
+        if not taken:
+            raise Refusal("takes no length that the layers before it take", "check the model's shapes")
+        self.remainders = period, taken
 
     def emit(
         self, node: Node, kind: type[StreamNode], inputs: Sequence[Operand], axis: int, final: Count, length: Count,
@@ -140,7 +171,7 @@ class Analysis:
         streams = [x for x in inputs if isinstance(x, Stream)]
         final, length = streams[0].fact.final, streams[0].fact.length
         for other in streams[1:]:
-            if other.fact.length != length and other.fact.length.later(self.shortest) != length.later(self.shortest):
+            if not self.same_length(other.fact.length, length):
                 raise Refusal(
                     f"its inputs have different lengths, {length} and {other.fact.length} frames for T input frames",
                     "pad or slice them to the same length",
@@ -312,6 +343,7 @@ def analyse(
     limit, why = _limit(analysis)
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
+        remainders=analysis.remainders,
         max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
         mode_nodes=analysis.mode_nodes, decided=analysis.decided,
     )  # fmt: skip

@@ -330,9 +330,10 @@ class StreamGraph:
     """nodes in topological order. outputs: model output name → stream (or Tail). window: (W, H) in window mode.
 
     carried: the model's outputs that are its own states, which a stream keeps to itself. shortest: the fewest input
-    frames that the offline model takes. max_frames: the most input frames of a stream, and why; None: any number.
-    modes: the named modes that were used, which make the result differ from the offline model. mode_nodes: the model's
-    nodes that each of them made possible. decided: (op, "exact" or the named mode) of each of the model's nodes.
+    frames that the offline model takes. remainders: (period, those of the lengths that it takes). max_frames: the
+    most input frames of a stream, and why; None: any number. modes: the named modes that were used, which make the
+    result differ from the offline model. mode_nodes: the model's nodes that each of them made possible. decided:
+    (op, "exact" or the named mode) of each of the model's nodes.
     """
 
     name: str
@@ -344,6 +345,7 @@ class StreamGraph:
     carried: dict[str, Stream] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shortest: int = 1
+    remainders: tuple[int, tuple[int, ...]] = (1, (0,))
     max_frames: int | None = None
     max_frames_reason: str = ""
     aligned: dict[str, Count] = field(default_factory=dict)
@@ -355,3 +357,9 @@ class StreamGraph:
     @property
     def streams(self) -> list[Stream]:
         return [n.output for n in self.nodes]
+
+    def next_length(self, frames: int) -> int:
+        """The least length from ``frames`` on that the offline model takes."""
+        period, taken = self.remainders
+        frames = max(frames, self.shortest)
+        return next(n for n in range(frames, frames + period) if n % period in taken)

@@ -24,8 +24,10 @@ def poison(dtype: np.dtype[Any]) -> Any:
 class ReferenceRunner:
     """One stream of a portable form. Input slots behind the end of the stream hold NaN."""
 
-    def __init__(self, form: PortableForm, shortest: int = 1) -> None:
-        self.shortest = shortest
+    def __init__(
+        self, form: PortableForm, shortest: int = 1, remainders: tuple[int, tuple[int, ...]] = (1, (0,))
+    ) -> None:
+        self.shortest, self.remainders = shortest, remainders
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # At the extended level onnxruntime 1.31 fuses Transpose and MatMul by a vector into a wrong product.
@@ -66,6 +68,8 @@ class ReferenceRunner:
         total = self.received
         if total < self.shortest:
             raise StreamError(f"the offline model takes no fewer than {self.shortest} frames")
+        if total % self.remainders[0] not in self.remainders[1]:
+            raise StreamError(f"the offline model does not take {total} frames")
         lengths = {n: self._length(n, total) for n in self.outputs}
         waited = [w for o in self.outputs.values() for w in o.get("after", [o])]
         for _ in range(MOST_STEPS_AFTER_THE_END):

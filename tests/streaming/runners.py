@@ -48,7 +48,7 @@ def reference(model: bytes, options: dict[str, Any]) -> Compiled:
     if step is not None:
         optimise(graph)
     form = emit(graph, step)
-    return lambda: ReferenceRunner(form, graph.shortest if graph.window is None else 0)
+    return lambda: ReferenceRunner(form, graph.shortest if graph.window is None else 0, graph.remainders)
 
 
 def _bundle(backend: str) -> Runner:

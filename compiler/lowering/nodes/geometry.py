@@ -1,4 +1,4 @@
-"""Resampled, stacked and spread frames, and streams of one value, as steps."""
+"""Resampled and spread frames, and streams of one value, as steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import StreamNode
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, Stack, blocks
+from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, blocks
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -40,12 +40,6 @@ def resample(low: Lowering, node: Resample) -> View:
     if node.up == 1:
         return picked.reshaped(node.output.frame_shape)
     return _spread(low, node, picked, node.up, whole).moved(node.crop, fact.length)
-
-
-@lowers(Stack)
-def stack(low: Lowering, node: Stack) -> View:
-    x = node.streams[0]
-    return low.unfolded(node, low.view(x), x.axis, stride=node.count, taps=node.count)
 
 
 @lowers(Spread)

@@ -55,18 +55,8 @@ def blocks(frames: Count, down: int, reach: int) -> Count:
 
 
 @dataclass(eq=False)
-class Stack(StreamNode):
-    """y[n] = frames count·n … count·n + count - 1 of x, stacked on a new axis behind time."""
-
-    count: int = 1
-
-    def reach(self, x: Reach) -> Reach:
-        return x.moved(0, (self.count - 1) * self.jump)
-
-
-@dataclass(eq=False)
 class Spread(StreamNode):
-    """y[count·n + p] = part p of frame n of x, whose axis behind time has ``count`` parts: what Stack undoes."""
+    """y[count·n + p] = part p of frame n of x, whose axis behind time has ``count`` parts: Frames undone."""
 
     count: int = 1
 

@@ -1,11 +1,11 @@
-"""The portable form of resampled, stacked and spread frames."""
+"""The portable form of resampled and spread frames, and of streams of one value."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from runnel.compiler.streaming.emit import Builder, Chunk
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, Stack
+from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread
 from runnel.compiler.streaming.portable.basic import reading
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
@@ -38,17 +38,6 @@ def _resample(b: Builder, node: Resample, chunks: Chunks) -> Chunk:
         part = b.node("Mul", [part, b.constant(weight)])
         total = b.node("Add", [total, part]) if total else part
     return Chunk(total, delay, frames)
-
-
-@writes(Stack)
-def _stack(b: Builder, node: Stack, chunks: Chunks) -> Chunk:
-    x, chunk = read(node, chunks)
-    frames = b.frames_of(node.output)
-    name, delay = reading(
-        b, x, chunk, 0, node.count, node.count, frames, 0.0, False, f"stack.{node.output.name}"
-    )  # fmt: skip
-    shape = [frames if d is None else d for d in node.output.shape]
-    return Chunk(b.node("Reshape", [name, b.constant(shape)]), delay, frames)
 
 
 @writes(Spread)

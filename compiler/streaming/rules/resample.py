@@ -15,7 +15,7 @@ from runnel.compiler.graph.fold import session
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Operand, Stream
 from runnel.compiler.streaming.kinds.geometry import Resample, blocks
-from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.registry import Refusal, rule
 from runnel.compiler.streaming.rules.time import pad_time
 
 if TYPE_CHECKING:
@@ -79,8 +79,6 @@ def resize(a: Analysis, node: Node) -> list[Value]:
         if d is not None and i in axes and given[axes.index(i)] != (1.0 if scales else d)
     ]
     if x.axis in axes and (factor := given[axes.index(x.axis)]) != (1 if scales else x.fact.length):
-        if a.window is not None:
-            raise MixesTime("resizes time, and every window has edges of its own", "resize other axes only")
         x = _resize_time(a, node, x, factor, bool(scales), "/time" if others else "")
     elif not others:
         return [a.pointwise(node, [x], x.axis, attrs={}, op="Identity")]

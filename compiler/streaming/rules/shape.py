@@ -12,6 +12,7 @@ from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.elementwise import broadcast_axis
 from runnel.compiler.streaming.rules.frames import frames_by_number
+from runnel.compiler.streaming.rules.fold import around, fold_time, others
 from runnel.compiler.streaming.rules.positions import rows_by_number
 
 if TYPE_CHECKING:
@@ -67,33 +68,28 @@ def reshape(a: Analysis, node: Node) -> list[Value]:
         target = list(value.reshape(-1))
         if not node.attrs.get("allowzero"):
             target = [x.shape[i] if not isinstance(d, Count) and d == 0 else d for i, d in enumerate(target)]
-    shape = place_time(a, x, target)
-    return [a.pointwise(node, [x], shape.index(None), attrs={"shape": shape}, op="Reshape")]
+    shape = place_time(x, target)
+    if shape is not None:
+        return [a.pointwise(node, [x], shape.index(None), attrs={"shape": shape}, op="Reshape")]
+    folded = fold_time(a, node, x, target)
+    if folded is None:
+        raise MixesTime(
+            f"folds time together with other axes (from {_show(x)} to {[str(d) for d in target]})",
+            "keep time as an axis of its own",
+        )
+    return [folded]
 
 
-def place_time(a: Analysis, x: Stream, target: list[Any]) -> list[int | None]:
-    """The target with None where the time axis comes to stand; refuses reshapes that fold time with other axes."""
-    before, after = prod(d for d in x.shape[: x.axis] if d), prod(d for d in x.shape[x.axis + 1 :] if d)
-    length = x.fact.length if a.window is None else x.fact.length(a.window[0])
-    known = [d for d in target if d is not None and d != length and not (not isinstance(d, Count) and d == -1)]
-    for at in range(len(target)):
-        d = target[at]
-        if not (d is None or d == length or (not isinstance(d, Count) and d == -1)):
+def place_time(x: Stream, target: list[Any]) -> list[int | None] | None:
+    """The target with None where the time axis comes to stand; None for reshapes that fold time with other axes."""
+    before, after = around(x)
+    for at, d in enumerate(target):
+        if not (d is None or d == x.fact.length or (not isinstance(d, Count) and d == -1)):
             continue
-        rest = [v for i, v in enumerate(target) if i != at]
-        if any(isinstance(v, Count) or v is None for v in rest):
-            continue
-        rest = [int(v) for v in rest]
-        if -1 in rest:
-            others = prod(v for v in rest if v != -1)
-            rest = [before * after // others if v == -1 and others else v for v in rest]
-        if prod(rest[:at]) == before and prod(rest[at:]) == after:
+        rest = others(target, at, before * after)
+        if rest is not None and prod(rest[:at]) == before and prod(rest[at:]) == after:
             return [*rest[:at], None, *rest[at:]]
-    raise MixesTime(
-        f"folds time together with other axes (from {_show(x)} to "
-        f"{[str(d) for d in known] and [str(d) for d in target]})",
-        "keep time as an axis of its own",
-    )
+    return None
 
 
 def _show(x: Stream) -> str:
