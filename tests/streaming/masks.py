@@ -101,7 +101,49 @@ def _triangle(net: Net, x: str) -> str:
     return net.op("Trilu", square(net, x, -np.inf), net.const(1), upper=1)
 
 
+def _prefix(net: Net, x: str) -> str:
+    """Causal, with a prefix of 4 frames that see each other."""
+    j = net.op("Unsqueeze", positions(net, x), net.const([0]))
+    return net.op("Or", within(net, x, 1 << 40, 0), net.op("Less", j, net.const(4)))
+
+
+def _sinks(net: Net, x: str) -> str:
+    """The first two frames and a window."""
+    j = net.op("Unsqueeze", positions(net, x), net.const([0]))
+    first = net.op("And", net.op("Less", j, net.const(2)), within(net, x, 1 << 40, 0))
+    return net.op("Or", within(net, x, 6, 0), first)
+
+
+def _halves(net: Net, x: str) -> str:
+    """Two halves of the recording that do not see each other."""
+    half = net.op("Div", net.op("Squeeze", net.length(x, 1), net.const([0])), net.const(2))
+    late = net.op("Less", positions(net, x), half)
+    i, j = net.op("Unsqueeze", late, net.const([1])), net.op("Unsqueeze", late, net.const([0]))
+    return net.op("And", net.op("Equal", i, j), within(net, x, 1 << 40, 0))
+
+
+def _of_data(net: Net, x: str) -> str:
+    """A key is seen where its first feature is positive."""
+    first = net.op("Slice", x, net.const([0]), net.const([1]), net.const([2]))
+    return net.op("Transpose", net.op("Greater", first, net.const(np.float32(0))), perm=[0, 2, 1])
+
+
 Mask = Callable[[Net, str], tuple[str, str]]
+UNSTREAMED: dict[str, tuple[Mask, str]] = {
+    "full": (lambda n, x: ("add", n.const(np.float32(0))), "whole future"),
+    "anti_causal": (lambda n, x: ("where", within(n, x, 0, 1 << 40)), "whole future"),
+    "prefix": (lambda n, x: ("where", _prefix(n, x)), "neither causal nor sliding nor chunked"),
+    "sinks": (lambda n, x: ("where", _sinks(n, x)), "neither causal nor sliding nor chunked"),
+    "halves": (lambda n, x: ("where", _halves(n, x)), "neither causal nor sliding nor chunked"),
+    "without_itself": (lambda n, x: ("where", within(n, x, 9, -1)), "nothing to look at"),
+    "of_data": (lambda n, x: ("where", _of_data(n, x)), "every frame with every frame"),
+    "finite": (lambda n, x: ("add", additive(n, within(n, x, 6, 0), -1e4)), "large finite number"),
+    "bias_by_query_and_key": (lambda n, x: ("add", n.op("Sqrt", n.op("Cast", n.op("Abs", n.op("Mul", distance(n, x),
+                              n.op("Unsqueeze", positions(n, x), n.const([0])))), to=1))), "whole future"),
+    "windowed_bias_by_both": (lambda n, x: ("add", n.op("Add", additive(n, within(n, x, 6, 0)), n.op("Sqrt", n.op(
+                              "Cast", n.op("Mul", n.op("Unsqueeze", positions(n, x), n.const([1])), n.op("Unsqueeze",
+                              positions(n, x), n.const([0]))), to=1)))), "no function of the distance"),
+}  # fmt: skip
 MASKS: dict[str, Mask] = {
     "causal_trilu": lambda n, x: ("add", _triangle(n, x)),
     "causal_less": lambda n, x: ("where", within(n, x, 1 << 40, 0)),
@@ -141,7 +183,7 @@ def attention(net: Net, x: str, heads: Heads, kind: str, form: str = "matmul", w
     """[1, T, width] → [1, T, width]: projections, heads, the masked product, the output projection."""
     h = heads
     flat = [net.op("MatMul", x, net.weight(h.width, n * h.size)) for n in (h.queries, h.keys, h.keys)]
-    how, mask = MASKS[kind](net, x)
+    how, mask = (MASKS[kind] if kind in MASKS else UNSTREAMED[kind][0])(net, x)
     if form == "folded_heads":
         y = _folded(net, flat, h, how, mask)
     elif form == "einsum_time_first":

@@ -159,6 +159,11 @@ class Observer:
 
 def edges(sights: list[Sight]) -> Band:
     """The band that every sight shows. Refuses a mask that is none."""
+    if any(np.abs(v := s.value[np.isfinite(s.value)]).max(initial=0) > LARGEST_BIAS and not _grows(v) for s in sights):
+        raise Refusal(
+            "adds a large finite number to masked scores, which leaves them a share that depends on the data",
+            "write masked places as -inf (or -1e9)",
+        )
     largest = max(sights, key=lambda s: s.length)
     n = largest.length
     rows = np.arange(n)
@@ -209,11 +214,6 @@ def with_bias(band: Band, sights: list[Sight], back: int, ahead: int) -> Band:
     largest = max(sights, key=lambda s: s.length)
     if not any(np.any(s.value[..., band.inside(s.length)] != 0) for s in sights):
         return band
-    if any(np.abs(v := s.value[np.isfinite(s.value)]).max(initial=0) > LARGEST_BIAS and not _grows(v) for s in sights):
-        raise Refusal(
-            "adds a large finite number to masked scores, which leaves them a share that depends on the data",
-            "write masked places as -inf (or -1e9)",
-        )
     table = _table(largest, band, back, ahead)
     if table is None or any(not _fits(s, table, band, ahead, 0.0) for s in sights):
         sights = [replace(s, value=_centred(s.value)) for s in sights]
