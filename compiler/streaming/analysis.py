@@ -33,6 +33,7 @@ from runnel.compiler.streaming.ir import (
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
+from runnel.compiler.streaming.running import mixed
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
@@ -76,6 +77,8 @@ class Analysis:
         self.remainders: tuple[int, tuple[int, ...]] = (1, (0,))
         """(period, remainders by it of the lengths that every layer so far takes)."""
         self._ends: dict[Tail, Stream] = {}
+        self.running: dict[Stream, Stream] = {}
+        """The running forms of values that are known at the end (running.py)."""
 
     # What rules use -------------------------------------------------------------------------------------------------
 
@@ -242,10 +245,7 @@ class Analysis:
                 raise missing_rule(node.op)
             return self._stacked_node(node)
         if any(s.fact.once for s in streams):
-            raise Refusal(
-                "combines every frame with a value that is known only at the end of the stream",
-                "compute it from the frames so far, or make both of them outputs",
-            )
+            return mixed(self, node)
         if not has_rule(node):
             raise missing_rule(node.op)
         return RULES[node.op](self, node)

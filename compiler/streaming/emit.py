@@ -28,11 +28,15 @@ POSITION, LENGTH = "runnel.position", "runnel.length"
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a call carries of a stream: ``frames`` frames from r·position - ``delay`` on, in the ONNX value ``name``."""
+    """What a call carries of a stream: ``frames`` frames from r·position - ``delay`` on, in the ONNX value ``name``.
+
+    each: where frames are whole tensors and a call carries several, the ONNX value of each of them.
+    """
 
     name: str
     delay: int
     frames: int
+    each: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Builder:
         self.states: list[dict[str, Any]] = []
         self.state_ports: list[tuple[str, str, tuple[int, ...], str]] = []
         self._constant_names: dict[tuple[Any, ...], str] = {}
-        self._cache: dict[Any, str] = {}
+        self._cache: dict[Any, Any] = {}
         self._names = 0
         self._taken = {p.name for p in graph.inputs} | set(graph.outputs)
         self._taken |= {n for f in graph.nodes if isinstance(f, Feedback) for n in (f.output.name, f.source)}
@@ -220,17 +224,20 @@ class Builder:
         if key not in self._cache:
             hint = f"delay.{stream.name}"
             if stream.axis == STACKED:
-                shape = (late, *stream.frame_shape)
-                state, out = self.state(hint, shape, stream.dtype, 0.0)
-                fresh = self.node("Unsqueeze", [x.name, self.constant([0])])
-                whole = self.node("Concat", [state, fresh], axis=0)
-                self.slice(whole, 1, late + 1, 0, out)
-                first = self.slice(whole, 0, 1, 0)
-                self._cache[key] = self.node("Squeeze", [first, self.constant([0])])
+                self._cache[key] = self._delayed_tensors(stream, x, late, hint)
             else:
                 whole = self.history(stream, x.name, x.frames, late, 0.0, hint)
-                self._cache[key] = self.slice(whole, 0, x.frames, stream.axis)
-        return Chunk(self._cache[key], delay, x.frames)
+                self._cache[key] = (self.slice(whole, 0, x.frames, stream.axis),)
+        names = self._cache[key]
+        return Chunk(names[0], delay, x.frames, names if x.each else ())
+
+    def _delayed_tensors(self, stream: Stream, x: Chunk, late: int, hint: str) -> tuple[str, ...]:
+        state, out = self.state(hint, (late, *stream.frame_shape), stream.dtype, 0.0)
+        fresh = [self.node("Unsqueeze", [name, self.constant([0])]) for name in x.each or (x.name,)]
+        whole = self.node("Concat", [state, *fresh], axis=0)
+        self.slice(whole, len(fresh), len(fresh) + late, 0, out)
+        firsts = [self.slice(whole, i, i + 1, 0) for i in range(len(fresh))]
+        return tuple(self.node("Squeeze", [first, self.constant([0])]) for first in firsts)
 
 
 def _uncertain(fact: StreamFact, hop: int) -> int:
@@ -253,7 +260,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     base = natural_hop(graph)
     hop = (
         base
-        if graph.window is not None or any(s.axis == STACKED and not s.fact.once for s in graph.streams)
+        if graph.window is not None or any(s.axis == STACKED for s in graph.inputs)
         else -(-max(hop or 1, 1) // base) * base
     )
     b = Builder(graph, hop, steady)
@@ -279,6 +286,11 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
         if isinstance(value, Tail):
             shape = emit_tail(b, name, value, chunk)
             described["tail"] = [value.start, value.stop]
+        elif chunk.each:
+            described["axis"] = 0
+            each = [b.node("Unsqueeze", [frame, b.constant([0])]) for frame in chunk.each]
+            b.node("Concat", each, name, axis=0)
+            shape = [chunk.frames, *stream.frame_shape]
         else:
             shape = [chunk.frames if d is None else d for d in stream.shape]
             b.node("Identity", [chunk.name], name)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runnel.compiler.graph.model import Graph, Port
+from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import STACKED, Feedback, Poisoned, Source, Stream, StreamFact, Tail
+from runnel.compiler.streaming.running import answers_so_far
 from runnel.errors import InputError, Reason
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
     outputs: dict[str, Stream | Tail] = {}
     for port in graph.outputs:
         value = analysis.values.get(port.name)
+        if isinstance(value, Stream) and value.fact.once:
+            value = answers_so_far(analysis, Node("Output", port.name, [port.name], [port.name]), value)
         if isinstance(value, (Stream, Tail)):
             outputs[port.name] = value
         elif not isinstance(value, Poisoned):

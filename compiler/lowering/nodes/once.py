@@ -10,11 +10,17 @@ from runnel.compiler.lowering.signals import Read, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import StreamFact, StreamNode
 from runnel.compiler.streaming.kinds.once import Last
+from runnel.compiler.streaming.kinds.running import Stack, Unstack
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
 
 MOST_AT_ONCE = 12
+
+
+@lowers(Stack, Unstack)
+def as_it_is(low: Lowering, node: StreamNode) -> View:
+    return low.view(node.streams[0]).reshaped(node.output.frame_shape)
 
 
 @lowers(Last)

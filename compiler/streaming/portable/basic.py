@@ -33,6 +33,8 @@ def _feedback(b: Builder, node: Feedback, chunks: Chunks) -> Chunk:
 @writes(Pointwise)
 def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
     delay = max(chunks[s].delay for s in node.streams)
+    if chunks[node.streams[0]].each:
+        return _each(b, node, {s: b.delayed(s, chunks[s], delay) for s in node.streams})
     names: list[str] = []
     for i, operand in enumerate(node.inputs):
         if operand is None:
@@ -60,6 +62,16 @@ def _pointwise(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
 
     b.nodes.append(helper.make_node(node.op, names, outputs, name=outputs[index], domain=node.domain, **attrs))
     return Chunk(outputs[index], delay, frames)
+
+
+def _each(b: Builder, node: Pointwise, chunks: Chunks) -> Chunk:
+    """The node for every tensor that a call carries."""
+    first = chunks[node.streams[0]]
+    parts = [
+        _pointwise(b, node, {s: Chunk(c.each[i], c.delay, 1) for s, c in chunks.items()}).name
+        for i in range(first.frames)
+    ]
+    return Chunk(parts[0], first.delay, first.frames, tuple(parts))
 
 
 def reading(b: Builder, x: Stream, chunk: Chunk, left: int, stride: int, span: int, frames: int, fill: float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runnel.compiler.streaming.kinds.once import Accumulate
-from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.registry import Refusal, rule
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -19,8 +19,6 @@ def cumulative_sum(a: Analysis, node: Node) -> list[Value]:
     assert given is not None
     if int(given.reshape(-1)[0]) % len(x.shape) != x.axis:
         return [a.pointwise(node, [x, given], x.axis)]
-    if a.window is not None:
-        raise MixesTime("starts again in every window", "use window mode (--window W)")
     if node.attrs.get("reverse"):
         raise Refusal(
             "accumulates from the end of time, so every value needs the whole future",

@@ -9,7 +9,7 @@ import numpy as np
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import STACKED, Operand, Stream
 from runnel.compiler.streaming.kinds.once import Total, ended
-from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.registry import Refusal, rule
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -34,8 +34,6 @@ ALONE = {"ReduceL1": "Abs", "ReduceSumSquare": "Mul"}
 
 def total(a: Analysis, node: Node, x: Stream, axes: list[int], op: str) -> Stream:
     """``op`` over time and perhaps other axes, as one value with the shape of the node's output."""
-    if a.window is not None:
-        raise MixesTime("reduces over the whole window", "use window mode (--window W)")
     inside, how, after = WAYS[op]
     if how == "mean" and np.dtype(x.dtype).kind != "f":
         raise Refusal("averages integers over time", "cast to float32 before it")
