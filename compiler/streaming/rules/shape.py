@@ -11,8 +11,8 @@ from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.elementwise import broadcast_axis
-from runnel.compiler.streaming.rules.frames import frames_by_number
 from runnel.compiler.streaming.rules.fold import around, fold_time, others
+from runnel.compiler.streaming.rules.frames import frames_by_number
 from runnel.compiler.streaming.rules.positions import rows_by_number
 
 if TYPE_CHECKING:
