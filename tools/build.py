@@ -277,7 +277,7 @@ def _licences(model: str | Path | bytes | onnx.ModelProto) -> dict[str, bytes]:
 
 def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array))
+    np.save(buffer, np.asarray(array, order="C"))
     return buffer.getvalue()
 
 

@@ -148,14 +148,7 @@ def _check_opsets(model: onnx.ModelProto, name: str) -> int:
 
 def _from_proto(model: onnx.ModelProto, name: str, opset: int) -> Graph:
     graph = model.graph
-    constants = {t.name: _array(t) for t in graph.initializer}
-    nodes = []
-    for proto in graph.node:
-        attrs = {a.name: _attribute(a) for a in proto.attribute}
-        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
-            constants[proto.output[0]] = _constant(attrs)
-            continue
-        nodes.append(Node(proto.op_type, proto.name, list(proto.input), list(proto.output), attrs, proto.domain))
+    nodes, constants = body_nodes(graph)
     inputs = [_port(v) for v in graph.input if v.name not in constants]
     outputs = [_port(v) for v in graph.output]
     if not inputs:
@@ -163,6 +156,19 @@ def _from_proto(model: onnx.ModelProto, name: str, opset: int) -> Graph:
     if same := sorted({p.name for p in inputs} & {p.name for p in outputs}):
         raise InputError(f"'{same[0]}' of {name} is an input and an output; put an Identity between them.")
     return Graph(name, nodes, constants, inputs, outputs, opset, model)
+
+
+def body_nodes(body: onnx.GraphProto) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """The nodes and the constants of a subgraph."""
+    constants = {t.name: _array(t) for t in body.initializer}
+    nodes = []
+    for proto in body.node:
+        attrs = {a.name: _attribute(a) for a in proto.attribute}
+        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+            constants[proto.output[0]] = _constant(attrs)
+            continue
+        nodes.append(Node(proto.op_type, proto.name, list(proto.input), list(proto.output), attrs, proto.domain))
+    return nodes, constants
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -14,7 +16,7 @@ MOVED = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "
 def upgrade_to_13(model: onnx.ModelProto) -> None:
     """Rewrite in place. Raises InputError for a softmax over several axes, which opset 13 does not have."""
     ranks = _ranks(model)
-    for node in model.graph.node:
+    for node in list(_nodes(model.graph)):
         if node.domain not in ("", "ai.onnx"):
             continue
         if (moved := MOVED.get(node.op_type)) is not None:
@@ -43,6 +45,15 @@ def upgrade_to_13(model: onnx.ModelProto) -> None:
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = 13
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of those inside it, which may read what is around them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:

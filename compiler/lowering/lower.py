@@ -32,9 +32,11 @@ class Lowering:
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []
         self.outputs: dict[str, tuple[View, Tail | None]] = {}
-        self.shared: dict[Any, list[View]] = {}  # what several outputs of one node have in common
+        self.shared: dict[Any, Any] = {}  # what several outputs of one node have in common
         self.one_frame_steps = any(isinstance(n, Feedback) for n in graph.nodes)
         self.feedback: list[tuple[Feedback, Signal]] = []
+        self.loop = 0
+        """The loop that new steps belong to; 0: none."""
         self._loops = 0
 
     def run(self) -> Lowering:
@@ -82,7 +84,8 @@ class Lowering:
         view.signal.reads.append(read)
         return read
 
-    def add(self, node: FrameNode, reads: list[Read], signal: Signal, loop: int = 0) -> View:
+    def add(self, node: FrameNode, reads: list[Read], signal: Signal, loop: int | None = None) -> View:
+        loop = self.loop if loop is None else loop
         step = Step(node, reads, signal, loop)
         for read in reads:
             read.count, read.loop = step.count, loop
@@ -202,6 +205,8 @@ class Lowering:
     def copy(
         self, view: View, target: Signal, offset: int, mode: int, fill: float, back: int = 0, last: bool = False
     ) -> None:
+        if self.loop:
+            raise NoKernel("copies frames inside a loop")
         if view.signal.pitch != target.pitch:
             target.pitch = view.signal.pitch
         read = self.read(view, offset=offset, back=back)

@@ -152,7 +152,7 @@ def _shared(
 def _one_element(low: Lowering, node: Pointwise, cell: Cell, batch: int, states: list[View | np.ndarray]) -> list[View]:
     """A sequence of one element: h (and c)."""
     rows = (batch,) if batch > 1 else ()
-    scribe = Scribe(low, node, 0, rows)
+    scribe = Scribe(low, node, low.loop, rows)
     shape = (*rows, cell.hidden)
     previous = [state.reshaped(shape) if isinstance(state, View) else state.reshape(shape) for state in states]
     x = low.view(node.streams[0]).reshaped((*rows, cell.w.shape[0]))

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from runnel.compiler.graph.fold import captured_names
 from runnel.compiler.streaming.clocks import AFFINE, CONST, INPUT, MIN, ClockProgram
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import STACKED, Feedback, Stream, StreamFact, StreamGraph, Tail
@@ -75,6 +76,8 @@ class Builder:
         self.state_ports: list[tuple[str, str, tuple[int, ...], str]] = []
         self._constant_names: dict[tuple[Any, ...], str] = {}
         self._cache: dict[Any, Any] = {}
+        self.shared: dict[Any, list[str]] = {}
+        """What several outputs of one node have in common."""
         self._names = 0
         self._taken = {p.name for p in graph.inputs} | set(graph.outputs)
         self._taken |= {n for f in graph.nodes if isinstance(f, Feedback) for n in (f.output.name, f.source)}
@@ -271,7 +274,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     ports_in, ports_out = [], []
     for stream in graph.inputs:
         shape = [b.frames_of(stream) if d is None else d for d in stream.shape]
-        ports_in.append(_value_info(stream.name, stream.dtype, shape))
+        ports_in.append(value_info(stream.name, stream.dtype, shape))
         form.inputs.append({"name": stream.name, "axis": stream.axis, "shape": shape})
     ports_in.append(helper.make_tensor_value_info(POSITION, onnx.TensorProto.INT64, []))
     ports_in.append(helper.make_tensor_value_info(LENGTH, onnx.TensorProto.INT64, []))
@@ -294,15 +297,16 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
         else:
             shape = [chunk.frames if d is None else d for d in stream.shape]
             b.node("Identity", [chunk.name], name)
-        ports_out.append(_value_info(name, stream.dtype, shape))
+        ports_out.append(value_info(name, stream.dtype, shape))
         form.outputs.append(described)
     for name, stream in graph.carried.items():
         b.node("Identity", [chunks[stream].name], name)
     for name, out, dims, dtype in b.state_ports:
-        ports_in.append(_value_info(name, dtype, dims))
-        ports_out.append(_value_info(out, dtype, dims))
+        ports_in.append(value_info(name, dtype, dims))
+        ports_out.append(value_info(out, dtype, dims))
     form.states = b.states
     used = {i for n in b.nodes for i in n.input}
+    used |= {i for n in b.nodes for at in n.attribute if at.HasField("g") for i in captured_names(at.g)}
     ports_in = [
         p
         for p in ports_in
@@ -349,5 +353,6 @@ def late_enough(b: Builder, graph: StreamGraph, chunks: dict[Stream, Chunk], str
     return ceil(latest * stream.fact.rate)
 
 
-def _value_info(name: str, dtype: str, shape: Any) -> onnx.ValueInfoProto:
+def value_info(name: str, dtype: str, shape: Any) -> onnx.ValueInfoProto:
+    """An input or output as ONNX."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))

@@ -66,8 +66,6 @@ WITHOUT_RULE = {
     "DynamicQuantizeLSTM": ("takes its scales from the least and the largest value of all it has seen",
     "quantise the weights alone, or export a float LSTM"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
-    "Loop": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
-    "Scan": ("is a loop whose iterations may read any frame", "export recurrence as GRU, LSTM or RNN nodes"),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import record
 import runners
 
+from runnel.compiler.graph.fold import captured_names
 from runnel.compiler.graph.model import load
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
@@ -99,6 +100,7 @@ def _up_to(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         if needed.intersection(node.output):
             nodes.append(node)
             needed.update(node.input)
+            needed.update(*(captured_names(a.g) for a in node.attribute if a.HasField("g")))
     graph = onnx.helper.make_graph(
         nodes[::-1], "part", [i for i in model.graph.input if i.name in needed],
         [onnx.helper.make_empty_tensor_value_info(name)], [t for t in model.graph.initializer if t.name in needed],
