@@ -67,7 +67,9 @@ def _parts(body: Body, read: list[Stream]) -> tuple[list[StreamNode], list[Strea
         if node.output in behind:
             behind.update(node.streams)
     carried: set[Stream] = {s.stream for s in body.states}
-    before, inside, after = [], [], []
+    before: list[StreamNode] = []
+    inside: list[StreamNode] = []
+    after: list[StreamNode] = []
     for node in body.nodes:
         if node.output not in behind:
             continue
