@@ -51,12 +51,18 @@ def noise(program: Any, frames: int) -> Any:
     return values if len(values) > 1 else next(iter(values.values()))
 
 
+def quiet_statics(program: Any) -> dict[str, Array]:
+    """A value for each static input."""
+    random = np.random.default_rng(1)
+    return {p.name: (random.standard_normal(p.sized(0)) * 0.1).astype(p.dtype) for p in program.statics}
+
+
 def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5) -> list[Row]:
     """Steps of ``chunk`` frames on each of ``programs``, by backend, pinned to one CPU, after a warm-up.
 
     steps: how many for each backend in all (None: as many as SECONDS take).
     """
-    streams = {backend: program.stream() for backend, program in programs.items()}
+    streams = {backend: program.stream(inputs=quiet_statics(program)) for backend, program in programs.items()}
     inputs = {backend: noise(program, chunk) for backend, program in programs.items()}
     taken: dict[str, list[list[float]]] = {backend: [] for backend in programs}
     with one_cpu():

@@ -94,7 +94,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
     if states:
         if len(request.rates) > 1:
             raise InputError("a model that brings its own states takes its inputs together; give one rate.")
-        stream = analyse(graph, states=states)
+        stream = analyse(graph, states=states, statics=request.static)
     else:
         stream = analyse(
             graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
@@ -138,11 +138,11 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
 
     options: target; hop (frames, or several: the most frames of one step); rate (input frames a second, for figures; or
     {input: rate} of inputs with different rates, which then come in any amounts, and hop counts ticks); align (outputs
-    with different delays come out together);
-    mode ("exact" or "reuse" of windows, and named modes such as "norm=running": one, several or a mapping); max_frames
-    (the most input frames of a stream); calibration (what named modes are measured on: a .npy, .npz or .wav file, an
-    array, or arrays by input name; noise where it is left out); time_axis {input: axis}; window (frames: window mode,
-    one result every ``hop`` frames); state {output: input} of a model that brings its own states; bind {input: value};
+    with different delays come out together); mode ("exact" or "reuse" of windows, and named modes such as
+    "norm=running": one, several or a mapping); max_frames (the most input frames of a stream); calibration (what named
+    modes are measured on: a .npy, .npz or .wav file, an array, or arrays by input name; noise where it is left out);
+    time_axis {input: axis}; window (frames: window mode, one result every ``hop`` frames); state {output: input} of a
+    model that brings its own states; static (inputs of such a model that a stream is given once); bind {input: value};
     shape {input: dims}; backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
@@ -152,7 +152,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     rewritten = rewrite(model, request)
     graph = rewritten.graph
     if request.calibration is not None:  # a recording that does not fit is said before the work
-        read_calibration(request.calibration, graph.inputs, request.tick_rate)
+        read_calibration(request.calibration, [*graph.inputs, *graph.statics], request.tick_rate)
     target = _target(request.target)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
@@ -282,6 +282,8 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _input(stream: Stream, rates: Mapping[str, float]) -> dict[str, Any]:
+    if stream.fact.static:
+        return {"name": stream.name, "dtype": stream.dtype, "shape": list(stream.shape), "axis": None, "per_tick": 0}
     rate = rates.get(stream.name)
     return _port(stream, stream.name) | {"per_tick": int(stream.fact.rate)} | ({} if rate is None else {"rate": rate})
 
@@ -340,7 +342,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,
         "clock": clock,
-        "inputs": [_input(s, request.rates) for s in graph.inputs],
+        "inputs": [_input(s, request.rates) for s in [*graph.inputs, *graph.statics]],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,
         "mode": figures.mode,

@@ -16,7 +16,7 @@ from runnel.runtime.io import open_source
 from runnel.runtime.program import load
 from runnel.tools.cases import noise, offline
 from runnel.tools.prove import Arrays, Case
-from runnel.tools.replay import SMALLEST_RANGE, leading, play
+from runnel.tools.replay import SMALLEST_RANGE, leading, opened, play
 
 if TYPE_CHECKING:
     from runnel.tools.build import Rewritten
@@ -61,7 +61,7 @@ def _read_file(path: Path, inputs: Sequence[Stream], rate: float | None) -> Any:
 
 
 def _fitted(values: np.ndarray, stream: Stream) -> np.ndarray:
-    shape = [None, *stream.shape] if stream.axis == STACKED else list(stream.shape)
+    shape = [None, *stream.shape] if stream.axis == STACKED and not stream.fact.static else list(stream.shape)
     fits = values.ndim == len(shape) and all(d in (None, n) for d, n in zip(shape, values.shape, strict=True))
     if not fits or values.dtype.kind != np.dtype(stream.dtype).kind:
         wanted = ", ".join("time" if d is None else str(d) for d in shape)
@@ -89,7 +89,7 @@ def record_modes(
     if given is None:
         name, recording, expected = NOISE, *_noise(rewritten, first)
     else:
-        name, recording = read_calibration(given, graph.inputs, rate)
+        name, recording = read_calibration(given, [*graph.inputs, *graph.statics], rate)
         try:
             expected = offline(rewritten, recording)
         except Exception as error:
@@ -144,7 +144,7 @@ def _noise(rewritten: Rewritten, first: Case) -> tuple[Arrays, Arrays]:
     if graph.max_frames is not None:
         frames = min(frames, graph.max_frames)
     rng = np.random.default_rng(11)
-    recording = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
+    recording = {s.name: noise(s, frames, rng, graph) for s in [*graph.inputs, *graph.statics]}
     try:
         return recording, offline(rewritten, recording)
     except Exception:  # a length that the offline model itself does not take
@@ -157,4 +157,4 @@ def _frames(arrays: Arrays, inputs: Sequence[Stream]) -> int:
 
 def _played(program: Any, inputs: Arrays, frames: int) -> Arrays:
     axes = {port.name: leading(port.axis) for port in program.inputs}
-    return play(program.stream(), inputs, axes, [max(frames, 1)])
+    return play(opened(program, inputs), inputs, axes, [max(frames, 1)])

@@ -34,7 +34,7 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
     if least > 1 or graph.remainders[0] > 1:
         lengths = [graph.next_length(n) for n in lengths]
     for frames in dict.fromkeys(min(max(n, least), graph.max_frames or max(n, least)) for n in lengths):
-        inputs = {s.name: noise(s, frames, rng, graph) for s in graph.inputs}
+        inputs = {s.name: noise(s, frames, rng, graph) for s in [*graph.inputs, *graph.statics]}
         try:
             outputs = offline(rewritten, inputs)
         except Exception:  # a length that the offline model itself does not take
@@ -49,9 +49,9 @@ def offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
     """What the model gives on a whole recording; raises what onnxruntime raises for a length that it does not take."""
     graph = rewritten.graph
     if rewritten.states:
-        fixed = {
-            k: np.broadcast_to(v, (len(next(iter(inputs.values()))), *v.shape)) for k, v in rewritten.fixed.items()
-        }
+        frames = len(next(iter(inputs.values())))
+        still = rewritten.fixed | {s.name: inputs[s.name] for s in graph.statics}
+        fixed = {k: np.broadcast_to(v, (frames, *v.shape)) for k, v in still.items()}
         return stepwise(rewritten.proto, rewritten.states, rewritten.initial, inputs | fixed)
     return Offline(rewritten.proto, {s.name: s.axis for s in graph.inputs}, graph.window, rewritten.fixed).run(inputs)
 
@@ -59,7 +59,7 @@ def offline(rewritten: Rewritten, inputs: Arrays) -> Arrays:
 def noise(stream: Stream, frames: int, rng: np.random.Generator, graph: StreamGraph) -> np.ndarray:
     """A random input of ``frames`` frames (or ticks) for a user; what is quantised at once covers all codes."""
     shape = [frames * int(stream.fact.rate) if d is None else d for d in stream.shape]
-    shape = [frames, *shape] if stream.axis == STACKED else shape
+    shape = [frames, *shape] if stream.axis == STACKED and not stream.fact.static else shape
     kind = np.dtype(stream.dtype)
     readers = [n for n in graph.nodes if stream in n.streams]
     if kind.kind == "f":

@@ -12,7 +12,7 @@ import numpy as np
 import runnel
 from runnel.errors import BundleError
 from runnel.runtime.bundle import Bundle
-from runnel.tools.replay import Arrays, chunkings, deviation, leading, play
+from runnel.tools.replay import Arrays, chunkings, deviation, leading, opened, play
 
 TOLERANCE = 1e-5  # where the proof in the manifest names no limit
 
@@ -50,7 +50,7 @@ def verify(path: str | Path, backend: str) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     first: Arrays | None = None
     for name, chunks in chunkings(frames, program.hop, np.random.default_rng(1)).items():
-        got = play(program.stream(), inputs, axes, chunks)
+        got = play(opened(program, inputs), inputs, axes, chunks)
         first = first or got
         error = deviation(got, expected)
         same = all(got[output].tobytes() == value.tobytes() for output, value in first.items())

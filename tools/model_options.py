@@ -42,6 +42,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a state that the model brings itself; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--static", action="append", default=[], metavar="INPUT",
+        help="an input that such a model reads at every step and that a stream is given once; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--bind", type=named_value, action="append", default=[], metavar="INPUT:VALUE",
         help="a fixed value for an input, a number or a .npy file; may be repeated",
     )  # fmt: skip
@@ -67,6 +71,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_frames": args.max_frames,
         "calibration": args.calibration,
         "state": dict(args.state) or None,
+        "static": tuple(args.static),
         "bind": dict(args.bind) or None,
         "shape": dict(args.shape) or None,
     }

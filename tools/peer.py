@@ -81,11 +81,12 @@ class BoundStream:
         described = program.onnx
         session = program.session
         self.session: Any = session
-        self.ports, self.hop = program.inputs, program.hop
+        self.ports, self.hop = program.timed, program.hop
         self.inputs: dict[str, Array] = {}
-        for port, asked in zip(program.inputs, described["inputs"]):
-            shape = port.sized(program.hop)
+        for port, asked in zip(program.timed, described["inputs"]):
+            shape = port.sized(program.hop * port.per_tick)
             self.inputs[port.name] = np.zeros(shape[1:] if asked["axis"] == STACKED else shape, port.dtype)
+        self.statics = {port.name: np.zeros(port.sized(0), port.dtype) for port in program.statics}
         self.position = np.zeros((), np.int64)
         length = np.array(program.unknown_length, np.int64)
         scalars = {described["position"]: self.position, described["length"]: length}
@@ -99,7 +100,7 @@ class BoundStream:
         self.bindings = []
         for read, write in ((here, there), (there, here)):
             states = {state["out"]: write[state["in"]] for state in described["states"]}
-            self.bindings.append(self._bind(self.inputs | scalars | read, results | states))
+            self.bindings.append(self._bind(self.inputs | self.statics | scalars | read, results | states))
 
     def _bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Any:
         binding = self.session.io_binding()

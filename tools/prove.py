@@ -13,7 +13,7 @@ import onnx
 from runnel.compiler.graph.fold import session
 from runnel.errors import InternalError
 from runnel.runtime.program import load
-from runnel.tools.replay import Arrays, chunkings, deviation, play
+from runnel.tools.replay import Arrays, chunkings, deviation, opened, play
 
 TOLERANCE = 1e-5
 LOOSEST = 1e-4
@@ -96,7 +96,7 @@ def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Seq
             for name, plan in chunkings(case.frames, program.hop, rng).items():
                 if progress:
                     progress(f"proving {backend}", (i + 0.5) / len(cases))
-                got = play(program.stream(), case.inputs, axes, plan)
+                got = play(opened(program, case.inputs), case.inputs, axes, plan)
                 worst = max(worst, deviation(got, case.outputs))
                 for output, value in case.outputs.items():
                     if got[output].shape == value.shape:

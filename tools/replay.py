@@ -29,6 +29,11 @@ def chunkings(frames: int, hop: int, rng: np.random.Generator) -> dict[str, list
     return plans
 
 
+def opened(program: Any, inputs: Arrays) -> Any:
+    """A stream of the program with the static inputs among ``inputs``."""
+    return program.stream(inputs={port.name: inputs[port.name] for port in program.statics})
+
+
 def play(stream: Any, inputs: Arrays, axes: Mapping[str, int], chunks: Sequence[int]) -> Arrays:
     """Push the inputs in chunks of frames (or ticks) and flush; the outputs by name, concatenated.
 

@@ -34,6 +34,7 @@ class Request:
     max_frames: int | None = None
     calibration: Calibration | None = None
     state: Mapping[str, str] | None = None
+    static: Sequence[str] = ()
     bind: Mapping[str, Any] | None = None
     shape: Mapping[str, Sequence[int]] | None = None
     backend: str | None = None

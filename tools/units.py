@@ -75,6 +75,12 @@ def named_shape(text: str) -> tuple[str, list[int]]:
         raise argparse.ArgumentTypeError(f"'{text}' is not INPUT:SIZE,SIZE,..., such as state:2,1,128") from None
 
 
+def named_file(text: str) -> tuple[str, np.ndarray]:
+    """``NAME=NUMBER`` or ``NAME=FILE.npy``, for argparse."""
+    name, _, value = text.partition("=")
+    return named_value(f"{name}:{value}")
+
+
 def named_value(text: str) -> tuple[str, np.ndarray]:
     """``NAME:NUMBER`` or ``NAME:FILE.npy``, for argparse."""
     name, value = named(text)

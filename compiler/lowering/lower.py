@@ -31,6 +31,7 @@ class Lowering:
         self.signals: list[Signal] = []
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []
+        self.statics: list[Signal] = []
         self.outputs: dict[str, tuple[View, Tail | None]] = {}
         self.shared: dict[Any, Any] = {}  # what several outputs of one node have in common
         self.one_frame_steps = any(isinstance(n, Feedback) for n in graph.nodes)
@@ -64,7 +65,7 @@ class Lowering:
         self, name: str, shape: tuple[int, ...], dtype: str, made: Count, length: Count, **fields: Any
     ) -> Signal:
         """A new signal. Nothing is made before the first step, not even frames that are padding alone."""
-        if made(0) > 0:
+        if made(0) > 0 and not (made.is_const and length.is_const):  # but for what is static
             made = made.minimum_with(Count.time().affine(max(made(1), made.gain * 2 + 1, 1), 0))
         signal = Signal(name, tuple(shape), dtype, made, length, **fields)
         self.signals.append(signal)

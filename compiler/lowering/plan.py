@@ -127,7 +127,7 @@ class Planner:
     # Rings ----------------------------------------------------------------------------------------------------------
 
     def _used_signals(self) -> list[Signal]:
-        used = list(self.low.inputs)
+        used = [*self.low.statics, *self.low.inputs]  # statics first: a restart leaves them alone
         for group in self.groups:
             if group.output not in used:
                 used.append(group.output)
@@ -157,7 +157,7 @@ class Planner:
     def _ring(self, signal: Signal) -> Ring:
         ring = Ring(signal)
         needed = most = capacity(signal.made, self.hop)
-        crosses = signal.initial is not None
+        crosses = signal.initial is not None or _static(signal)
         for count, stride, lowest in self._all_reads(signal):
             oldest = count * stride + lowest
             behind = (signal.made.later(self.hop) - oldest).largest()
@@ -304,7 +304,9 @@ class Planner:
                 self._clock(signal.length, signal.name), int(fill), ring.lead, ring.init_offset, frames, ring.tail,
             ]  # fmt: skip
         inputs: list[int] = []
-        for signal, stream in zip(self.low.inputs, self.low.graph.inputs, strict=True):
+        signals = [*self.low.inputs, *self.low.statics]
+        streams = [*self.low.graph.inputs, *self.low.graph.statics]
+        for signal, stream in zip(signals, streams, strict=True):
             inputs += [self.order.index(signal), *_layout(stream), _dtype_number(signal.dtype)]
         outputs: list[int] = []
         for name, (view, tail) in self.low.outputs.items():
@@ -318,7 +320,7 @@ class Planner:
         table = [w for symbol, pointers in self.symbols for w in (image.entries[symbol], pointers)]
         clocks = [w for clock in self.clocks.words for w in clock]
         counts = [
-            len(self.clocks.words), len(self.order), len(self.symbols), len(code), len(self.low.inputs),
+            len(self.clocks.words), len(self.order), len(self.symbols), len(code), len(signals),
             len(self.low.outputs), 1,
         ]  # fmt: skip
         total = 16 + len(clocks) + len(buffers) + len(table) + len(inputs) + len(outputs) + 2 + len(code)
@@ -345,6 +347,10 @@ def fill_bits(fill: float, signal: Signal) -> int:
     if (words != words[0]).any():
         raise NoKernel(f"'{signal.name}' is padded with {fill} in elements of {value.itemsize} bytes")
     return int(words[0])
+
+
+def _static(signal: Signal) -> bool:
+    return not isinstance(signal.made, Ended) and signal.made.is_const
 
 
 def _layout(stream: Any) -> tuple[int, int]:

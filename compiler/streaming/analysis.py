@@ -31,8 +31,10 @@ from runnel.compiler.streaming.ir import (
     Tail,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
+from runnel.compiler.streaming.kinds.statics import add_static, with_statics
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
+from runnel.compiler.streaming.rules.elementwise import BINARY
 from runnel.compiler.streaming.running import mixed
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
@@ -76,6 +78,8 @@ class Analysis:
         """The fewest input frames that every layer so far takes."""
         self.remainders: tuple[int, tuple[int, ...]] = (1, (0,))
         """(period, remainders by it of the lengths that every layer so far takes)."""
+        self.spreads: dict[Any, Stream] = {}
+        """Static values as frames of other streams."""
         self._ends: dict[Tail, Stream] = {}
         self.running: dict[Stream, Stream] = {}
         """The running forms of values that are known at the end (running.py)."""
@@ -233,6 +237,8 @@ class Analysis:
             and (node.op in ("Shape", "Size") or not streams)
         ):
             return list(evaluate_symbolic(self, node))
+        if any(s.fact.static for s in streams):
+            return with_statics(self, node, BINARY)
         if not streams:
             if any(is_symbolic(v) for v in inputs):
                 raise Refusal(
@@ -240,17 +246,23 @@ class Analysis:
                     "export the model without absolute positions or lengths",
                 )
             return self._fold_one(node)
+        return self.dispatch(node)
+
+    def dispatch(self, node: Node) -> list[Value]:
+        """The results of a node that reads frames."""
+        streams = [v for i in reads(node) if isinstance(v := self.values.get(i), Stream)]
         if streams and all(s.axis == STACKED for s in streams):
             if any(isinstance(v, onnx.GraphProto) for v in node.attrs.values()):
                 raise missing_rule(node.op)
-            return self._stacked_node(node)
+            return self.whole_frames(node)
         if any(s.fact.once for s in streams):
             return mixed(self, node)
         if not has_rule(node):
             raise missing_rule(node.op)
         return RULES[node.op](self, node)
 
-    def _stacked_node(self, node: Node) -> list[Value]:
+    def whole_frames(self, node: Node) -> list[Value]:
+        """The results of a node whose operands are whole tensors."""
         operands: list[Operand] = []
         for name in node.inputs:
             value = self.value(name)
@@ -292,18 +304,20 @@ def analyse(
     modes: Mapping[str, str] | None = None,
     max_frames: int | None = None,
     rates: Mapping[str, float] | None = None,
+    statics: Sequence[str] = (),
 ) -> StreamGraph:
     """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
 
     modes: named modes that may be used where a node cannot be exact (modes.py). max_frames: the most input frames of a
     stream, for what would grow with it. rates: frames a second of inputs with different rates; the stream's frames are
-    then ticks (graph/rates.py). Raises Refused with every reason at once, InputError where the time axis is not
-    clear or the model does not run.
+    then ticks (graph/rates.py). statics: inputs that a model with states reads at every step but that do not change;
+    elsewhere an input without time is static. Raises Refused with every reason at once, InputError where the time axis
+    is not clear or the model does not run.
     """
     integer_form(graph)
     fold(graph)
     if states:
-        axes = dict.fromkeys((p.name for p in graph.inputs), STACKED)
+        axes = dict.fromkeys((p.name for p in graph.inputs if p.name not in statics), STACKED)
         fold_shapes(graph, {}, 1)
     else:
         axes = find_time_axis(graph, time_axis, window, rates)
@@ -330,9 +344,7 @@ def analyse(
         elif port.name in axes:
             add_source(analysis, port, axes[port.name], per_tick.get(port.name, 1))
         else:
-            raise InputError(
-                f"input '{port.name}' has no time axis; bind it to a value at compile time (--bind {port.name}:VALUE)."
-            )
+            add_static(analysis, port)
     for node in (find_attention(graph) if window is None and not states else graph).nodes:
         analysis.visit(node)
     outputs = collect_outputs(analysis, graph)

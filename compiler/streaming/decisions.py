@@ -33,7 +33,7 @@ def why(node: Node, error: Refusal | CountTooLong) -> Reason:
 
 def check_length(final: Count, length: Count) -> None:
     """Refuse what does not go on as long as the input does, or loses frames when the input gets longer."""
-    if isinstance(final, Ended):
+    if isinstance(final, Ended) or (final.is_const and final == 1):  # known at the end alone, or from the start
         return
     if length.gain <= 0:
         raise Refusal(

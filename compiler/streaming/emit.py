@@ -79,7 +79,7 @@ class Builder:
         self.shared: dict[Any, list[str]] = {}
         """What several outputs of one node have in common."""
         self._names = 0
-        self._taken = {p.name for p in graph.inputs} | set(graph.outputs)
+        self._taken = {p.name for p in [*graph.inputs, *graph.statics]} | set(graph.outputs)
         self._taken |= {n for f in graph.nodes if isinstance(f, Feedback) for n in (f.output.name, f.source)}
         if reserved := self._taken & {POSITION, LENGTH}:
             raise InputError(f"the model has a port named '{reserved.pop()}', which runnel uses itself; rename it.")
@@ -219,6 +219,8 @@ class Builder:
 
     def delayed(self, stream: Stream, x: Chunk, delay: int) -> Chunk:
         """The same stream, ``delay`` frames late."""
+        if stream.node is not None and stream.node.op == "Spread":
+            return Chunk(x.name, delay, x.frames)  # every frame is the same
         late = delay - x.delay
         assert late >= 0
         if late == 0:
@@ -276,6 +278,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
         shape = [b.frames_of(stream) if d is None else d for d in stream.shape]
         ports_in.append(value_info(stream.name, stream.dtype, shape))
         form.inputs.append({"name": stream.name, "axis": stream.axis, "shape": shape})
+    ports_in += [_value_info(s.name, s.dtype, s.shape) for s in graph.statics]
     ports_in.append(helper.make_tensor_value_info(POSITION, onnx.TensorProto.INT64, []))
     ports_in.append(helper.make_tensor_value_info(LENGTH, onnx.TensorProto.INT64, []))
     for name, value in graph.outputs.items():
@@ -310,7 +313,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     ports_in = [
         p
         for p in ports_in
-        if p.name in used or p.name in (POSITION, LENGTH) or p.name in {s.name for s in graph.inputs}
+        if p.name in used or p.name in (POSITION, LENGTH) or p.name in {s.name for s in [*graph.inputs, *graph.statics]}
     ]
     proto = helper.make_graph(
         b.nodes, "runnel", ports_in, ports_out,
@@ -341,7 +344,7 @@ def _waits_for(stream: Stream) -> list[Stream]:
         for x in node.streams if node else []:
             if x.fact.once:
                 waiting.append(x)
-            else:
+            elif not x.fact.static:
                 found[x] = None
     return list(found)
 

@@ -41,6 +41,11 @@ class StreamFact:
         return isinstance(self.final, Ended)
 
     @property
+    def static(self) -> bool:
+        """Whether it is one value that is there from the start, until it is set anew."""
+        return not self.once and self.final.is_const and self.final == 1
+
+    @property
     def rate(self) -> Fraction:
         """Frames per input frame."""
         return self.length.rate or self.final.rate
@@ -357,6 +362,11 @@ class StreamGraph:
     @property
     def streams(self) -> list[Stream]:
         return [n.output for n in self.nodes]
+
+    @property
+    def statics(self) -> list[Stream]:
+        """The static inputs."""
+        return [n.output for n in self.nodes if n.op == "Static"]
 
     def next_length(self, frames: int) -> int:
         """The least length from ``frames`` on that the offline model takes."""

@@ -49,7 +49,7 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
         value = analysis.values.get(port.name)
         if isinstance(value, Stream) and value.fact.once:
             value = answers_so_far(analysis, Node("Output", port.name, [port.name], [port.name]), value)
-        if isinstance(value, (Stream, Tail)):
+        if isinstance(value, Tail) or (isinstance(value, Stream) and not value.fact.static):
             outputs[port.name] = value
         elif not isinstance(value, Poisoned):
             analysis.reasons.append(

@@ -21,7 +21,7 @@ def reaches(graph: StreamGraph, source: Stream | None = None) -> dict[Stream, Re
     found: dict[Stream, Reach] = {}
     for node in graph.nodes:
         parts = [found[s] for s in node.streams if s in found]
-        if parts or source in (None, node.output):
+        if parts or (not node.streams and node.op != "Static" and source in (None, node.output)):
             found[node.output] = node.reach(Reach.around(parts))
     return found
 
@@ -154,8 +154,9 @@ def report(
     form = form or emit(graph, hop)
     found = reaches(graph)
     streams = {k: (v.stream if isinstance(v, Tail) else v) for k, v in graph.outputs.items()}
-    first = min((found[s].first for s in streams.values()), default=Fraction(0))
-    last = max((found[s].last for s in streams.values()), default=Fraction(0))
+    parts = [found[s] for s in streams.values() if s in found]
+    first = min((p.first for p in parts), default=Fraction(0))
+    last = max((p.last for p in parts), default=Fraction(0))
     frames = ceil(last) - ceil(first) + 1
     step = hop or natural_hop(graph)
     outputs: list[dict[str, Any]] = []
@@ -170,6 +171,10 @@ def report(
         | own.get(s.name, {})
         for s in graph.inputs
     ]
+    inputs += [
+        {"kind": "static", "name": s.name, "dtype": s.dtype, "shape": list(s.shape), "per_tick": 0}
+        for s in graph.statics
+    ]
     state = sum(int(np.prod(s["shape"], dtype=np.int64)) * np.dtype(s["dtype"]).itemsize for s in form.states)
     return Report(
         name=graph.name,
@@ -178,7 +183,7 @@ def report(
         ops=dict(Counter(n.op for n in graph.nodes if not isinstance(n, Source))),
         natural_hop=natural_hop(graph),
         receptive_field=frames,
-        endless=any(found[s].endless for s in streams.values()),
+        endless=any(p.endless for p in parts),
         look_ahead=max(0, ceil(last)),
         latency_frames=max((o["latency_frames"] for o in outputs), default=0),
         state_bytes=state,

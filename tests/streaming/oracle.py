@@ -130,7 +130,7 @@ class Source:
         graph = load(model)
         self.axes = find_time_axis(graph, time_axis, window, rates)
         self.each = dict.fromkeys(self.axes, 1) | (ticks(rates)[0] if rates else {})
-        self.ports = graph.inputs
+        self.ports = [p for p in graph.inputs if p.name in self.axes]
         self.rng = np.random.default_rng(seed)
         self.scale = scale
 
@@ -238,7 +238,7 @@ def check(
     of noise. expected: the offline model to compare with, where it is another one. options: what the
     compiler takes (time_axis, window, hop, ...).
     """
-    offline = Offline(model if expected is None else expected)
+    offline = Offline(model if expected is None else expected, options.get("statics"))
     window, hop = options.get("window"), options.get("hop") or 1
     rates = rate if isinstance(rate := options.get("rate"), dict) else None
     source = Source(model, seed, options.get("time_axis"), window, scale, rates)

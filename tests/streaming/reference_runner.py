@@ -25,9 +25,11 @@ class ReferenceRunner:
     """One stream of a portable form. Input slots behind the end of the stream hold NaN."""
 
     def __init__(
-        self, form: PortableForm, shortest: int = 1, remainders: tuple[int, tuple[int, ...]] = (1, (0,))
-    ) -> None:
+        self, form: PortableForm, shortest: int = 1, remainders: tuple[int, tuple[int, ...]] = (1, (0,)),
+        statics: Frames | None = None,
+    ) -> None:  # fmt: skip
         self.shortest, self.remainders = shortest, remainders
+        self.statics = statics or {}
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # At the extended level onnxruntime 1.31 fuses Transpose and MatMul by a vector into a wrong product.
@@ -91,7 +93,7 @@ class ReferenceRunner:
         return self.position * o["frames"] // self.hop - o["delay"]
 
     def _step(self, length: int) -> None:
-        feeds: Frames = dict(self.states)
+        feeds: Frames = self.states | self.statics
         for name, port in self.inputs.items():
             axis, held = max(port["axis"], 0), self.waiting[name]
             frames = self._frames_a_call(port)

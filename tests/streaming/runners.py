@@ -42,13 +42,15 @@ def reference(model: bytes, options: dict[str, Any]) -> Compiled:
     step = options.pop("step", None)
     rate = options.pop("rate", None)
     aligned = options.pop("align", False)
+    statics = options.pop("statics", {})
     graph = analyse(load(model), rates=rate if isinstance(rate, dict) else None, **options)
     if aligned:
         align(graph)
     if step is not None:
         optimise(graph)
     form = emit(graph, step)
-    return lambda: ReferenceRunner(form, graph.shortest if graph.window is None else 0, graph.remainders)
+    least = graph.shortest if graph.window is None else 0
+    return lambda: ReferenceRunner(form, least, graph.remainders, statics)
 
 
 def _bundle(backend: str) -> Runner:
@@ -61,6 +63,7 @@ def _bundle(backend: str) -> Runner:
         asked, options = options, dict(options)
         if (step := options.pop("step", None)) is not None:
             options["hop"] = step
+        statics = options.pop("statics", {})
         if "modes" in options:
             options["mode"] = options.pop("modes")
         with tempfile.TemporaryDirectory(prefix="runnel-test-") as folder:
@@ -77,7 +80,7 @@ def _bundle(backend: str) -> Runner:
             """Outputs by name, also where there is one."""
 
             def __init__(self) -> None:
-                self.stream = program.stream()
+                self.stream = program.stream(inputs=statics)
 
             def push(self, x: Frames) -> Frames:
                 return self._named(self.stream.push(x))

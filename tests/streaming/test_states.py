@@ -150,11 +150,11 @@ def test_bound_inputs_pick_branches(rate: int, function: np.ufunc) -> None:
     assert deviation(got, function(2 * x)) < TOLERANCE
 
 
-def test_an_input_without_time_must_be_bound() -> None:
+def test_an_input_without_time_that_is_not_bound_is_static() -> None:
     net = Net()
     x, gain = net.input([1, 2, TIME]), net.input([1], "gain")
-    with pytest.raises(InputError, match="'gain' has no time axis; bind it"):
-        analyse(load(net.model(net.op("Mul", x, gain))))
+    graph = analyse(load(net.model(net.op("Mul", x, gain))))
+    assert [s.name for s in graph.inputs] == ["x"] and [s.name for s in graph.statics] == ["gain"]
 
 
 def test_bad_bindings_and_shapes() -> None:

@@ -47,7 +47,7 @@ def test_run_streams_a_wav_and_flushes(
 def test_run_takes_chunks_as_asked(bundle: Path, wav: Path, program: Any, chunk: str, sizes: list[int]) -> None:
     assert main(["run", str(bundle), "--in", str(wav), "--chunk", chunk, "--on-nonfinite", "zero"]) == 0
     assert program.streams[0].chunks == sizes
-    assert program.options == [{"on_nonfinite": "zero"}]
+    assert program.options == [{"on_nonfinite": "zero", "inputs": {}}]
 
 
 @pytest.mark.parametrize(

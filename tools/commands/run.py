@@ -19,7 +19,7 @@ from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.tools import terminal
 from runnel.tools.facts import mode_facts
 from runnel.tools.measure import Outputs, Timing, by_name, drive
-from runnel.tools.units import frame_count, positive
+from runnel.tools.units import frame_count, named_file, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=positive, metavar="HZ", help="the rate of raw PCM, or of what does not say its own"
     )
+    parser.add_argument(
+        "--set", dest="statics", type=named_file, action="append", default=[], metavar="INPUT=VALUE",
+        help="a static input: a number, or a .npy file; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
     parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
 
@@ -43,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     programs = [runnel.load(path, backend=args.backend) for path in args.bundle]
     program = programs[0] if len(programs) == 1 else Chain(programs)
-    timed = [port for port in program.inputs if port.axis is not None]
-    if len(timed) != 1 or len(program.inputs) != 1:
-        known = ", ".join(port.name for port in program.inputs)
+    timed = program.timed
+    if len(timed) != 1:
+        known = ", ".join(port.name for port in timed)
         raise InputError(f"run feeds one input and this model has {known}; push arrays from Python, by input name.")
     own_rate = None if program.rate is None else round(program.rate)
     source = open_source(args.source, timed[0], own_rate, args.rate, args.on_nonfinite)
@@ -68,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
                 if name in arrays:
                     sink.write(arrays[name])
 
-        stream = program.stream(on_nonfinite=args.on_nonfinite)
+        stream = program.stream(on_nonfinite=args.on_nonfinite, inputs=dict(args.statics))
         timing = drive(stream, source.chunks(chunk), timed[0].axis or 0, rate, emit, args.realtime)
     notes = source.notes + [note for sink in sinks.values() for note in sink.notes]
     page = sys.stderr if "-" in [text.rpartition("=")[2] for text in args.sinks] else sys.stdout
