@@ -198,18 +198,19 @@ def emit_conv(context: Context, node: FrameNode) -> None:
 
 
 def emit_conv_transpose(context: Context, node: FrameNode) -> None:
-    """conv_transpose: (1, Cin, *S) by (Cin, Cout/g, *kS)."""
+    """conv_transpose: (1, Cin, *S) by (Cin, Cout/g, *kS), or through K taps by (Cin, Cout/g, K, *kS)."""
     x = linear.view_of(context, node)
     w = np.asarray(node.inputs[1], np.float32)
-    rank, groups = w.ndim - 2, int(node.attrs.get("group", 1))
-    if x.access.taps != 1:
-        raise Unsupported("conv_transpose", f"{x.access.taps} taps; only its spatial axes may be transposed here")
-    if rank == 0:
+    rank, groups = len(x.value.shape) - 2, int(node.attrs.get("group", 1))
+    taps = w.shape[2] if w.ndim == rank + 3 else 1
+    if x.access.taps != taps or w.ndim < rank + 2:
+        raise Unsupported("conv_transpose", f"weights {w.shape} do not fit {x.access.taps} taps of {x.value.shape}")
+    if rank == 0 and taps == 1:
         linear.emit_product(context, node, w.reshape(groups, 1, -1, w.shape[1]))
         return
     strides, dilations, pads = spatial_attributes(node.attrs, rank)
-    sizes, out, kernel = x.value.shape[2:], node.output.shape[2:], w.shape[2:]
-    packed = w.reshape(groups, 1, w.shape[0] // groups, w.shape[1], -1).transpose(0, 1, 2, 4, 3)
+    sizes, out, kernel = x.value.shape[2:], node.output.shape[2:], w.shape[w.ndim - rank :]
+    packed = w.reshape(groups, w.shape[0] // groups, w.shape[1], taps, -1).transpose(0, 3, 1, 4, 2)
     phases = [transposed_windows(*a) for a in zip(sizes, out, kernel, strides, dilations, pads, strict=True)]
     for axes in product(*phases):
         _Conv(context, node, x, packed, kernel, axes).emit()

@@ -70,10 +70,66 @@ def test_time_as_batch(check: Check) -> None:
     check(net.model(net.conv_transpose(x, 2, 3, 4, strides=[2], pads=[1, 1])), time_axis={"x": 0})
 
 
-def test_output_shape_is_refused() -> None:
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "extra"), [(4, 2, 0), (3, 2, 0), (3, 2, 1), (5, 3, 0), (3, 1, 0), (2, 2, 0)]
+)
+def test_auto_pad(check: Check, kernel: int, stride: int, extra: int, mode: str) -> None:
     net, x = stack(2)
-    with pytest.raises(Refused, match="output's shape"):
-        oracle.check(net.model(net.conv_transpose(x, 2, 2, 4, strides=[2], auto_pad="SAME_UPPER")))
+    y = net.conv_transpose(x, 2, 3, kernel, strides=[stride], output_padding=[extra], auto_pad=mode)
+    check(net.model(net.conv(y, 3, 2, 3, pads=[1, 1])), lengths=(1, 2, 3, 7, 12), steps=(None, 5))
+
+
+PLANES: dict[str, dict[str, Any]] = {
+    "both_strided": {"kernel": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "time_dilated": {"kernel": [3, 3], "strides": [2, 1], "dilations": [3, 1], "pads": [1, 1, 0, 1]},
+    "frequency_dilated": {"kernel": [3, 3], "strides": [2, 2], "dilations": [1, 2], "output_padding": [1, 1]},
+    "causal": {"kernel": [2, 3], "pads": [0, 1, 1, 1]},
+    "grouped": {"kernel": [3, 4], "strides": [3, 2], "group": 2, "pads": [0, 1, 0, 1]},
+    "depthwise": {"kernel": [4, 3], "strides": [2, 1], "group": 4, "pads": [1, 1, 1, 1]},
+    "beyond_the_kernel": {"kernel": [2, 1], "strides": [3, 1]},
+}
+
+
+@pytest.mark.parametrize("case", PLANES)
+@pytest.mark.parametrize("bins", [1, 5, 8])
+def test_planes(check: Check, case: str, bins: int) -> None:
+    """Frames of every size in memory, between layers that look ahead."""
+    attrs = dict(PLANES[case])
+    if case == "frequency_dilated" and bins == 1:
+        bins = 3
+    net = Net()
+    x = net.input([1, 2, TIME, bins])
+    h = net.op("Tanh", net.conv(x, 2, 4, [3, 1], pads=[1, 0, 1, 0]))
+    h = net.conv_transpose(h, 4, 4, attrs.pop("kernel"), **attrs)
+    check(net.model(net.conv(h, 4, 2, [3, 1], pads=[1, 0, 1, 0])), lengths=(1, 2, 4, 7, 12), steps=(None, 5))
+
+
+@pytest.mark.parametrize("group", [2, 20])
+def test_groups_of_frames_that_are_padded_in_memory(check: Check, group: int) -> None:
+    net, x = stack(20)
+    h = net.conv_transpose(x, 20, 20, 5, strides=[3], group=group, pads=[1, 1])
+    check(net.model(net.conv(h, 20, 2, 3, pads=[1, 1])), lengths=(1, 2, 5, 9), steps=(None,))
+
+
+def test_three_dimensional(check: Check) -> None:
+    net = Net()
+    x = net.input([1, 2, TIME, 3, 2])
+    y = net.conv_transpose(x, 2, 3, [3, 2, 3], strides=[2, 2, 1], pads=[1, 0, 1, 0, 0, 1])
+    check(net.model(y), lengths=(1, 2, 5, 9), steps=(None,))
+
+
+@pytest.mark.parametrize(
+    ("attrs", "reason"),
+    [
+        ({"output_shape": [64]}, "fixed number of frames"),
+        ({"auto_pad": "SAME_UPPER", "strides": [7]}, "less than nothing"),
+    ],
+)
+def test_refused(attrs: dict[str, Any], reason: str) -> None:
+    net, x = stack(2)
+    with pytest.raises(Refused, match=reason):
+        oracle.check(net.model(net.conv_transpose(x, 2, 2, 4, **{"strides": [2], **attrs})))
 
 
 @pytest.mark.parametrize("time_last", [False, True])

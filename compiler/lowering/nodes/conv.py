@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
+from runnel.compiler.lowering.nodes.geometry import moved_axes, spread_frames
 from runnel.compiler.lowering.pointwise import conv_attrs
 from runnel.compiler.lowering.quantised import integer_conv
 from runnel.compiler.lowering.registry import lowers
-from runnel.compiler.lowering.signals import NoKernel, Operand, View
+from runnel.compiler.lowering.signals import NoKernel, Operand, Read, Signal, View
+from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Upsample, Window
 
 if TYPE_CHECKING:
@@ -66,36 +68,66 @@ def upsample(low: Lowering, node: Upsample) -> View:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if node.span == 1 and node.stride == 1 and node.crop == 0:
         return _upsample_inside(low, node, weight, bias if isinstance(bias, np.ndarray) else None)
-    if weight.ndim != 3:
-        raise NoKernel("upsamples time and another axis at once")
-    group = int(node.attrs.get("group", 1))
-    inputs, each, _ = weight.shape
-    outputs, unit, taps = each * group, node.stride, node.taps
-    padded_out = outputs
-    if outputs >= LANES or (unit * outputs >= LANES and unit * outputs % LANES):
-        padded_out = round_up(outputs, LANES)
-    blocks = np.zeros((unit, padded_out, inputs, taps), np.float32)
+    if x.shape[0] != 1:
+        raise NoKernel("convolves a batch")
+    time, taps = x.axis - 2, node.taps
+    group, unit = int(node.attrs.get("group", 1)), node.stride
+    weight = np.moveaxis(weight, 2 + time, 2)
+    inputs, each = weight.shape[:2]
+    phases = np.zeros((inputs, unit, each, taps, *weight.shape[3:]), np.float32)
     for k in range(node.kernel):
-        at = k * node.dilation
-        i, phase = divmod(at, unit)
-        for g in range(group):
-            rows = slice(g * inputs // group, (g + 1) * inputs // group)
-            blocks[phase, g * each : (g + 1) * each, rows, taps - 1 - i] += weight[rows, :, k].T
-    full_bias = np.zeros((unit, padded_out), np.float32)
-    if isinstance(bias, np.ndarray):
-        full_bias[:, :outputs] = bias
+        i, phase = divmod(k * node.dilation, unit)
+        phases[:, phase, :, taps - 1 - i] += weight[:, :, k]
     view = low.padded(low.view(x), 0.0, taps - 1, taps, node.name)
-    fact = node.output.fact
-    made = x.fact.made.affine(unit, 0)
-    length = fact.length.affine(1, node.crop + unit - 1, unit).affine(unit, 0)  # whole blocks
-    frame_shape = (1, outputs)
-    signal = low.signal(f"{node.output.name}/blocks", frame_shape, x.dtype, made, length, unit=unit, pitch=padded_out)
     read = low.read(view, offset=-(taps - 1), taps=taps)
-    output = FrameValue(node.name, (1, unit * padded_out), x.dtype)
+    fact = node.output.fact
+    made, length = x.fact.made, fact.length.affine(1, node.crop + unit - 1, unit)
+    frame = node.output.frame_shape
+    full = np.zeros(group * each, np.float32) if not isinstance(bias, np.ndarray) else bias.astype(np.float32)
+    if weight.ndim == 3 and group == 1:
+        blocks = _blocks(low, node, read, phases, full, made, length)
+        return View(blocks, node.crop, 1, frame, fact.length)
+    attrs = conv_attrs(node.attrs, weight.ndim - 2, time)
+    padding = node.attrs.get("output_padding", [0] * (weight.ndim - 2))
+    attrs["output_padding"] = [int(v) for i, v in enumerate(padding) if i != time]
+    op = "conv_transpose"
+    kernel = phases.reshape(inputs, unit * each, *phases.shape[3:])
+    if weight.ndim == 3:
+        op, attrs = "conv", {"group": group, "strides": [], "pads": [], "dilations": []}
+        parts = phases.reshape(group, inputs // group, unit * each, taps)
+        kernel = parts.transpose(0, 2, 1, 3).reshape(group * unit * each, inputs // group, taps)
+    shape = (1, group * unit * each, *frame[2:])
+    biases = np.broadcast_to(full.reshape(group, 1, each), (group, unit, each)).reshape(-1)
+    signal = low.signal(f"{node.output.name}/phases", shape, x.dtype, made, length)
+    output = FrameValue(node.name, shape, x.dtype)
+    step = FrameNode(op, (read.value, np.ascontiguousarray(kernel), np.ascontiguousarray(biases)), output, attrs)
+    phased = low.add(step, [read], signal)
+    if group > 1:
+        phased = moved_axes(low, node, phased.reshaped((group, unit, each * int(np.prod(frame[2:])))), (1, 0, 2))
+    return spread_frames(low, node, phased, unit, length).moved(node.crop, fact.length)
+
+
+def _blocks(
+    low: Lowering, node: Upsample, read: Read, phases: np.ndarray, bias: np.ndarray, made: Count, length: Count
+) -> Signal:
+    """Frames of channels alone, a block of them by one product. phases: (Cin, unit, Cout, taps)."""
+    inputs, unit, outputs, taps = phases.shape
+    padded = outputs
+    if outputs >= LANES or (unit * outputs >= LANES and unit * outputs % LANES):
+        padded = round_up(outputs, LANES)
+    wide = np.zeros((unit, padded, inputs, taps), np.float32)
+    wide[:, :outputs] = phases.transpose(1, 2, 0, 3)
+    biases = np.zeros((unit, padded), np.float32)
+    biases[:, :outputs] = bias
+    signal = low.signal(
+        f"{node.output.name}/blocks", (1, outputs), node.output.dtype, made.affine(unit, 0), length.affine(unit, 0),
+        unit=unit, pitch=padded,
+    )  # fmt: skip
+    output = FrameValue(node.name, (1, unit * padded), signal.dtype)
     attrs = {"group": 1, "strides": [], "pads": [], "dilations": []}
-    kernel = np.ascontiguousarray(blocks.reshape(unit * padded_out, inputs, taps))
-    low.add(FrameNode("conv", (read.value, kernel, full_bias.reshape(-1)), output, attrs), [read], signal)
-    return View(signal, node.crop, 1, node.output.frame_shape, fact.length)
+    kernel = wide.reshape(unit * padded, inputs, taps)
+    low.add(FrameNode("conv", (read.value, kernel, biases.reshape(-1)), output, attrs), [read], signal)
+    return signal
 
 
 def _upsample_inside(low: Lowering, node: Upsample, weight: np.ndarray, bias: np.ndarray | None) -> View:

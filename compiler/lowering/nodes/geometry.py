@@ -39,28 +39,28 @@ def resample(low: Lowering, node: Resample) -> View:
     picked = _picked(low, node, view, places, node.weights, node.down, low_end, node.span, made, whole)
     if node.up == 1:
         return picked.reshaped(node.output.frame_shape)
-    return _spread(low, node, picked, node.up, whole).moved(node.crop, fact.length)
+    return spread_frames(low, node, picked, node.up, whole).moved(node.crop, fact.length)
 
 
 @lowers(Spread)
 def spread(low: Lowering, node: Spread) -> View:
     x = node.streams[0]
     view = low.view(x)
+    if view.stride != 1 or view.offset:
+        view = low.materialise(view, None, node.name)
     if any(d != 1 for d in x.shape[: x.axis]):
-        rank = len(view.shape)
-        order = (x.axis, *(i for i in range(rank) if i != x.axis))
-        shape = tuple(view.shape[i] for i in order)
-        view = _step(low, node, "transpose", view, shape, {"perm": order}, x.fact.made, x.fact.length)
-    return _spread(low, node, view, node.count, x.fact.length)
+        view = moved_axes(low, node, view, (x.axis, *(i for i in range(len(view.shape)) if i != x.axis)))
+    return spread_frames(low, node, view, node.count, x.fact.length)
 
 
-def _step(
-    low: Lowering, node: StreamNode, op: str, view: View, shape: tuple[int, ...], attrs: dict[str, object],
-    made: Count, length: Count,
-) -> View:  # fmt: skip
+def moved_axes(low: Lowering, node: StreamNode, view: View, order: tuple[int, ...]) -> View:
+    """The frames of a view with their axes in another order, as often as they are made."""
+    signal = view.signal
+    shape = tuple(view.shape[i] for i in order)
+    made = low.signal(f"{node.output.name}/turned", shape, signal.dtype, signal.made, signal.length)
     read = low.read(view)
-    signal = low.signal(f"{node.output.name}/{op}", shape, node.output.dtype, made, length)
-    return low.add(FrameNode(op, (read.value,), FrameValue(node.name, shape, signal.dtype), attrs), [read], signal)
+    output = FrameValue(node.name, shape, signal.dtype)
+    return low.add(FrameNode("transpose", (read.value,), output, {"perm": order}), [read], made)
 
 
 def _picked(
@@ -78,16 +78,14 @@ def _picked(
     return low.add(picked, [read], signal)
 
 
-def _spread(low: Lowering, node: StreamNode, view: View, unit: int, length: Count) -> View:
-    """Each frame of ``view``, (unit, ...), as ``unit`` frames. length: of the view's stream, in its frames."""
+def spread_frames(low: Lowering, node: StreamNode, view: View, unit: int, length: Count) -> View:
+    """Each frame of the view's signal, (unit, ...), as ``unit`` frames. length: of the view's stream, in its frames."""
     frame = node.output.frame_shape
     elements = int(np.prod(frame, dtype=np.int64))
     pitch = elements
     if elements >= LANES or (unit * elements >= LANES and unit * elements % LANES):
         pitch = round_up(elements, LANES)
-    made = view.signal.made.affine(unit, 0) if view.stride == 1 and not view.offset else None
-    if made is None:
-        made = view.signal.made.affine(1, view.stride - 1 - view.offset, view.stride).affine(unit, 0)
+    made = view.signal.made.affine(unit, 0)
     signal = low.signal(
         f"{node.output.name}/blocks", frame, node.output.dtype, made, length.affine(unit, 0), unit=unit, pitch=pitch
     )

@@ -120,12 +120,12 @@ def conv_transpose(a: Analysis, node: Node) -> list[Value]:
     assert weight is not None
     kernel = [int(k) for k in weight.shape[2:]]
     rank = len(kernel)
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attrs:
-        raise Refusal("computes its padding from the output's shape", "use explicit pads")
-    attrs = spatial_attrs(node, kernel, x)
-    attrs["output_padding"] = [int(v) for v in node.attrs.get("output_padding", [0] * rank)]
     if x.axis == 0:
-        return [a.pointwise(node, [x, weight, bias], 0, attrs=attrs)]
+        return [a.pointwise(node, [x, weight, bias], 0)]
+    if "output_shape" in node.attrs:
+        raise Refusal("makes a fixed number of frames (output_shape)", "use explicit pads")
+    attrs = spatial_attrs(node, kernel, x) if _explicit(node) else _same_transposed(node, kernel)
+    attrs["output_padding"] = [int(v) for v in node.attrs.get("output_padding", [0] * rank)]
     if x.axis == 1:
         raise MixesTime("has time on its channel axis, so it mixes all frames", "move time to a spatial axis")
     i = x.axis - 2
@@ -143,3 +143,24 @@ def conv_transpose(a: Analysis, node: Node) -> list[Value]:
             crop=left, attrs=attrs,
         )
     ]  # fmt: skip
+
+
+def _explicit(node: Node) -> bool:
+    return node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+
+
+def _same_transposed(node: Node, kernel: list[int]) -> dict[str, Any]:
+    """The attributes of auto_pad SAME: the result is ``stride`` times as long, whatever the length."""
+    rank = len(kernel)
+    attrs: dict[str, Any] = {"group": int(node.attrs.get("group", 1)), "kernel_shape": kernel, "pads": [0] * (2 * rank)}
+    for key in ("strides", "dilations"):
+        attrs[key] = [int(v) for v in node.attrs.get(key, [1] * rank)]
+    extra = [int(v) for v in node.attrs.get("output_padding", [0] * rank)]
+    for i, k in enumerate(kernel):
+        total = (k - 1) * attrs["dilations"][i] + 1 - attrs["strides"][i] + extra[i]
+        if total < 0:
+            raise Refusal("pads by less than nothing (auto_pad with a stride beyond its kernel)", "use explicit pads")
+        small, large = total // 2, total - total // 2
+        upper = node.attrs["auto_pad"] == "SAME_UPPER"
+        attrs["pads"][i], attrs["pads"][rank + i] = (small, large) if upper else (large, small)
+    return attrs
