@@ -278,7 +278,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
         shape = [b.frames_of(stream) if d is None else d for d in stream.shape]
         ports_in.append(value_info(stream.name, stream.dtype, shape))
         form.inputs.append({"name": stream.name, "axis": stream.axis, "shape": shape})
-    ports_in += [_value_info(s.name, s.dtype, s.shape) for s in graph.statics]
+    ports_in += [value_info(s.name, s.dtype, s.shape) for s in graph.statics]
     ports_in.append(helper.make_tensor_value_info(POSITION, onnx.TensorProto.INT64, []))
     ports_in.append(helper.make_tensor_value_info(LENGTH, onnx.TensorProto.INT64, []))
     for name, value in graph.outputs.items():
