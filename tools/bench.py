@@ -66,10 +66,10 @@ def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, r
     inputs = {backend: noise(program, chunk) for backend, program in programs.items()}
     taken: dict[str, list[list[float]]] = {backend: [] for backend in programs}
     with one_cpu():
-        each = {b: _steps_each(streams[b], inputs[b], steps, rounds) for b in programs}
+        each = {b: _steps_each(streams[b], inputs[b], chunk, steps, rounds) for b in programs}
         for _ in range(rounds):
             for backend, stream in streams.items():
-                taken[backend].append(_time(stream, inputs[backend], each[backend]))
+                taken[backend].append(_time(stream, inputs[backend], chunk, each[backend]))
     rows = []
     for backend, program in programs.items():
         steps_taken = [seconds for turn in taken[backend] for seconds in turn]
@@ -79,17 +79,21 @@ def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, r
     return rows
 
 
-def _steps_each(stream: Any, chunk: Any, steps: int | None, rounds: int) -> int:
+def _steps_each(stream: Any, chunk: Any, frames: int, steps: int | None, rounds: int) -> int:
     """Warm a stream up; how many steps each round shall take."""
-    warm = _time(stream, chunk, LEAST_STEPS)
+    warm = _time(stream, chunk, frames, LEAST_STEPS)
     if steps is None:
         steps = int(np.clip(SECONDS / max(float(np.median(warm)), 1e-9), LEAST_STEPS, MOST_STEPS))
     return max(1, steps // rounds)
 
 
-def _time(stream: Any, chunk: Any, steps: int) -> list[float]:
-    taken = []
+def _time(stream: Any, chunk: Any, frames: int, steps: int) -> list[float]:
+    """Seconds of each step of ``frames`` frames. A stream with a stated end starts again there."""
+    taken: list[float] = []
+    most = stream.program.max_frames
     for _ in range(steps):
+        if most is not None and stream.position + frames > most:
+            stream.reset()
         start = time.perf_counter()
         stream.push(chunk)
         taken.append(time.perf_counter() - start)

@@ -72,6 +72,19 @@ def expand(low: Lowering, node: Pointwise) -> View:
     )
 
 
+@handler("Tile")
+def tile(low: Lowering, node: Pointwise) -> View:
+    x = node.streams[0]
+    view, repeats = low.view(x), np.asarray(node.inputs[1]).reshape(-1)
+    for axis, times in enumerate(repeats.tolist()):
+        if times != 1:
+            at = frame_axis(x, axis)
+            shape = (*view.shape[:at], view.shape[at] * times, *view.shape[at + 1 :])
+            places = np.tile(np.arange(view.shape[at]), times)
+            view = low.step(node, "gather", [view, places], shape, {"axis": at})
+    return view
+
+
 @handler("Gather")
 def gather(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]

@@ -212,6 +212,30 @@ class Builder:
             return Tensor(h, y.channels, x.lengths)
         return None
 
+    def position(self, x: Tensor, kind: int) -> Tensor:
+        """With the number of each frame: a table by position, a sine of it, or a mask from it."""
+        n = self.net
+        if kind == 0:
+            rows = n.op("Slice", n.weight(1, x.channels, 900), n.const([0]), n.length(x.name, 2), n.const([2]))
+            return Tensor(n.op("Add", x.name, rows), x.channels, x.lengths)
+        size = n.op("Squeeze", n.length(x.name, 2))
+        numbers = n.op("Unsqueeze", n.op("Range", n.const(0), size, n.const(1)), n.const([0, 1]))
+        if kind == 1:
+            wave = n.op("Sin", n.op("Mul", n.op("Cast", numbers, to=1), n.weight(x.channels, 1)))
+            return Tensor(n.op("Add", x.name, wave), x.channels, x.lengths)
+        third = n.op("Equal", n.op("Mod", numbers, n.const(3)), n.const(1))
+        return Tensor(n.op("Where", third, x.name, n.const(0.25)), x.channels, x.lengths)
+
+    def frames(self, x: Tensor, k: int, d: int, s: int) -> Tensor:
+        """Frames of frames by a matrix of indices, then fewer channels."""
+        n, span = self.net, (k - 1) * d + 1
+        room = n.op("Add", n.op("Squeeze", n.length(x.name, 2)), n.const(s - span))
+        starts = n.op("Mul", n.op("Range", n.const(0), n.op("Div", room, n.const(s)), n.const(1)), n.const(s))
+        places = n.op("Add", n.op("Unsqueeze", starts, n.const([0])), n.const(np.arange(k)[:, None] * d))
+        h = n.op("Gather", x.name, places, axis=2)  # [1, C, k, frames]
+        h = n.op("Reshape", h, n.const([1, x.channels * k, -1]))
+        return self._narrow(Tensor(h, x.channels * k, np.maximum(0, (x.lengths - span) // s + 1)))
+
     def output(self, x: Tensor) -> None:
         self.outputs.append(x)
 
@@ -226,7 +250,7 @@ class Builder:
 KINDS: dict[str, Callable[..., Tensor | None]] = {
     n: getattr(Builder, n)
     for n in ("conv", "plane", "up", "pool", "act", "affine", "norm", "linear", "gate", "mask", "split", "cut", "pad",
-              "behind", "multiple", "rnn", "bins", "join", "output", "tail")
+              "behind", "multiple", "rnn", "bins", "join", "position", "frames", "output", "tail")
 }  # fmt: skip
 
 
@@ -273,6 +297,8 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
                         "last": pick(0, 0, 0, 1)},
         "bins": dict,
         "join": lambda: {"with_": i(0, 8), "op": pick("Add", "Mul", "Sub", "Max", "Concat"), "front": i(0, 1)},
+        "position": lambda: {"kind": i(0, 2)},
+        "frames": lambda: {"k": i(1, 5), "d": pick(1, 1, 2), "s": i(1, 3)},
         "output": dict,
         "tail": lambda: {"start": i(1, 4), "stop": pick(0, 0, 1, 2)},
     }  # fmt: skip

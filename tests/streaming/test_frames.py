@@ -75,6 +75,25 @@ def test_frames_as_torch_unfold_exports_them(check: Check) -> None:
     check(net.model(net.op("MatMul", net.weight(3, 16), y)), lengths=LENGTHS[2:])
 
 
+def test_frames_as_torch_as_strided_exports_them(check: Check) -> None:
+    """Sums of ranges times strides, on the flat signal."""
+    net = Net()
+    x = net.input([1, TIME])
+    flat = net.op("Reshape", x, net.const([-1]))
+    count = frame_count(net, x, 1, 9, 3)
+    shape = net.op(
+        "Concat", *(net.op("Unsqueeze", v, net.const([0])) for v in (net.const(1), count, net.const(9))), axis=0
+    )
+    at, rank = "", 3
+    for axis, stride in enumerate((length(net, x), net.const(3), net.const(1))):
+        size = net.op("Squeeze", net.op("Gather", shape, net.const([axis]), axis=0))
+        r = net.op("Range", net.const(0), size, net.const(1))
+        r = net.op("Reshape", r, net.const([-1 if i == axis else 1 for i in range(rank)]))
+        r = net.op("Mul", r, stride)
+        at = net.op("Add", at, r) if at else r
+    check(net.model(net.op("Neg", net.op("Gather", flat, at, axis=0))), lengths=[9, 10, 11, 12, 20, 50])
+
+
 def test_frames_of_a_late_stream(check: Check) -> None:
     net = Net()
     x = net.input([1, 3, TIME])

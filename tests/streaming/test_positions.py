@@ -100,6 +100,32 @@ def _tensor(value: float, dtype: str) -> Any:
     return numpy_helper.from_array(np.array([value], dtype))
 
 
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_a_sum_of_ones_is_a_position(check: Check, exclusive: int, dtype: str) -> None:
+    """As masks are turned into positions; the table that they pick from ends."""
+    net = Net()
+    x, size = frames(net)
+    shape = net.op("Concat", net.const([1]), net.op("Unsqueeze", size, net.const([0])), axis=0)
+    ones = net.op("ConstantOfShape", shape, value=_tensor(1, dtype))
+    n = net.op("CumSum", ones, net.const(1), exclusive=exclusive)
+    rows = net.op("Gather", net.weight(60, C, scale=1.0), net.op("Cast", n, to=7), axis=0)
+    check(net.model(net.op("Add", x, rows)))
+
+
+def test_a_repeat_of_channels(check: Check) -> None:
+    net = Net()
+    x, _ = frames(net)
+    check(net.model(net.op("Mul", net.op("Tile", x, net.const([1, 1, 3])), net.weight(3 * C))))
+
+
+def test_a_repeat_of_time_is_refused() -> None:
+    net = Net()
+    x, _ = frames(net)
+    with pytest.raises(Refused, match="repeats the whole recording"):
+        oracle.check(net.model(net.op("Tile", x, net.const([1, 2, 1]))))
+
+
 def sinusoid(net: Net, size: str) -> str:
     rates = np.exp(-np.arange(C // 2) / 2).astype(np.float32)
     angles = net.op("Mul", column(net, positions(net, size)), net.const(rates))

@@ -8,7 +8,7 @@ import numpy as np
 
 from runnel.compiler.streaming.ir import Operand, Stream
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
-from runnel.compiler.streaming.rules.positions import compared_with_length
+from runnel.compiler.streaming.rules.positions import compared_with_length, without_time
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -60,6 +60,7 @@ def binary(a: Analysis, node: Node) -> list[Value]:
     for i, name in enumerate(node.inputs):
         value = a.value(name)
         operands.append(value if isinstance(value, np.ndarray) and value.dtype != object else a.stream(node, i))
+    operands = without_time(operands)
     rank = max(len(x.shape) for x in operands if x is not None)
     return [a.pointwise(node, operands, broadcast_axis(operands, rank))]
 

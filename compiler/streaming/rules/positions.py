@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import Source, Stream, StreamFact, StreamNode
+from runnel.compiler.streaming.ir import Operand, Source, Stream, StreamFact, StreamNode
 from runnel.compiler.streaming.kinds.positions import END, HOLD, WRAP, Positions, Table
 from runnel.compiler.streaming.numbers import numbers_of
 from runnel.compiler.streaming.registry import MixesTime, Refusal, from_length, rule
@@ -94,11 +94,14 @@ def range_(a: Analysis, node: Node) -> list[Value]:
     return [made if kept else _cast(a, node, made, dtype)]
 
 
-def _cast(a: Analysis, node: Node, x: Stream, dtype: str) -> Stream:
+def _cast(a: Analysis, node: Node, x: Stream, dtype: str, suffix: str = "") -> Stream:
     from onnx import helper
 
     to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return a.pointwise(node, [x], x.axis, attrs={"to": to}, op="Cast")
+    shape = x.shape if suffix else None
+    made = a.pointwise(node, [x], x.axis, attrs={"to": to}, op="Cast", suffix=suffix, shape=shape)
+    made.dtype = dtype
+    return made
 
 
 @from_length("ConstantOfShape")
@@ -216,6 +219,37 @@ def rows_by_number(a: Analysis, node: Node) -> list[Value] | None:
     before = ones[: numbers.axis]
     shape = (*rows.shape[:axis], *before, rows.shape[axis], *ones[numbers.axis :], *rows.shape[axis + 1 :])
     return [table(a, node, rows.reshape(shape), axis + numbers.axis, numbers.fact.length)]
+
+
+def counted(a: Analysis, node: Node, x: Stream, exclusive: bool) -> list[Value] | None:
+    """The sum of one whole number a frame, along time: positions. None for other streams."""
+    if not isinstance(x.node, Table) or not x.node.is_constant or len(set(x.node.rows.reshape(-1).tolist())) != 1:
+        return None
+    each = x.node.rows.reshape(-1)[0]
+    if each != int(each) or each < 1:
+        return None
+    start = 0 if exclusive else int(each)
+    n = generate(a, node, Positions, (None,), "int64", x.fact.length, "/positions", start=start, step=int(each))
+    if x.dtype != "int64":
+        n = _cast(a, node, n, x.dtype, "/cast")
+    shape = tuple(None if i == x.axis else 1 for i in range(len(x.shape)))
+    same = shape == x.shape
+    n = a.pointwise(node, [n], x.axis, {"shape": list(shape)}, op="Reshape", suffix="" if same else "/n", shape=shape)
+    return [n if same else a.pointwise(node, [n], x.axis, {"shape": list(x.shape)}, op="Expand")]
+
+
+def without_time(operands: list[Operand]) -> list[Operand]:
+    """Streams whose frames are all the same as constants, beside streams of their length that are not."""
+    others = [x for x in operands if isinstance(x, Stream) and not _constant_rows(x)]
+    return [
+        _constant_rows(x)[0]
+        if isinstance(x, Stream) and _constant_rows(x) and any(y.fact.length == x.fact.length for y in others) else x
+        for x in operands
+    ]  # fmt: skip
+
+
+def _constant_rows(x: Stream) -> list[np.ndarray]:
+    return [x.node.rows] if isinstance(x.node, Table) and x.node.is_constant else []
 
 
 @rule("NonZero")

@@ -114,6 +114,20 @@ def expand(a: Analysis, node: Node) -> list[Value]:
     return [a.pointwise(node, [x], axis, attrs={"shape": shape})]
 
 
+@rule("Tile")
+def tile(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    repeats = a.value(node.inputs[1])
+    if not isinstance(repeats, np.ndarray):
+        raise Refusal("takes its repeats from data", "export the model with fixed repeats")
+    counts = list(repeats.reshape(-1))
+    if counts[x.axis] != 1:
+        raise MixesTime("repeats the whole recording", "repeat each frame, on another axis")
+    if any(isinstance(v, Count) for v in counts):
+        raise MixesTime("repeats a frame along time", "export the model with broadcasting instead")
+    return [a.pointwise(node, [x, np.array(counts, np.int64)], x.axis)]
+
+
 @rule("Gather")
 def gather(a: Analysis, node: Node) -> list[Value]:
     table = a.value(node.inputs[0])
