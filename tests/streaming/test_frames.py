@@ -11,6 +11,8 @@ from nets import TIME, Net
 from oracle import Check
 from test_positions import length
 
+from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.analysis import analyse
 from runnel.errors import Refused
 
 LENGTHS = (1, 7, 8, 9, 12, 15, 16, 17, 30, 41, 64, 100)
@@ -246,3 +248,40 @@ def test_a_whole_front_end_by_framing(check: Check) -> None:
     bank = net.const(np.abs(net.rng.standard_normal((17, 5))))
     y = net.op("Log", net.op("Add", net.op("MatMul", power, bank), net.const(0.1)))
     check(net.model(y), lengths=[25, 26, 34, 35, 60, 101], steps=(None, 17))
+
+
+WINDOW = 96
+
+
+@pytest.mark.parametrize("hop", [4, 6, 16, 96])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("pads", [0, 6])
+def test_windows_share_their_frames(check: Check, hop: int, before: bool, pads: int) -> None:
+    kernel, stride = 12, 4
+    net = Net()
+    x = net.input([1, WINDOW])
+    if pads:
+        x = net.op("Pad", x, net.const([0, pads, 0, pads]), mode="reflect")
+    at = stride * np.arange((WINDOW + 2 * pads - kernel) // stride + 1)
+    places = at[:, None] + np.arange(kernel)
+    y = net.op("Gather", x, net.const(places.T if before else places), axis=1)
+    y = net.op("Mul", y, net.const(window(kernel).reshape((-1, 1) if before else (-1,))))
+    model = net.model(net.op("ReduceMax", y, axes=[1], keepdims=0), y)
+    check(model, window=WINDOW, hop=hop)
+    if hop == 16 and not pads:
+        assert "Frames" in {n.op for n in analyse(load(model), window=WINDOW, hop=hop).nodes}
+
+
+@pytest.mark.parametrize("hop", [5, 20, 30])
+@pytest.mark.parametrize("centre", [False, True])
+def test_windows_share_their_spectra(check: Check, hop: int, centre: bool) -> None:
+    net = Net()
+    x = net.input([1, 300])
+    mel = log_mel(net, x, 64, 20, 8, centre)
+    y = net.op("Flatten", mel)
+    frames = (300 - 64 * (not centre)) // 20 + 1
+    model = net.model(net.op("MatMul", y, net.weight(8 * frames, 3)))
+    check(model, window=300, hop=hop)
+    if hop == 20:
+        nodes = analyse(load(model), window=300, hop=hop).nodes
+        assert sum(n.op == "Conv" and n.output.axis >= 0 for n in nodes) == 1

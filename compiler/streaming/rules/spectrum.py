@@ -47,21 +47,27 @@ def real_inverse_matrix(count: int, size: int) -> np.ndarray:
     return matrix
 
 
+def stft_kernel(
+    window: np.ndarray | None, length: np.ndarray | None, onesided: bool, batch: int, dtype: str
+) -> np.ndarray:
+    """The weight (batch · bins · 2, 1, frame length) of the convolution, in ``batch`` groups, that is an STFT."""
+    size = int(length.reshape(-1)[0]) if length is not None else len(window) if window is not None else 0
+    if not size:
+        raise Refusal("has no frame length", "give the frame length or the window")
+    shape = np.ones(size) if window is None else np.asarray(window, np.float64)
+    matrix = dft_matrix(size, 1, size, onesided, False)[:, 0] * shape[:, None, None]
+    return np.tile(matrix.reshape(size, -1).T[:, None], (batch, 1, 1)).astype(dtype)
+
+
 @rule("STFT")
 def stft(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
     step, window, length = (a.constant(node, i, what) for i, what in ((1, "step"), (2, "window"), (3, "frame length")))
-    if x.axis != 1 or (len(x.shape) == 3 and x.shape[2] != 1):
+    if x.axis != 1 or (len(x.shape) == 3 and x.shape[2] != 1) or step is None:
         raise Refusal("transforms a complex signal, or one whose time is not axis 1", "transform a real [batch, time]")
-    size = int(length.reshape(-1)[0]) if length is not None else len(window) if window is not None else 0
-    if step is None or not size:
-        raise Refusal("has no frame length", "give the frame length or the window")
     stride, batch = int(step.reshape(-1)[0]), x.shape[0] or 1
-    shape = np.ones(size) if window is None else np.asarray(window, np.float64)
-    onesided = bool(node.attrs.get("onesided", 1))
-    matrix = dft_matrix(size, 1, size, onesided, False)[:, 0] * shape[:, None, None]
-    bins = matrix.shape[1]
-    kernel = np.tile(matrix.reshape(size, bins * 2).T[:, None], (batch, 1, 1)).astype(x.dtype)
+    kernel = stft_kernel(window, length, bool(node.attrs.get("onesided", 1)), batch, x.dtype)
+    size, bins = kernel.shape[2], kernel.shape[0] // (2 * batch)
     row = a.pointwise(node, [x], 2, {"shape": [1, batch, None]}, op="Reshape", suffix="/rows", shape=(1, batch, None))
     fact = row.fact
     attrs: dict[str, Any] = {

@@ -8,6 +8,7 @@ from runnel.compiler.graph.fold import fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph
 from runnel.compiler.streaming.ir import Source, Stream, StreamGraph, Tail
 from runnel.compiler.streaming.windows import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.windows.spectrum import stft_as_convolution
 from runnel.compiler.streaming.windows.walk import WINDOW_RULES, Walk
 from runnel.errors import InputError, Refused
 
@@ -23,6 +24,9 @@ def analyse_windows(graph: Graph, axes: Mapping[str, int], window: tuple[int, in
     width, _ = window
     fold_shapes(graph, axes, width)
     _, shapes = probe_shapes(graph, axes, [width])
+    if any(node.op == "STFT" for node in graph.nodes):
+        stft_as_convolution(graph, shapes)
+        _, shapes = probe_shapes(graph, axes, [width])
     walk = Walk(graph, window, shapes, share)
     for port in graph.inputs:
         if port.name not in axes:

@@ -11,6 +11,7 @@ from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.ir import Operand, Stream
 from runnel.compiler.streaming.windows.columns import Columns
 from runnel.compiler.streaming.windows.local import frame_local
+from runnel.compiler.streaming.windows.rules.frames import framed
 from runnel.compiler.streaming.windows.walk import Value, Walk, window_rule
 
 MODES = ("constant", "reflect", "edge")
@@ -209,6 +210,8 @@ def gather(walk: Walk, node: Node) -> list[Value] | None:
     numbers = np.where(given[0] < 0, given[0] + x.frames, given[0])
     if not numbers.size:
         return None
+    if (shared := framed(walk, node, x, numbers)) is not None:
+        return [shared]
     part = walk.span(node, x, int(numbers.min()), int(numbers.max()) + 1)
     moved = (numbers - numbers.min()).astype(np.int64)
     return [walk.apply(node, "Gather", [part, moved], walk.shapes[node.outputs[0]][0], "", {"axis": x.axis})]
