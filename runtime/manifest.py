@@ -66,7 +66,7 @@ class _Checker:
         self.need(m["mode"] in ("sequence", "window", "exact", "reuse"), "mode")
         for key in ("target", "entries", "weights", "clock", "proof", "modes", "macs"):
             self.need(isinstance(m[key], dict), key)
-        self.need(m["window"] is None or isinstance(m["window"], dict), "window")
+        self._window(m["window"])
         self.need(m["onnx"] is None or isinstance(m["onnx"], dict), "onnx")
         self.need(m["native_refusal"] is None or isinstance(m["native_refusal"], str), "native_refusal")
         backends = m["backends"]
@@ -126,6 +126,17 @@ class _Checker:
             covered += segment["bytes"]
         assert entry is not None
         self.need(covered == entry["bytes"], "weights")
+
+    def _window(self, window: Any) -> None:
+        """Of window mode: frames, hop, mode, and the NRMSE of what windows reuse, None where the result is exact."""
+        if window is None:
+            return
+        self.need(isinstance(window, dict) and window.keys() == {"frames", "hop", "mode", "nrmse"}, "window")
+        self.number(window["frames"], "window", 1, MAX_HOP)
+        self.number(window["hop"], "window", 1, MAX_HOP)
+        self.need(window["mode"] in ("exact", "reuse"), "window")
+        nrmse = window["nrmse"]
+        self.need(nrmse is None or (isinstance(nrmse, float) and 0 <= nrmse < float("inf")), "window")
 
     def _modes(self, modes: Mapping[str, Any]) -> None:
         """Named modes: {} where the stream is exact, otherwise what was used and what it costs."""

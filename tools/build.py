@@ -33,7 +33,7 @@ from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
-from runnel.tools.calibrate import read_calibration, record_modes, streamed
+from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.prove import Arrays, Case, prove
@@ -73,8 +73,6 @@ class Rewritten:
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
     """Load the model and rewrite it as a stream. Raises InputError or Refused."""
-    if request.window_mode == "reuse":
-        raise Refused([Reason("model", "window", "the mode 'reuse' is not available", "use mode exact")])
     request.say("reading the model")
     graph = load(model)
     if request.rate is None:
@@ -98,7 +96,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
     else:
         stream = analyse(
             graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
-            max_frames=request.max_frames, rates=request.rates,
+            max_frames=request.max_frames, rates=request.rates, window_mode=request.window_mode,
         )  # fmt: skip
     optimise(stream)
     if request.align:
@@ -140,9 +138,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     {input: rate} of inputs with different rates, which then come in any amounts, and hop counts ticks); align (outputs
     with different delays come out together); mode ("exact" or "reuse" of windows, and named modes such as
     "norm=running": one, several or a mapping); max_frames (the most input frames of a stream); calibration (what named
-    modes are measured on: a .npy, .npz or .wav file, an array, or arrays by input name; noise where it is left out);
-    time_axis {input: axis}; window (frames: window mode, one result every ``hop`` frames); state {output: input} of a
-    model that brings its own states; static (inputs of such a model that a stream is given once); bind {input: value};
+    modes and reuse are measured on: a .npy, .npz or .wav file, an array, or arrays by input name; noise where it is
+    left out); reuse_threshold (the largest NRMSE that reuse may have there); time_axis {input: axis}; window (frames:
+    window mode, one result every ``hop`` frames); state {output: input} of a model that brings its own states; static
+    (inputs of such a model that a stream is given once); bind {input: value};
     shape {input: dims}; backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
@@ -187,6 +186,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             manifest["modes"] = record_modes(
                 Path(name), rewritten, request.calibration, request.tick_rate, backends[-1], offline_cases[0]
             )
+        if graph.modes.get("window") == "reuse":
+            manifest["window"]["nrmse"] = reuse_deviation(manifest["modes"], request.reuse_threshold, graph.name)
         if native is not None and not here:
             manifest["proof"]["not_covered"] += f"; the native kernels, which are for {target.arch}: verify them there"
     finally:
@@ -323,7 +324,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     window = (
         None
         if graph.window is None
-        else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.window_mode}
+        else {"frames": graph.window[0], "hop": graph.window[1], "mode": request.window_mode, "nrmse": None}
     )
     shortest = 1 if rewritten.states or graph.window else graph.shortest
     clock: dict[str, Any] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream
-from runnel.errors import InputError
+from runnel.errors import InputError, Reason, Refused
 from runnel.runtime.io import open_source
 from runnel.runtime.program import load
 from runnel.tools.cases import noise, offline
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NOISE = "noise"
 NOISE_HOPS = 1000
+NOISE_WINDOWS = 200
 
 Calibration = str | Path | np.ndarray | Mapping[str, np.ndarray]
 
@@ -113,6 +114,18 @@ def record_modes(
     return {"used": used, "deviation": deviation, "calibration": calibration}
 
 
+def reuse_deviation(modes: Mapping[str, Any], threshold: float, name: str) -> float:
+    """The largest NRMSE of an output; Refused above the threshold, or where it cannot be told."""
+    errors = [d.get("nrmse", 0.0 if d.get("differ") == 0 else None) for d in modes["deviation"].values()]
+    worst = max((float("inf") if e is None else e for e in errors), default=0.0)
+    if not worst <= threshold:
+        on = modes["calibration"]["name"]
+        reason = f"the mode reuse has an NRMSE of {worst:.3g} on {on}, above the threshold of {threshold:g}"
+        remedy = "use mode=exact, a larger hop, a recording that is like the real signal, or a larger threshold"
+        raise Refused([Reason(name, "window", reason, remedy)])
+    return worst
+
+
 def distance(got: np.ndarray, expected: np.ndarray, axis: int) -> dict[str, Any]:
     """How far a result is from the offline one.
 
@@ -134,13 +147,25 @@ def distance(got: np.ndarray, expected: np.ndarray, axis: int) -> dict[str, Any]
     finite = np.isfinite(rms)
     return {
         "compared": compared, "max": most if finite else None, "rms": rms if finite else None,
+        "nrmse": nrmse(got, wanted) if compared == "all" else None,
         "snr_db": float(-20 * np.log10(rms)) if finite and rms > 0 else None,
     }  # fmt: skip
 
 
+def nrmse(got: np.ndarray, wanted: np.ndarray) -> float | None:
+    """Root mean square error over the range of what is wanted, as StreamiNNC has it; None for what is not finite.
+
+    The mean over the elements of an answer, each over all answers along the first axis.
+    """
+    error = np.sqrt(((got.astype(np.float64) - wanted) ** 2).mean(0))
+    value = float((error / np.maximum(wanted.max(0) - wanted.min(0), SMALLEST_RANGE)).mean())
+    return value if np.isfinite(value) else None
+
+
 def _noise(rewritten: Rewritten, first: Case) -> tuple[Arrays, Arrays]:
     graph = rewritten.graph
-    frames = max(first.frames, NOISE_HOPS * natural_hop(graph))
+    hops = NOISE_HOPS if graph.window is None else NOISE_WINDOWS  # the offline model is run again for each window
+    frames = max(first.frames, hops * natural_hop(graph))
     if graph.max_frames is not None:
         frames = min(frames, graph.max_frames)
     rng = np.random.default_rng(11)

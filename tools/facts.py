@@ -19,6 +19,8 @@ def bundle_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows["no native form"] = str(manifest["native_refusal"])
     rows["hop"] = terminal.frames(manifest["hop"], rate)
     rows["look-ahead"] = terminal.frames(manifest["latency_frames"], rate)
+    if (window := manifest.get("window")) and window["nrmse"] is not None:
+        rows["reuse"] = f"NRMSE {100 * window['nrmse']:.2f} % from windows run whole"
     if work := saved_work(manifest):
         rows["work"] = work
     rows.update(mode_facts(manifest))

@@ -35,6 +35,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "noise)",
     )  # fmt: skip
     parser.add_argument(
+        "--reuse-threshold", type=float, default=0.05, metavar="NRMSE",
+        help="the largest deviation that --mode reuse may have on the calibration recording (default: 0.05)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-frames", type=int, metavar="N", help="the most input frames of a stream, for what grows with it"
     )
     parser.add_argument(
@@ -69,6 +73,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "window": None if args.window is None else frame_count(args.window, tick, "--window"),
         "mode": args.mode or "exact",
         "max_frames": args.max_frames,
+        "reuse_threshold": args.reuse_threshold,
         "calibration": args.calibration,
         "state": dict(args.state) or None,
         "static": tuple(args.static),

@@ -33,6 +33,7 @@ class Request:
     mode: str | Mapping[str, str] | Sequence[str] = "exact"
     max_frames: int | None = None
     calibration: Calibration | None = None
+    reuse_threshold: float = 0.05
     state: Mapping[str, str] | None = None
     static: Sequence[str] = ()
     bind: Mapping[str, Any] | None = None
@@ -57,6 +58,10 @@ class Request:
                     parse_modes(word)
             self.window_mode = of_windows[-1] if of_windows else "exact"
             self.modes = parse_modes([m for m in named if "=" in m])
+        if not 0 <= self.reuse_threshold < np.inf:
+            raise InputError(f"reuse_threshold {self.reuse_threshold} is no deviation; give 0 or more, such as 0.05.")
+        if self.window_mode == "reuse" and self.window is None:
+            raise InputError("the mode 'reuse' is about windows; give a window too.")
         for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
             if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
                 raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")

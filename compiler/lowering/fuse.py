@@ -9,6 +9,7 @@ import numpy as np
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Copy, Read, Signal, Step
+from runnel.compiler.lowering.work import macs
 from runnel.compiler.streaming.count import Count
 
 ANCHORS = {"conv", "conv_transpose", "matmul", "max_pool", "avg_pool", "softmax", "log_softmax"}
@@ -35,6 +36,11 @@ class FusedStep:
     @property
     def anchor(self) -> Step | None:
         return next((s for s in self.steps if s.node.op in ANCHORS | REDUCTIONS), None)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one output frame."""
+        return sum(macs(s.node) for s in self.steps)
 
     @property
     def count(self) -> Count:

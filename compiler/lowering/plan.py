@@ -224,7 +224,7 @@ class Planner:
 
     def _code(self, kernels: list[Kernel | None]) -> tuple[list[int], int, list[str]]:
         code: list[int] = []
-        symbols: list[tuple[str, int]] = []
+        symbols: list[tuple[str, int, int]] = []
         instructions = 0
         loop = 0
         for i, (group, kernel) in enumerate(zip(self.groups, kernels, strict=True)):
@@ -239,12 +239,12 @@ class Planner:
             code += self._copy(group) if isinstance(group, Copy) else self._call(group, kernel, symbols)  # type: ignore[arg-type]
             instructions += 1
         self.symbols = symbols
-        return code, instructions, [s for s, _ in symbols]
+        return code, instructions, [s for s, *_ in symbols]
 
     def _pair(self, group: FusedStep) -> tuple[int, int]:
         return self._clock(group.count, group.output.name), self._clock(group.length, group.output.name)
 
-    def _call(self, group: FusedStep, kernel: Kernel, symbols: list[tuple[str, int]]) -> list[int]:
+    def _call(self, group: FusedStep, kernel: Kernel, symbols: list[tuple[str, int, int]]) -> list[int]:
         reads = {r.value: r for r in group.reads}
         operands: list[list[int]] = []
         pointers = 0
@@ -253,7 +253,7 @@ class Planner:
             pointers += 2 if operands[-1][0] == RING or (operands[-1][0] == IN and operands[-1][4] > 1) else 1
         numbers = []
         for rows in (1, max(kernel.variants)):
-            entry = (kernel.variants[rows], pointers)
+            entry = (kernel.variants[rows], pointers, rows * group.macs)
             if entry not in symbols:
                 symbols.append(entry)
             numbers.append(symbols.index(entry))
@@ -317,7 +317,7 @@ class Planner:
                 self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(source),
                 tail.start if tail else 0, tail.stop if tail else 0,
             ]  # fmt: skip
-        table = [w for symbol, pointers in self.symbols for w in (image.entries[symbol], pointers)]
+        table = [w for symbol, *figures in self.symbols for w in (image.entries[symbol], *figures)]
         clocks = [w for clock in self.clocks.words for w in clock]
         counts = [
             len(self.clocks.words), len(self.order), len(self.symbols), len(code), len(signals),

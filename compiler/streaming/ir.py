@@ -358,6 +358,8 @@ class StreamGraph:
     modes: dict[str, str] = field(default_factory=dict)
     mode_nodes: dict[str, list[str]] = field(default_factory=dict)
     decided: list[tuple[str, str]] = field(default_factory=list)
+    window_macs: dict[str, float] = field(default_factory=dict)
+    """Multiply-adds of a hop: "naive" (every window again), "exact" and "reuse", where it is possible."""
 
     @property
     def streams(self) -> list[Stream]:

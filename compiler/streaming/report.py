@@ -107,8 +107,7 @@ class Report:
             f"  latency              {self.latency_frames} {unit}{ms}",
             f"  state                {self.state_bytes} bytes",
             *([f"  longest stream       {self.max_frames}"] if self.max_frames else []),
-            f"  multiply-adds/frame  {self.macs['per_frame_streamed']:.0f} streamed, "
-            f"{self.macs['per_frame_windowed']:.0f} re-running windows ({self.macs['saving']:.0f} x)",
+            self._work(),
             f"  native kernels       {'yes' if self.native is None else 'no: ' + self.native}",
         ]
         if not self.modes:
@@ -118,6 +117,18 @@ class Report:
         for name, mode in self.modes.items():
             lines.append(f"  not exact            {name}={mode['value']} in {', '.join(mode['nodes'])}")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+    def _work(self) -> str:
+        naive = self.macs.get("per_hop_naive")
+        if naive is None:
+            streamed, windowed = (self.macs[f"per_frame_{how}"] for how in ("streamed", "windowed"))
+            saving = self.macs["saving"]
+            return f"  multiply-adds/frame  {streamed:.0f} streamed, {windowed:.0f} re-running windows ({saving:.0f} x)"
+        parts = [f"naive {naive:.0f}"]
+        for mode in ("exact", "reuse"):
+            if (value := self.macs.get(f"per_hop_{mode}")) is not None:
+                parts.append(f"{mode} {value:.0f} ({naive / max(value, 1):.2f} x less)")
+        return "  multiply-adds/hop    " + ", ".join(parts)
 
     def _place(self, port: dict[str, Any]) -> str:
         """Where a port of several stands in time."""
@@ -133,15 +144,23 @@ class Report:
 
 
 def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) -> dict[str, float]:
-    """Multiply-adds per input frame, streamed and re-running a window of the receptive field every hop."""
+    """Multiply-adds per input frame, streamed and re-running a window of the receptive field every hop.
+
+    In window mode also those of a hop: per_hop_naive (the window again), per_hop_exact and, where possible,
+    per_hop_reuse.
+    """
     per_frame = float(sum(Fraction(n.macs) * n.output.fact.rate for n in graph.nodes))
     window = field_frames + hop - 1
     windowed = per_frame * window / hop
+    if graph.window is not None:
+        window, hop = graph.window
+        windowed = graph.window_macs["naive"] / hop
     result = {
         "per_frame_streamed": per_frame, "per_frame_windowed": windowed, "window_frames": float(window),
         "hop_frames": float(hop),
         "saving": windowed / per_frame if per_frame else 1.0,
     }  # fmt: skip
+    result |= {f"per_hop_{mode}": value for mode, value in graph.window_macs.items()}
     if rate:
         result |= {"per_second_streamed": per_frame * rate, "per_second_windowed": windowed * rate}
     return result

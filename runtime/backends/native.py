@@ -295,10 +295,10 @@ class NativeStream(Stream):
 
     @property
     def counters(self) -> dict[str, int]:
-        """Since the start: steps, kernel calls, bytes copied to keep the margins of rings."""
-        values = (ctypes.c_int64 * 3)()
+        """Since the start: steps, kernel calls, bytes copied to keep the margins of rings, multiply-adds."""
+        values = (ctypes.c_int64 * 4)()
         self._core.rn_counters(self._state, values)
-        return dict(zip(("steps", "kernel_calls", "margin_bytes"), values))
+        return dict(zip(("steps", "kernel_calls", "margin_bytes", "macs"), values))
 
     def _ended(self) -> bool:
         return bool(self._core.rn_due(self.program._handle, self._state, 1, 0, self._due) == native.FLUSHED)

@@ -68,16 +68,16 @@ bool Decoder::ReadRange(int64_t at, int64_t number, Instruction& instruction) {
   return true;
 }
 
-bool Decoder::ReadKernel(int64_t index, int64_t number, int32_t arguments, const uint8_t** kernel) {
+bool Decoder::ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry* kernel) {
   if (!In(index, 0, header_.kernels - 1)) {
     return Fail("instruction %lld calls a kernel that is not there", static_cast<long long>(number));
   }
-  int64_t declared = Word(kernels_at_ + index * 2 + 1);
+  int64_t declared = Word(kernels_at_ + index * 3 + 1);
   if (declared != arguments) {
     return Fail("instruction %lld passes %d pointers to kernel %lld, which takes %lld", static_cast<long long>(number),
                 arguments, static_cast<long long>(index), static_cast<long long>(declared));
   }
-  *kernel = sources_.image + Word(kernels_at_ + index * 2);
+  *kernel = {sources_.image + Word(kernels_at_ + index * 3), Word(kernels_at_ + index * 3 + 2)};
   return true;
 }
 

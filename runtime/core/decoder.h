@@ -80,7 +80,7 @@ class Decoder {
   bool ReadCode();
   int64_t Code(int64_t at) const { return Word(code_at_ + at); }
   bool ReadRange(int64_t at, int64_t number, Instruction& instruction);
-  bool ReadKernel(int64_t index, int64_t number, int32_t arguments, const uint8_t** kernel);
+  bool ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry* kernel);
   bool ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand);
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);

@@ -54,7 +54,7 @@ bool Decoder::ReadHeader() {
   }
   header_ = {Word(3), Word(4),  Word(5),  Word(6),  Word(7),  Word(8),
              Word(9), Word(10), Word(11), Word(12), Word(13), Word(14)};
-  int64_t sizes[][2] = {{header_.clocks, 6}, {header_.buffers, 12}, {header_.kernels, 2}, {header_.code, 1},
+  int64_t sizes[][2] = {{header_.clocks, 6}, {header_.buffers, 12}, {header_.kernels, 3}, {header_.code, 1},
                         {header_.inputs, 4}, {header_.outputs, 8},  {header_.entries, 2}};
   int64_t total = kHeaderWords;
   for (auto& size : sizes) {
@@ -81,7 +81,7 @@ bool Decoder::ReadHeader() {
   clocks_at_ = kHeaderWords;
   buffers_at_ = clocks_at_ + header_.clocks * 6;
   kernels_at_ = buffers_at_ + header_.buffers * 12;
-  inputs_at_ = kernels_at_ + header_.kernels * 2;
+  inputs_at_ = kernels_at_ + header_.kernels * 3;
   outputs_at_ = inputs_at_ + header_.inputs * 4;
   entries_at_ = outputs_at_ + header_.outputs * 8;
   code_at_ = entries_at_ + header_.entries * 2;
@@ -245,13 +245,16 @@ bool Decoder::ReadBuffers() {
 
 bool Decoder::ReadKernels() {
   for (int64_t i = 0; i < header_.kernels; ++i) {
-    int64_t offset = Word(kernels_at_ + i * 2), arguments = Word(kernels_at_ + i * 2 + 1);
+    int64_t offset = Word(kernels_at_ + i * 3), arguments = Word(kernels_at_ + i * 3 + 1);
     if (offset < 0 || static_cast<uint64_t>(offset) >= sources_.image_bytes) {
       return Fail("kernel %lld lies outside the image", static_cast<long long>(i));
     }
     if (!In(arguments, 1, kMaxArguments)) {
       return Fail("kernel %lld has %lld arguments; 1 to 16 are possible", static_cast<long long>(i),
                   static_cast<long long>(arguments));
+    }
+    if (!In(Word(kernels_at_ + i * 3 + 2), 0, kMaxMacs)) {
+      return Fail("kernel %lld has an impossible number of multiply-adds", static_cast<long long>(i));
     }
   }
   return true;

@@ -10,6 +10,7 @@ namespace runnel {
 constexpr int64_t kMaxFrames = int64_t{1} << 44;         // input frames of one stream
 constexpr int64_t kMaxVirtualFrames = int64_t{1} << 45;  // with the steps after the end
 constexpr int64_t kMaxEndSteps = int64_t{1} << 20;
+constexpr int64_t kMaxMacs = int64_t{1} << 46;  // of one call of a kernel
 constexpr int64_t kMaxCount = int64_t{1} << 62;
 constexpr int64_t kMaxClocks = 4096;
 constexpr int kMaxArguments = 16;
@@ -71,12 +72,18 @@ struct Operand {
 enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3 };
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
+// A kernel and the multiply-adds of one call.
+struct Entry {
+  const uint8_t* code;
+  int64_t macs;
+};
+
 struct Instruction {
   InstructionOp op;
   int32_t made, length;  // clocks
   // CALL
-  const uint8_t* kernel;
-  const uint8_t* kernel_rows;  // null: none
+  Entry kernel;
+  Entry kernel_rows;  // no code: none
   int64_t rows;
   int32_t first_operand, operands, arguments;
   // REPEAT

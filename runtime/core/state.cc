@@ -87,11 +87,12 @@ int rn_check_state(const rn_program* program, const void* bytes, size_t n) {
 
 int64_t rn_position(const rn_program*, const void* state) { return static_cast<const StateHeader*>(state)->t; }
 
-void rn_counters(const void* state, int64_t counters[3]) {
+void rn_counters(const void* state, int64_t counters[4]) {
   const auto& from = static_cast<const StateHeader*>(state)->counters;
   counters[0] = from.steps;
   counters[1] = from.calls;
   counters[2] = from.mirrored;
+  counters[3] = from.macs;
 }
 
 }  // extern "C"

@@ -26,7 +26,7 @@ struct StateHeader {
   int64_t t;
   int64_t flags;
   Counters counters;
-  int64_t zero[3];
+  int64_t zero[2];
 };
 static_assert(sizeof(StateHeader) == kStateHeaderBytes, "the header's size is part of the plan's contract");
 

@@ -137,9 +137,10 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
   return Binding::kBound;
 }
 
-int Call(const Step& step, const Instruction& instruction, const uint8_t* kernel, const Arguments& arguments) {
+int Call(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments) {
   ++step.counters.calls;
-  if (CallKernel(kernel, instruction.arguments, arguments.pointer) != 0) return RN_KERNEL;
+  step.counters.macs += kernel.macs;
+  if (CallKernel(kernel.code, instruction.arguments, arguments.pointer) != 0) return RN_KERNEL;
   for (int32_t i = 0; i < arguments.written_count; ++i) {
     const auto& written = arguments.written[i];
     Mirror(*written.buffer, step.Memory(*written.buffer), written.slot, written.frames, step.counters);
@@ -150,7 +151,7 @@ int Call(const Step& step, const Instruction& instruction, const uint8_t* kernel
 int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
   Arguments arguments;
   for (int64_t q = low; q < high;) {
-    if (instruction.kernel_rows && high - q >= instruction.rows) {
+    if (instruction.kernel_rows.code && high - q >= instruction.rows) {
       Binding bound = Bind(step, instruction, q, instruction.rows, arguments);
       if (bound == Binding::kBound) {
         if (int code = Call(step, instruction, instruction.kernel_rows, arguments)) return code;

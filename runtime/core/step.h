@@ -7,7 +7,7 @@
 namespace runnel {
 
 struct Counters {
-  int64_t steps = 0, calls = 0, mirrored = 0;
+  int64_t steps = 0, calls = 0, mirrored = 0, macs = 0;
 };
 
 // Where frames live during one step.

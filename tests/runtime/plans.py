@@ -152,7 +152,7 @@ class Plan:
 
     def words(self, entries: dict[str, int]) -> bytes:
         tables: list[list[list[int]]] = [
-            self.clocks, self.buffers, [[entries[k], ARGUMENTS[k]] for k in self.kernels], self.inputs, self.outputs,
+            self.clocks, self.buffers, [[entries[k], ARGUMENTS[k], 0] for k in self.kernels], self.inputs, self.outputs,
             [[0, self.instructions]],
         ]  # fmt: skip
         counts = [len(tables[0]), len(tables[1]), len(tables[2]), len(self.code), *(len(t) for t in tables[3:])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from runnel.compiler.graph.model import Node
@@ -15,7 +17,8 @@ from runnel.errors import InternalError
 
 def frame_local(walk: Walk, node: Node) -> list[Value] | None:
     """The node on shared columns and on edges, where column n of its output needs column n of its inputs only."""
-    found = _trial(walk, node)
+    given = {i: v for i in node.inputs if isinstance(v := walk.values.get(i), Columns)}
+    found = trial(walk, node, {n: (v.axis, v.frames, v.stream) for n, v in given.items()})
     if found is None:
         return None
     nodes, results = found
@@ -28,27 +31,34 @@ def frame_local(walk: Walk, node: Node) -> list[Value] | None:
     return [known[r.name] for r in results]
 
 
-def _trial(walk: Walk, node: Node) -> tuple[list[Pointwise], list[Stream]] | None:
-    """What the op's rule makes of streams that stand in for the columns; None where it is not frame-local."""
+def trial(
+    walk: Walk, node: Node, columns: Mapping[str, tuple[int, int, Stream]]
+) -> tuple[list[Pointwise], list[Stream]] | None:
+    """What the op's rule of sequence mode makes of streams that stand in for columns; None where it is not frame-local.
+
+    columns: {input: (time axis, columns a window, a stream with the other sizes)}.
+    """
     if not has_rule(node):
         return None
     width = walk.window[0]
-    trial = walk.trial
-    trial.nodes.clear()
+    again = walk.trial
+    again.nodes.clear()
     for name in node.inputs:
         value = walk.values.get(name)
-        if isinstance(value, Columns):
+        if name in columns:
+            axis, frames, like = columns[name]
             time = Count.time()
-            fact = StreamFact(value.axis, time, time.affine(1, value.frames - width), "")
-            trial.values[name] = Stream(name, value.stream.shape, value.stream.dtype, fact)
+            fact = StreamFact(axis, time, time.affine(1, frames - width), "")
+            shape = tuple(None if a == axis else d for a, d in enumerate(like.shape))
+            again.values[name] = Stream(name, shape, like.dtype, fact)
         elif isinstance(value, np.ndarray):
-            trial.values[name] = value
+            again.values[name] = value
     try:
-        results = RULES[node.op](trial, node)
+        results = RULES[node.op](again, node)
     except (Refusal, CountTooLong, InternalError):
         return None
-    made = [n for n in trial.nodes if isinstance(n, Pointwise)]
-    if len(made) != len(trial.nodes) or not all(isinstance(r, Stream) for r in results):
+    made = [n for n in again.nodes if isinstance(n, Pointwise)]
+    if len(made) != len(again.nodes) or not all(isinstance(r, Stream) for r in results):
         return None
     return made, [r for r in results if isinstance(r, Stream)]
 

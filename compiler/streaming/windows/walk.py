@@ -81,7 +81,8 @@ class Walk:
         self.trial.shapes, self.trial.probe_length = dict(shapes), window[0]
         self._spans: dict[tuple[Columns, int, int], Stream] = {}
         width, hop = window
-        self.windows = Count.time().affine(1, hop - width, hop)
+        self.time = Count.time()
+        self.windows = self.time.affine(1, hop - width, hop)
         """After t input frames: how many windows are complete."""
 
     # Adding nodes ---------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ class Walk:
 
     def source(self, port: Port, axis: int) -> None:
         """An input of the model."""
-        time = Count.time()
+        time = self.time
         shape = tuple(None if a == axis else d for a, d in enumerate(port.shape))
         stream = self.add(Source, port.name, "Source", [], shape, port.dtype, time, time)  # type: ignore[arg-type]
         columns = Columns(stream, self.window[0], 0, self.window[1], 1)
@@ -280,6 +281,15 @@ class Walk:
         small = replace(self.graph, nodes=[node], constants=known, inputs=[], outputs=ports)
         fold(small)
         return [small.constants[o] if o else Poisoned() for o in node.outputs]
+
+    def drop_unread(self, outputs: Sequence[Stream]) -> None:
+        """Take out the nodes that no output needs."""
+        needed, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if node.output in needed or isinstance(node, Source):
+                kept.append(node)
+                needed.update(node.streams)
+        self.nodes = kept[::-1]
 
     def output(self, port: Port) -> Stream | None:
         """An output of the model: one stacked frame a window, no earlier than the window is complete."""

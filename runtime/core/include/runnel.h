@@ -110,8 +110,8 @@ RN_API int rn_has_nonfinite(const rn_program* program, const void* const* inputs
 RN_API int rn_check_state(const rn_program* program, const void* bytes, size_t n);
 // Input frames taken so far.
 RN_API int64_t rn_position(const rn_program* program, const void* state);
-// Steps, kernel calls and bytes copied to keep the margins of rings, since the stream started.
-RN_API void rn_counters(const void* state, int64_t counters[3]);
+// Steps, kernel calls, bytes copied to keep the margins of rings and multiply-adds, since the stream started.
+RN_API void rn_counters(const void* state, int64_t counters[4]);
 
 // CRC-32C (Castagnoli), as used for weights segments.
 RN_API uint32_t rn_crc32c(const void* bytes, size_t n, uint32_t crc);
