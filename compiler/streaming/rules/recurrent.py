@@ -29,10 +29,10 @@ def recurrent(a: Analysis, node: Node) -> list[Value]:
     time, batch = 0, 1
     _check_lengths(a, node, x)
     weights = [a.constant(node, i, "weight") for i in (1, 2, 3)]
-    initial = [a.constant(node, i, "initial state") for i in (5, 6)]
     peephole = a.constant(node, 7, "peephole weight")
     if x.axis == batch:
-        return _inside_frame(a, node, x, [*weights, None, *initial, peephole])
+        return _inside_frame(a, node, [x, *weights, None, *_states_of_frames(a, node), peephole])
+    initial = [a.constant(node, i, "initial state") for i in (5, 6)]
     if x.axis != time:
         raise Refusal("has time on its feature axis", "move time to the sequence axis")
     return _along_time(a, node, x, [*weights, *initial, peephole])
@@ -49,11 +49,20 @@ def _check_lengths(a: Analysis, node: Node, x: Stream) -> None:
     raise Refusal("takes the lengths of its sequences as an input", "export the model without sequence_lens")
 
 
-def _inside_frame(a: Analysis, node: Node, x: Stream, weights: list[np.ndarray | None]) -> list[Value]:
+def _states_of_frames(a: Analysis, node: Node) -> list[Stream | None]:
+    """Initial states where time is the batch: one for every frame."""
+    states: list[Stream | None] = []
+    for i in (5, 6):
+        value = a.value(node.inputs[i]) if len(node.inputs) > i else None
+        if value is not None and not (isinstance(value, Stream) and value.axis == 1):
+            raise Refusal("has as many initial states as the stream has frames", "export it without an initial state")
+        states.append(value)
+    return states
+
+
+def _inside_frame(a: Analysis, node: Node, operands: list[Operand]) -> list[Value]:
     """A recurrence over another axis, with time as the batch: any direction, states known frame by frame."""
-    if any(v is not None for v in weights[4:6]):
-        raise Refusal("has an initial state for every frame", "export it without an initial state")
-    operands: list[Operand] = [x, *weights]
+    x = a.stream(node)
     while operands[-1] is None:
         operands.pop()
     results: list[Value] = []
