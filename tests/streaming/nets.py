@@ -94,6 +94,29 @@ class Net:
         return bytes(model.SerializeToString())
 
 
+class Turn:
+    """The body of a loop, in a line a node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.count = 0
+
+    def input(self, name: str, *shape: int, kind: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def op(self, op: str, *inputs: str, **attrs: Any) -> str:
+        self.count += 1
+        name = f"turn_{op}_{self.count}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attrs))
+        return name
+
+    def graph(self, *outputs: str, kinds: dict[str, int] | None = None) -> onnx.GraphProto:
+        ports = [helper.make_tensor_value_info(o, (kinds or {}).get(o, TensorProto.FLOAT), None) for o in outputs]
+        return helper.make_graph(self.nodes, "turn", self.inputs, ports)
+
+
 def _give_rank(model: onnx.ModelProto, port: onnx.ValueInfoProto) -> None:
     """Shape inference gave up: the rank comes from running the model."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -112,4 +135,4 @@ def stack(channels: int = 3, **options: Any) -> tuple[Net, str]:
     return net, net.input([1, channels, TIME])
 
 
-__all__ = ["TIME", "Net", "TensorProto", "stack"]
+__all__ = ["TIME", "Net", "TensorProto", "Turn", "stack"]

@@ -22,7 +22,8 @@ from runnel.compiler.graph.time_axis import find_time_axis
 
 TOLERANCE = 1e-5
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 16, 17, 23, 31, 40, 53)
-FRAGILE = ("GRU", "LSTM", "RNN", "ConvTranspose")
+FRAGILE = {"GRU": 0, "LSTM": 0, "RNN": 0, "ConvTranspose": 0, "Scan": -1}
+"""Ops that end the process when the input of this place has no frames."""
 Frames = dict[str, np.ndarray]
 
 
@@ -57,7 +58,9 @@ class Offline:
         self.pools = [n for n in proto.graph.node if n.op_type in ("MaxPool", "AveragePool")]
         self.given = [o.name for o in proto.graph.output]
         watched = {n.input[0] for n in self.pools} - set(self.given) - {i.name for i in proto.graph.input}
-        self.recurrences = [self._session(_up_to(proto, n.input[0])) for n in proto.graph.node if n.op_type in FRAGILE]
+        self.recurrences = [
+            self._session(_up_to(proto, n.input[FRAGILE[n.op_type]])) for n in proto.graph.node if n.op_type in FRAGILE
+        ]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in sorted(watched))
         self.session = self._session(proto)
         self.names = [o.name for o in self.session.get_outputs()]

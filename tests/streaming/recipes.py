@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nets import TIME, Net
+from nets import TIME, Net, Turn
 
 Step = tuple[str, int, dict[str, Any]]
 Recipe = list[Step]
@@ -183,6 +183,20 @@ class Builder:
         y = self.net.op("Squeeze", self.net.recurrent("GRU", t, 1, 1), self.net.const([1, 3]))
         return Tensor(self.net.op("Unsqueeze", y, self.net.const([0])), x.channels, x.lengths)
 
+    def scan(self, x: Tensor, initial: int, last: int) -> Tensor:
+        """A loop over time with a state and the state before it."""
+        n, turn, shape = self.net, Turn(), (1, x.channels)
+        state, old, frame = (turn.input(name, *shape) for name in ("state", "old", "frame"))
+        kept = turn.op("Sub", turn.op("Mul", state, n.const(0.6)), turn.op("Mul", old, n.const(0.3)))
+        after = turn.op("Tanh", turn.op("Add", turn.op("Mul", frame, n.weight(x.channels)), kept))
+        body = turn.graph(after, turn.op("Identity", state), turn.op("Add", after, old))
+        first = [n.weight(*shape) if initial else n.const(np.zeros(shape)) for _ in range(2)]
+        end, _, y = n.op("Scan", *first, x.name, body=body, num_scan_inputs=1, scan_input_axes=[2],
+                         scan_output_axes=[2], outputs=3)  # fmt: skip
+        if last:
+            self.tails.append(n.op("Neg", end))
+        return Tensor(y, x.channels, x.lengths)
+
     def join(self, x: Tensor, with_: int, op: str, front: int = 0) -> Tensor | None:
         """With another tensor, cut or padded to the same length where that can be done."""
         y = self._aligned(self.tensors[with_ % len(self.tensors)], x, front)
@@ -250,7 +264,7 @@ class Builder:
 KINDS: dict[str, Callable[..., Tensor | None]] = {
     n: getattr(Builder, n)
     for n in ("conv", "plane", "up", "pool", "act", "affine", "norm", "linear", "gate", "mask", "split", "cut", "pad",
-              "behind", "multiple", "rnn", "bins", "join", "position", "frames", "output", "tail")
+              "behind", "multiple", "rnn", "bins", "scan", "join", "position", "frames", "output", "tail")
 }  # fmt: skip
 
 
@@ -296,6 +310,7 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         "rnn": lambda: {"op": pick("GRU", "LSTM", "RNN"), "initial": i(0, 1), "linear": i(0, 1),
                         "last": pick(0, 0, 0, 1)},
         "bins": dict,
+        "scan": lambda: {"initial": i(0, 1), "last": pick(0, 0, 1)},
         "join": lambda: {"with_": i(0, 8), "op": pick("Add", "Mul", "Sub", "Max", "Concat"), "front": i(0, 1)},
         "position": lambda: {"kind": i(0, 2)},
         "frames": lambda: {"k": i(1, 5), "d": pick(1, 1, 2), "s": i(1, 3)},

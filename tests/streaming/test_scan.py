@@ -7,36 +7,13 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from nets import TIME, Net, stack
-from onnx import GraphProto, TensorProto, helper
+from nets import TIME, Net, Turn, stack
+from onnx import TensorProto, helper
 from oracle import Check
 
 from runnel.errors import Refused
 
 FLOAT = TensorProto.FLOAT
-
-
-class Turn:
-    """The body of a loop, in a line a node."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.inputs: list[Any] = []
-        self.count = 0
-
-    def input(self, name: str, *shape: int, kind: int = FLOAT) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        return name
-
-    def op(self, op: str, *inputs: str, **attrs: Any) -> str:
-        self.count += 1
-        name = f"turn_{op}_{self.count}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], **attrs))
-        return name
-
-    def graph(self, *outputs: str, kinds: dict[str, int] | None = None) -> GraphProto:
-        ports = [helper.make_tensor_value_info(o, (kinds or {}).get(o, FLOAT), None) for o in outputs]
-        return helper.make_graph(self.nodes, "turn", self.inputs, ports)
 
 
 def sru(net: Net, turn: Turn, size: int = 3) -> tuple[str, str]:

@@ -37,6 +37,10 @@ class Scan(StreamNode):
     body: Body = field(default_factory=lambda: Body([], [], [], [], []))
     index: int = 0
 
+    @property
+    def least_frames(self) -> int:
+        return 1
+
     def reach(self, x: Reach) -> Reach:
         return x.moved(0, 0, endless=True)
 
