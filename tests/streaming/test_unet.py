@@ -1,4 +1,4 @@
-"""U-Nets: several levels down and up, skip connections of different delays, odd lengths, and branches of other rates."""
+"""U-Nets: several levels down and up, skips of different delays, odd lengths, and branches of other rates."""
 
 from __future__ import annotations
 
