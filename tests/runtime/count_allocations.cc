@@ -43,7 +43,32 @@ int main(int, char** arguments) {
     }
     if (rn_flush(program, state.data, scratch.data, outputs, capacity, written) != RN_OK) return 2;
   }
-  printf("%d %d\n", at_open, allocations);
+  int many = allocations;
+  constexpr int32_t kLanes = 3;
+  allocations = 0;
+  Block batch = Room(rn_batch_scratch_bytes(program, kLanes)), states[kLanes];
+  void* pointers[kLanes];
+  for (int32_t i = 0; i < kLanes; ++i) {
+    states[i] = Room(rn_state_bytes(program));
+    pointers[i] = states[i].data;
+    if (rn_init(program, pointers[i], 0) != RN_OK) return 2;
+  }
+  const int own = allocations;
+  const void* many_in[4 * kLanes];
+  void* many_out[4 * kLanes];
+  int64_t many_capacity[4 * kLanes], many_written[4 * kLanes];
+  for (int32_t i = 0; i < 4 * kLanes; ++i) many_in[i] = in.data, many_out[i] = out.data, many_capacity[i] = 1024;
+  const int nonfinite[kLanes] = {0, 1, 2};
+  for (int i = 0; i < 50; ++i) {
+    const int64_t frames[kLanes] = {i % 9, i % 3 - 1, i % 5};
+    int32_t failed;
+    if (rn_push_many(program, kLanes, pointers, batch.data, many_in, frames, many_out, many_capacity, many_written,
+                     nonfinite, &failed) != RN_OK) {
+      return 2;
+    }
+  }
+  many += allocations - own;
+  printf("%d %d\n", at_open, many);
   rn_close(program);
   return 0;
 }
