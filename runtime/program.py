@@ -299,9 +299,12 @@ def offered(program: Program, x: Array | Mapping[str, Array], on_nonfinite: str)
 
 
 def checked_static(port: Port, value: Any) -> Array:
-    """The value of a static input as a contiguous array. Raises StreamError."""
-    array = np.asarray(value, port.dtype) if isinstance(value, (bool, int, float)) else value
-    array = np.array(checked_array(port, array), order="C").reshape(port.sized(0))
+    """The value of a static input as a contiguous array; a number serves where there is one element. Raises
+    StreamError."""
+    number = isinstance(value, (bool, int, float)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    if number and int(np.prod(port.sized(0))) == 1:
+        value = np.full(port.sized(0), value, port.dtype)
+    array = np.array(checked_array(port, value), order="C").reshape(port.sized(0))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise StreamError(f"the static input '{port.name}' is not finite; give it numbers.")
     return array

@@ -7,6 +7,7 @@ but the input.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,10 @@ class BoundProgram:
         self.whole.session = open_session(model, fastest=True)  # a peer gets its best known setting
         self.hop, self.rate, self.state_bytes = self.whole.hop, self.whole.rate, self.whole.state_bytes
         self.inputs, self.outputs = self.whole.inputs, self.whole.outputs
+        self.timed, self.statics, self.max_frames = self.whole.timed, self.whole.statics, self.whole.max_frames
 
-    def stream(self) -> BoundStream:
-        return BoundStream(self.whole)
+    def stream(self, inputs: Mapping[str, Array] | None = None) -> BoundStream:
+        return BoundStream(self.whole, inputs or {})
 
 
 def without_edges(model: bytes, position: str, length: str) -> bytes:
@@ -77,7 +79,7 @@ def without_edges(model: bytes, position: str, length: str) -> bytes:
 class BoundStream:
     """One stream: its buffers and two bindings."""
 
-    def __init__(self, program: OnnxProgram) -> None:
+    def __init__(self, program: OnnxProgram, statics: Mapping[str, Array]) -> None:
         described = program.onnx
         session = program.session
         self.session: Any = session
@@ -86,7 +88,7 @@ class BoundStream:
         for port, asked in zip(program.timed, described["inputs"]):
             shape = port.sized(program.hop * port.per_tick)
             self.inputs[port.name] = np.zeros(shape[1:] if asked["axis"] == STACKED else shape, port.dtype)
-        self.statics = {port.name: np.zeros(port.sized(0), port.dtype) for port in program.statics}
+        self.statics = dict(statics)
         self.position = np.zeros((), np.int64)
         length = np.array(program.unknown_length, np.int64)
         scalars = {described["position"]: self.position, described["length"]: length}

@@ -78,15 +78,19 @@ def named_shape(text: str) -> tuple[str, list[int]]:
 def named_file(text: str) -> tuple[str, np.ndarray]:
     """``NAME=NUMBER`` or ``NAME=FILE.npy``, for argparse."""
     name, _, value = text.partition("=")
-    return named_value(f"{name}:{value}")
+    return name, _value(text, value)
 
 
 def named_value(text: str) -> tuple[str, np.ndarray]:
     """``NAME:NUMBER`` or ``NAME:FILE.npy``, for argparse."""
     name, value = named(text)
+    return name, _value(text, value)
+
+
+def _value(text: str, value: str) -> np.ndarray:
     try:
         if value.endswith(".npy"):
-            return name, np.load(value, allow_pickle=False)
-        return name, np.array(int(value) if value.lstrip("-").isdigit() else float(value))
+            return np.asarray(np.load(value, allow_pickle=False))
+        return np.array(int(value) if value.lstrip("-").isdigit() else float(value))
     except (OSError, ValueError, EOFError):
         raise argparse.ArgumentTypeError(f"'{text}' gives neither a number nor a .npy file that can be read") from None

@@ -28,10 +28,7 @@ def find_time_axis(
         for name, axis in named.items():
             if name not in names:
                 raise InputError(f"time_axis names '{name}', but the model's inputs are {_quoted(names)}.")
-            rank = len(next(p for p in graph.inputs if p.name == name).shape)
-            if not -rank <= axis < rank:
-                raise InputError(f"time_axis {name}:{axis} is outside the input's {rank} axes.")
-            axes[name] = axis % rank
+            axes[name] = _named_axis(next(p for p in graph.inputs if p.name == name), axis)
         return axes
     if window is not None:
         axes = _window_axes(graph, window)
@@ -67,6 +64,13 @@ def find_time_axis(
     return axes
 
 
+def _named_axis(port: Port, axis: int) -> int:
+    rank = len(port.shape)
+    if not -rank <= axis < rank:
+        raise InputError(f"time_axis {port.name}:{axis} is outside the input's {rank} axes.")
+    return axis % rank
+
+
 def _rated_axes(
     graph: Graph, named: Mapping[str, int], window: int | None, rates: Mapping[str, float]
 ) -> dict[str, int]:
@@ -85,7 +89,7 @@ def _rated_axes(
             if open_axes:
                 raise InputError(f"input '{port.name}' has an open axis {open_axes[0]}, so it needs a rate too.")
         elif port.name in named:
-            axes[port.name] = named[port.name] % len(port.shape)
+            axes[port.name] = _named_axis(port, named[port.name])
         elif len(open_axes) == 1:
             axes[port.name] = open_axes[0]
         else:
