@@ -80,6 +80,7 @@ class BoundStream:
     """One stream: its buffers and two bindings."""
 
     def __init__(self, program: OnnxProgram, statics: Mapping[str, Array]) -> None:
+        self.program = program
         described = program.onnx
         session = program.session
         self.session: Any = session
