@@ -84,7 +84,10 @@ def deviation(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[An
         if right.dtype.kind != "f":
             worst = max(worst, float((have != right).any()))
             continue
-        difference = np.abs(have.astype(np.float64) - right)
-        scale = max(float(np.abs(right).max()), SMALLEST_RANGE)
+        same = (have == right) | (np.isnan(have) & np.isnan(right))
+        with np.errstate(invalid="ignore"):
+            difference = np.where(same, 0.0, np.abs(have.astype(np.float64) - right))
+        finite = right[np.isfinite(right)]
+        scale = max(float(np.abs(finite).max()) if finite.size else 0.0, SMALLEST_RANGE)
         worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
     return worst
