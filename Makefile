@@ -14,7 +14,7 @@ CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format check-style types clean
+.PHONY: help setup demo test bench bench-compile nightly coverage lint format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -42,6 +42,18 @@ bench: setup
 	@$(VENV)/bin/runnel compile models/denoiser/denoiser.onnx --rate 16000 --out build/bench/denoiser.rnl
 	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl \
 	    --backend native,onnxruntime-bound,onnxruntime-steady,onnxruntime --rows build/bench/denoiser.json
+
+bench-compile: setup
+	@$(PY) -m runnel.tools.compile_time
+
+nightly: setup
+	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q tests/streaming/test_random_graphs.py
+	RUNNEL_GRAPHS=1000 RUNNEL_RUNNERS=native $(PY) -m pytest -q tests/streaming/test_random_graphs.py
+	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
+
+coverage: setup
+	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q tests/streaming
+	$(PY) -m runnel.tools.coverage
 
 lint: setup check-style types
 

@@ -180,10 +180,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             own = _own_deviation(Path(name), rewritten, form, manifest, cases)
             write_bundle(name, manifest, entries)
         codes = codes_record(rewritten, cases) if not graph.modes else None
-        nodes = len(form.model.graph.node)
         manifest["proof"] = prove(
-            Path(name), cases, axes, backends, request.progress, against, own, codes=codes, nodes=nodes
-        )
+            Path(name), cases, axes, backends, request.progress, against, own, codes, len(form.model.graph.node),
+            figures.latency_frames,
+        )  # fmt: skip
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(

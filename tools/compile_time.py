@@ -28,14 +28,18 @@ PROOF = ("running the offline model", "proving onnxruntime", "proving native")
 def residual_net(nodes: int) -> bytes:
     """Residual blocks of a convolution over 3 frames with look-ahead, Tanh, a scale and a sum: 4 nodes a block."""
     rng = np.random.default_rng(0)
-    made, weights, h = [], [numpy_helper.from_array(np.array(0.5, np.float32), "half")], "x"
-    for i in range(max(1, nodes // 4)):
+    blocks = max(1, nodes // 4)
+    share = numpy_helper.from_array(
+        np.array(1 / blocks, np.float32), "share"
+    )  # else rounding grows from block to block
+    made, weights, h = [], [share], "x"
+    for i in range(blocks):
         weight = rng.standard_normal((CHANNELS, CHANNELS, 3)) / (3 * CHANNELS) ** 0.5
         weights.append(numpy_helper.from_array(weight.astype(np.float32), f"w{i}"))
         made += [
             helper.make_node("Conv", [h, f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1, 1]),
             helper.make_node("Tanh", [f"c{i}"], [f"t{i}"], f"tanh{i}"),
-            helper.make_node("Mul", [f"t{i}", "half"], [f"s{i}"], f"scale{i}"),
+            helper.make_node("Mul", [f"t{i}", "share"], [f"s{i}"], f"scale{i}"),
             helper.make_node("Add", [h, f"s{i}"], [f"h{i}"], f"sum{i}"),
         ]
         h = f"h{i}"
