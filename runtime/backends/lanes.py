@@ -42,6 +42,10 @@ class NativeBatch(Batch):
                 code = self._call()
             if code != native.OK:
                 raise self._refusal(code, arrays)
+        except Exception:
+            for lane in arrays:
+                self._streams[lane].undo()
+            raise
         finally:
             for lane in x:
                 if lane in self._streams:

@@ -144,6 +144,7 @@ class NativeStream(Stream):
         self._feed = program.feed()
         self._staging = [Staging(port, 0) for port in program.outputs]
         self._large = False
+        self._before: bytes | None = None  # of a restart, until the push that it is for is done
         self._empty = [np.empty(port.sized(0) if port.axis is not None else (0, *port.sized(0)), port.dtype)
                        for port in program.outputs]  # fmt: skip
         self._use([s.memory for s in self._staging], [0] * len(self._staging))
@@ -158,13 +159,18 @@ class NativeStream(Stream):
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
         arrays = self.prepare(x)
         if out is not None:
-            given = checked_out(self.program, out, self._count_due(self._frames.value, end=False))
+            try:
+                given = checked_out(self.program, out, self._count_due(self._frames.value, end=False))
+            except StreamError:
+                self.undo()
+                raise
             return self._push_into(given, arrays)
         code = self._call()
         if code == native.CAPACITY:
             self.make_room()
             code = self._call()
         if code != native.OK:
+            self.undo()
             raise self.error(code, arrays)
         return self.results()
 
@@ -190,6 +196,7 @@ class NativeStream(Stream):
         """What the core wrote."""
         if self._feed is not None:
             self._feed.commit()
+            self._before = None
         if self._large:
             return self._given_away()
         if len(self._staging) == 1:
@@ -217,6 +224,12 @@ class NativeStream(Stream):
                 self._large |= self._staging[i].memory.nbytes > STAGED
         self._use([s.memory for s in self._staging], [s.frames for s in self._staging])
 
+    def undo(self) -> None:
+        """Take back what was done for a push that is refused."""
+        if self._before is not None:
+            self.restore(self._before)
+            self._before = None
+
     def rest(self) -> None:
         """Take no part in the next call of a batch."""
         self._frames.value = -1
@@ -227,9 +240,12 @@ class NativeStream(Stream):
         arrays = self.prepare(x)
         handle = self.program._handle
         bad = self._core.rn_has_nonfinite(handle, self._addresses, self._frames)
-        if self.on_nonfinite == "error" and bad:
-            raise self.error(native.NOT_FINITE, arrays)
-        self.check_room(self._frames.value, 0 if bad and self.on_nonfinite == "reset" else None)
+        try:
+            if self.on_nonfinite == "error" and bad:
+                raise self.error(native.NOT_FINITE, arrays)
+            self.check_room(self._frames.value, 0 if bad and self.on_nonfinite == "reset" else None)
+        finally:
+            self.undo()
 
     def _offered(self, feed: Feed, x: Array | Mapping[str, Array]) -> list[Array]:
         if self._ended():
@@ -237,6 +253,7 @@ class NativeStream(Stream):
         ready, restart = offered(self.program, x, self.on_nonfinite)
         arrays, self._frames.value = feed.offer(ready, fresh=restart)
         if restart:
+            self._before = self.save()
             self.reset()
         return arrays
 
@@ -319,9 +336,11 @@ class NativeStream(Stream):
         code = self._call()
         self._use([s.memory for s in self._staging], [s.frames for s in self._staging])
         if code != native.OK:
+            self.undo()
             raise self.error(code, arrays)
         if self._feed is not None:
             self._feed.commit()
+            self._before = None
         parts = [
             a[(slice(None),) * (p.axis or 0) + (slice(0, n),)] if n < r else a
             for a, p, n, r in zip(results, ports, self._written, room)

@@ -152,23 +152,9 @@ class OnnxStream(Stream):
         self._tails: dict[str, Array] = {}
 
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
-        self._check_goes_on()
-        if self._feed is not None:
-            ready, restart = offered(self.program, x, self.on_nonfinite)
-            arrays, frames = self._feed.offer(ready, fresh=restart)
-            self.check_room(frames, 0 if restart else None)
-            if restart:
-                self.reset()
-        else:
-            arrays, frames = checked_inputs(self.program, x)
-            if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
-                if self.on_nonfinite == "error":
-                    raise StreamError(describe_nonfinite(self.program.timed, arrays))
-                arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
-                if self.on_nonfinite == "reset":
-                    self.check_room(frames, 0)
-                    self.reset()
-            self.check_room(frames)
+        arrays, frames, restart = self._accepted(x)
+        if restart:
+            self.reset()
         into = None if out is None else checked_out(self.program, out, self._count_due(frames))
         if self._feed is not None:
             self._feed.commit()
@@ -195,13 +181,25 @@ class OnnxStream(Stream):
         return self._named(parts)
 
     def check(self, x: Array | Mapping[str, Array]) -> None:
+        self._accepted(x)
+
+    def _accepted(self, x: Array | Mapping[str, Array]) -> tuple[list[Array], int, bool]:
+        """The finite arrays of a push, their frames, and whether the stream starts again for them. Raises
+        StreamError."""
         self._check_goes_on()
         if self._feed is not None:
-            self._feed.offer(*offered(self.program, x, self.on_nonfinite))
-            return
-        arrays, _ = checked_inputs(self.program, x)
-        if self.on_nonfinite == "error" and any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays):
-            raise StreamError(describe_nonfinite(self.program.timed, arrays))
+            ready, restart = offered(self.program, x, self.on_nonfinite)
+            arrays, frames = self._feed.offer(ready, fresh=restart)
+        else:
+            arrays, frames = checked_inputs(self.program, x)
+            bad = any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays)
+            if bad and self.on_nonfinite == "error":
+                raise StreamError(describe_nonfinite(self.program.timed, arrays))
+            if bad:
+                arrays = [np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a for a in arrays]
+            restart = bad and self.on_nonfinite == "reset"
+        self.check_room(frames, 0 if restart else None)
+        return arrays, frames, restart
 
     def _check_goes_on(self) -> None:
         if self._flushed:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import Net
+from oracle import Offline
 
 import runnel
 from runnel.errors import InputError, StreamError
@@ -184,3 +185,75 @@ def test_rates_in_the_metadata(tmp_path):
 def test_rates_that_do_not_fit(rate, why):
     with pytest.raises(InputError, match=why):
         runnel.inspect(joined(), rate=rate)
+
+
+def test_receptive_fields_are_those_of_a_probe():
+    """Frames of each input that change one output frame, found by changing them one by one."""
+    model = joined(2)
+    page = runnel.inspect(model, rate=RATES)
+    offline = Offline(model)
+    x = recording(12)
+    (before,) = offline(x).values()
+    for port in page.inputs:
+        changed = []
+        for frame in range(x[port["name"]].shape[2]):
+            y = {name: array.copy() for name, array in x.items()}
+            y[port["name"]][..., frame] += 1
+            if (next(iter(offline(y).values()))[..., 5] != before[..., 5]).any():
+                changed.append(frame)
+        here = 5 * port["per_tick"]
+        assert len(changed) == changed[-1] - changed[0] + 1 == port["receptive_field"], port["name"]
+        assert changed[-1] - here == port["look_ahead"], port["name"]
+
+
+def test_a_gap_is_one_of_all_inputs(program):
+    x = recording(20)
+    stream, other = program.stream(), program.stream()
+    parts = [[s.push({name: a[..., : a.shape[2] // 2] for name, a in x.items()})] for s in (stream, other)]
+    parts[0].append(stream.gap(3))
+    parts[1].append(other.push({"audio": np.zeros((1, 2, 12), np.float32), "video": np.zeros((1, 3, 3), np.float32)}))
+    assert parts[0][1].tobytes() == parts[1][1].tobytes() and stream.position == 13
+
+
+def test_a_snapshot_of_another_size_is_refused(program):
+    saved = program.stream().save()
+    for state in (saved[:-1], saved + b"x", saved[: len(saved) // 2], b""):
+        with pytest.raises(StreamError, match="another program"):
+            program.stream(state=state)
+
+
+def test_lanes_of_several_rates(program):
+    x = recording(16)
+    expected = whole(program, x)
+    batch = program.batch(2)
+    one, two = batch.join(), batch.join()
+    got = {one: [], two: []}
+    for i in range(0, 16, 4):
+        half = {"video": x["video"][..., i : i + 4]}
+        for lane, y in batch.push({one: half, two: {"audio": x["audio"][..., 4 * i : 4 * i + 16]}}).items():
+            got[lane].append(y)
+        rest = {"audio": x["audio"][..., 4 * i : 4 * i + 16]}
+        for lane, y in batch.push({one: rest, two: half}).items():
+            got[lane].append(y)
+    before = batch.save(one), batch.save(two)
+    much = np.zeros((1, 2, 4 * program.manifest["clock"]["ahead"] + 1), np.float32)
+    with pytest.raises(StreamError, match="^lane 1: input 'audio' runs ahead"):
+        batch.push({one: {"video": x["video"]}, two: {"audio": much}})
+    assert (batch.save(one), batch.save(two)) == before
+    for lane in (one, two):
+        assert np.concatenate([*got[lane], batch.flush(lane)], axis=2).tobytes() == expected.tobytes()
+
+
+def test_a_refused_push_takes_a_restart_of_another_lane_back(program):
+    x = recording(16)
+    batch = program.batch(2)
+    restarting, strict = batch.join(on_nonfinite="reset"), batch.join()
+    batch.push({restarting: x, strict: x})
+    before = batch.save(restarting), batch.save(strict)
+    bad = {name: array.copy() for name, array in x.items()}
+    bad["audio"][0, 0, 3] = np.nan
+    with pytest.raises(StreamError, match="^lane 1: input 'audio' is nan"):
+        batch.push({restarting: bad, strict: bad})
+    assert (batch.save(restarting), batch.save(strict)) == before
+    batch.push({restarting: bad})
+    assert batch.position(restarting) == 16
