@@ -112,16 +112,22 @@ class Analysis:
         return value
 
     def same_length(self, a: Count, b: Count) -> bool:
-        """Whether two lengths are equal for every input that all layers so far take."""
-        if a == b:
-            return True
+        """Whether two lengths are equal for every input that all layers so far take, but for the shortest ones.
+
+        Those are not taken then.
+        """
         period, taken = self.remainders
         apart = a - b
         if apart.gain:
             return False
-        frames = np.arange(self.shortest, max(apart.start, self.shortest) + lcm(apart.period, period))
-        table = apart.table(int(frames[-1]) + 1)[frames]
-        return not table[np.isin(frames % period, taken)].any()
+        settled = max(apart.start, self.shortest)
+        frames = np.arange(self.shortest, settled + lcm(apart.period, period))
+        differ = frames[(apart.table(int(frames[-1]) + 1)[frames] != 0) & np.isin(frames % period, taken)]
+        if (differ >= settled).any():
+            return False
+        if len(differ):
+            self.shortest = int(differ[-1]) + 1
+        return True
 
     def divides(self, length: Count, count: int) -> None:
         """State that a layer takes only inputs for which ``length`` is a multiple of ``count``."""

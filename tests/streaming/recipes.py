@@ -86,13 +86,45 @@ class Builder:
         )
         return Tensor(h, 3, np.maximum(0, s * (x.lengths - 1) + (k - 1) * d + 1 - left - right + extra))
 
-    def pool(self, x: Tensor, k: int, s: int, left: int, right: int, average: int = 0) -> Tensor | None:
+    def pool(self, x: Tensor, k: int, s: int, left: int, right: int, average: int = 0,
+             ceil: int = 0) -> Tensor | None:  # fmt: skip
+        """average: 1 counts the padding, 2 does not."""
         left, right = min(left, k - 1), min(right, k - 1)
-        attrs: dict[str, Any] = {"kernel_shape": [k], "strides": [s], "pads": [left, right]}
-        if average:
+        attrs: dict[str, Any] = {"kernel_shape": [k], "strides": [s], "pads": [left, right], "ceil_mode": ceil}
+        if average == 1:
             attrs["count_include_pad"] = 1
         h = self.net.op("AveragePool" if average else "MaxPool", x.name, **attrs)
-        return Tensor(h, x.channels, np.maximum(0, (x.lengths + left + right - k) // s + 1))
+        lengths = (x.lengths + left + right - k + (s - 1) * ceil) // s + 1
+        if ceil:
+            lengths = np.minimum(lengths, (x.lengths + left - 1) // s + 1)
+        return Tensor(h, x.channels, np.maximum(0, lengths))
+
+    def resize(self, x: Tensor, up: int, down: int, mode: str, places: str, rounding: str) -> Tensor:
+        scales = self.net.const(np.array([1.0, 1.0, up / down]))
+        attrs = {"nearest_mode": rounding} if mode == "nearest" else {}
+        h = self.net.op("Resize", x.name, "", scales, mode=mode, coordinate_transformation_mode=places, **attrs)
+        return Tensor(h, x.channels, x.lengths * up // down)
+
+    def every(self, x: Tensor, first: int, step: int) -> Tensor:
+        """Every step-th frame."""
+        n = self.net
+        h = n.op("Slice", x.name, n.const([first]), n.const([END]), n.const([2]), n.const([step]))
+        return Tensor(h, x.channels, np.maximum(0, -(-(x.lengths - first) // step)))
+
+    def shuffle(self, x: Tensor, of: int) -> Tensor:
+        """Parts of a frame's channels as frames."""
+        n = self.net
+        h = n.op("Reshape", n.conv(x.name, x.channels, 3 * of, 1), n.const([1, 3, of, -1]))
+        h = n.op("Reshape", n.op("Transpose", h, perm=[0, 1, 3, 2]), n.const([1, 3, -1]))
+        return Tensor(h, 3, x.lengths * of)
+
+    def stack(self, x: Tensor, of: int) -> Tensor:
+        """Padded to a multiple, and that many frames as one."""
+        x = self.multiple(x, of)
+        n, c = self.net, x.channels
+        h = n.op("Transpose", n.op("Reshape", x.name, n.const([1, c, -1, of])), perm=[0, 1, 3, 2])
+        h = n.op("Reshape", h, n.const([1, c * of, -1]))
+        return self._narrow(Tensor(h, c * of, x.lengths // of))
 
     def act(self, x: Tensor, op: str) -> Tensor:
         return Tensor(self.net.op(op, x.name), x.channels, x.lengths)
@@ -264,6 +296,7 @@ class Builder:
 KINDS: dict[str, Callable[..., Tensor | None]] = {
     n: getattr(Builder, n)
     for n in ("conv", "plane", "up", "pool", "act", "affine", "norm", "linear", "gate", "mask", "split", "cut", "pad",
+              "resize", "every", "shuffle", "stack",
               "behind", "multiple", "rnn", "bins", "scan", "join", "position", "frames", "output", "tail")
 }  # fmt: skip
 
@@ -294,7 +327,14 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         "conv": lambda: {**conv(), "group": pick(1, 1, 2), "wide": i(0, 1)},
         "plane": lambda: {"k": i(1, 4), "f": i(1, 3), "left": i(0, 3), "right": i(0, 3), "s": pick(1, 1, 2)},
         "up": up,
-        "pool": lambda: {"k": i(1, 4), "s": i(1, 3), "left": i(0, 2), "right": i(0, 2), "average": i(0, 1)},
+        "pool": lambda: {"k": i(1, 4), "s": i(1, 3), "left": i(0, 2), "right": i(0, 2), "average": i(0, 2),
+                         "ceil": i(0, 1)},
+        "resize": lambda: {"up": pick(2, 2, 3, 1, 1, 3), "down": pick(1, 1, 1, 2, 4),
+                           "mode": pick("nearest", "linear"), "places": pick("half_pixel", "asymmetric"),
+                           "rounding": pick("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")},
+        "every": lambda: {"first": i(0, 3), "step": i(2, 4)},
+        "shuffle": lambda: {"of": i(2, 3)},
+        "stack": lambda: {"of": i(2, 3)},
         "act": lambda: {"op": pick("Sigmoid", "Tanh", "Relu", "Exp", "Softplus", "Cos")},
         "affine": lambda: {"high": i(0, 1)},
         "norm": lambda: {"kind": i(0, 2)},
@@ -333,7 +373,7 @@ def simpler(recipe: Recipe) -> Iterator[Recipe]:
         if source:
             yield [*recipe[:i], (kind, 0, parameters), *recipe[i + 1 :]]
         for key, value in parameters.items():
-            floor = 1 if key in ("k", "d", "s", "of", "f", "start", "group") else 0
+            floor = 1 if key in ("k", "d", "s", "up", "down", "step", "of", "f", "start", "group") else 0
             options = [v for v in (floor, value - 1) if floor <= v < value] if isinstance(value, int) else []
             for option in options:
                 yield [*recipe[:i], (kind, source, {**parameters, key: option}), *recipe[i + 1 :]]

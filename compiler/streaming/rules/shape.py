@@ -176,7 +176,7 @@ def split(a: Analysis, node: Node) -> list[Value]:
 
 @rule("Concat")
 def concat(a: Analysis, node: Node) -> list[Value]:
-    from runnel.compiler.streaming.rules.time import concat_time
+    from runnel.compiler.streaming.rules.join import concat_time
 
     operands = [v if isinstance(v := a.value(n), np.ndarray) else a.stream(node, i) for i, n in enumerate(node.inputs)]
     rank = len(operands[0].shape)

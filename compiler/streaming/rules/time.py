@@ -204,16 +204,3 @@ def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: fl
         node, Shift, [x], x.axis, final, length, suffix=suffix, shape=x.shape, op="Shift", offset=-left,
         left=max(left, 0), right=amount, fill=fill, mode=mode,
     )  # fmt: skip
-
-
-def concat_time(a: Analysis, node: Node, operands: list[Any], axis: int) -> list[Value]:
-    """Constants of one value before or after a stream are padding; anything else is refused."""
-    at = [i for i, x in enumerate(operands) if isinstance(x, Stream)]
-    if len(at) != 1:
-        raise MixesTime("puts one stream behind another in time", "the first would have to end; join them on channels")
-    fills = {float(v) for x in operands if isinstance(x, np.ndarray) for v in np.unique(x)}
-    if len(fills) > 1:
-        raise MixesTime("puts frames of different constant values before or after the stream", "pad with one value")
-    left = sum(x.shape[axis] for x in operands[: at[0]])
-    right = sum(x.shape[axis] for x in operands[at[0] + 1 :])
-    return [pad_time(a, node, operands[at[0]], left, right, fills.pop() if fills else 0.0, "constant", "")]
