@@ -14,7 +14,7 @@ GATES = {"gru_sequence": 3, "lstm_sequence": 4, "rnn_sequence": 1}
 def macs(node: FrameNode) -> int:
     """Of one output frame."""
     out = prod(node.output.shape)
-    first, weight = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    first, weight = (*node.inputs, None, None)[:2]
     if first is None or weight is None:
         return 0
     if node.op == "conv":

@@ -18,8 +18,10 @@ from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers 
 from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
+from runnel.compiler.streaming.deviation import deviating, deviation
 from runnel.compiler.streaming.ir import (
     STACKED,
+    Deviation,
     Operand,
     Pointwise,
     Poisoned,
@@ -44,7 +46,7 @@ MOST_REMAINDERS = 4096
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
 
 
-Value = Stream | np.ndarray | Tail | Poisoned
+Value = Stream | np.ndarray | Tail | Deviation | Poisoned
 
 
 class Analysis:
@@ -232,6 +234,8 @@ class Analysis:
                 self.values[name] = result
 
     def _results(self, node: Node, inputs: list[Value]) -> list[Value]:
+        if any(isinstance(v, Deviation) for v in inputs):
+            return deviating(self, node)
         streams = [v for v in inputs if isinstance(v, Stream)]
         if node.op in FROM_LENGTH and not streams and any(is_symbolic(v) for v in inputs):
             made = FROM_LENGTH[node.op](self, node)
@@ -262,7 +266,8 @@ class Analysis:
                 raise missing_rule(node.op)
             return self.whole_frames(node)
         if any(s.fact.once for s in streams):
-            return mixed(self, node)
+            apart = deviation(self, node)
+            return mixed(self, node) if apart is None else [apart]
         if not has_rule(node):
             raise missing_rule(node.op)
         return RULES[node.op](self, node)

@@ -318,6 +318,17 @@ class Feedback(StreamNode):
 
 
 @dataclass(frozen=True, eq=False)
+class Deviation:
+    """A tensor less its mean over ``axes``, time among them, to a power: not known before the end, but what may follow
+    is (a variance)."""
+
+    stream: Stream
+    mean: Stream
+    axes: frozenset[int]
+    power: int = 1
+
+
+@dataclass(frozen=True, eq=False)
 class Tail:
     """Frames [-start, -stop) of a tensor, counted from the end: known only when the stream ends."""
 

@@ -55,10 +55,6 @@ def from_length(*ops: str) -> Callable[[Maker], Maker]:
 WITHOUT_RULE = {
     "ReverseSequence": ("reverses time, as a bidirectional recurrence does, and so needs the whole future", "train "
     "or export the model with forward recurrence only"),
-    "InstanceNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch "
-    "statistics"),
-    "GroupNormalization": ("normalises over the whole of time", "use a normalisation over channels or batch "
-    "statistics"),
     "DynamicQuantizeLinear": ("takes its scale from the least and the largest value of the whole recording",
     "quantise the model with static scales from a calibration recording, or use window mode (--window W)"),
     "DynamicQuantizeMatMul": ("takes its scale from the least and the largest value of the whole recording",

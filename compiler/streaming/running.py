@@ -92,9 +92,11 @@ def against(a: Analysis, node: Node, once: Stream, rank: int, axis: int) -> Stre
     return result
 
 
-def mixed(a: Analysis, node: Node, mode: tuple[str, str] | None = None) -> list[Value]:
-    """A node that reads frames and values known only at the end."""
-    values = [a.value(name) for name in node.inputs]
+def mixed(
+    a: Analysis, node: Node, mode: tuple[str, str] | None = None, values: list[Value | None] | None = None
+) -> list[Value]:
+    """A node that reads frames and values known only at the end. values: its inputs, where not those of the graph."""
+    values = [a.value(name) for name in node.inputs] if values is None else values
     mode = mode or (NORM if node.op in ("Sub", "Div") else POOL)
     reason = "combines every frame with a value that is known only at the end of the stream"
     if node.op not in BINARY:

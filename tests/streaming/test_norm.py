@@ -87,7 +87,7 @@ def test_arg(check: Check, op: str, keep: int) -> None:
     [
         ("Softmax", {"axis": -1}, "normalises over the whole of time"),
         ("LogSoftmax", {"axis": 2}, "normalises over the whole of time"),
-        ("LpNormalization", {"axis": -1}, "normalises over the whole of time"),
+        ("LpNormalization", {"axis": -1}, "statistics of the whole of time"),
         ("ArgMax", {"axis": -1}, "reduces over the whole of time"),
     ],
 )
@@ -113,5 +113,5 @@ def test_layer_normalization_over_time_is_refused() -> None:
     net = Net()
     x = net.input([1, TIME, 4])
     t = net.op("Transpose", x, perm=[0, 2, 1])
-    with pytest.raises(Refused, match="normalises over time"):
+    with pytest.raises(Refused, match="statistics of the whole of time"):
         oracle.check(net.model(net.op("LayerNormalization", t, net.weight(1), axis=-1)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ class Scribe:
 
     def __init__(self, low: Lowering, name: str, fact: StreamFact) -> None:
         self.low, self.name, self.fact = low, name, fact
+        self.loop = 0
 
     def __call__(
         self, op: str, *operands: View | np.ndarray | Read, to: Signal | None = None, dtype: str = "",
@@ -40,7 +42,9 @@ class Scribe:
         shape = np.broadcast_shapes(*(x.shape for x in inputs))
         dtype = dtype or reads[0].signal.dtype
         signal = to or self.low.signal(f"{self.name}/{op}", shape, dtype, self.fact.made, self.fact.length)
-        return self.low.add(FrameNode(op, tuple(inputs), FrameValue(op, shape, dtype), attrs or {}), reads, signal)
+        return self.low.add(
+            FrameNode(op, tuple(inputs), FrameValue(op, shape, dtype), attrs or {}), reads, signal, self.loop
+        )
 
     def cast(self, x: Any, dtype: str) -> View:
         return self("cast", x, dtype=dtype, attrs={"to": dtype})
@@ -84,6 +88,13 @@ class Updates(Scribe):
         )  # fmt: skip
         return signal, View(signal, -1, 1, shape, self.fact.length)
 
+    @contextmanager
+    def frame_by_frame(self) -> Iterator[None]:
+        """Steps that need what another of them made for the frame before."""
+        self.loop = self.low.new_loop()
+        yield
+        self.loop = 0
+
     def now(self, signal: Signal) -> View:
         return View(signal, 0, 1, signal.shape, self.fact.length)
 
@@ -114,8 +125,9 @@ def _logsumexp(u: Updates) -> States:
     top, top_before = u.state("top", float(np.finfo(np.float32).min), "float32")
     total, before = u.state("sum", 0.0, "float64")
     u("max", top_before, u.x, to=top)
-    kept = u("mul", before, u.cast(u("exp", u("sub", top_before, u.now(top))), "float64"))
-    u("add", kept, u.cast(u("exp", u("sub", u.x, u.now(top))), "float64"), to=total)
+    with u.frame_by_frame():
+        kept = u("mul", before, u.cast(u("exp", u("sub", top_before, u.now(top))), "float64"))
+        u("add", kept, u.cast(u("exp", u("sub", u.x, u.now(top))), "float64"), to=total)
 
     def finish(s: Scribe, parts: list[Any], count: Callable[[], View]) -> View:
         return s("add", s("log", s.cast(parts[1], "float32")), parts[0])
@@ -128,9 +140,9 @@ def _variance(u: Updates) -> States:
     mean, mean_before = u.state("mean", 0.0, "float64")
     squares, before = u.state("squares", 0.0, "float64")
     x = u.cast(u.x, "float64")
-    apart = u("sub", x, mean_before)
-    u("add", mean_before, u("div", apart, u.frames_so_far()), to=mean)
-    u("add", before, u("mul", apart, u("sub", x, u.now(mean))), to=squares)
+    with u.frame_by_frame():
+        u("add", mean_before, u("div", u("sub", x, mean_before), u.frames_so_far()), to=mean)
+    u("add", before, u("mul", u("sub", x, mean_before), u("sub", x, u.now(mean))), to=squares)
     return States([squares], lambda s, parts, count: s.cast(s("div", parts[0], count()), u.dtype))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
+from runnel.compiler.streaming.rules.norm_over_time import layer_norm_over_time, lp_norm_over_time
 from runnel.compiler.streaming.rules.totals import WAYS, total
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def layer_normalization(a: Analysis, node: Node) -> list[Value]:
     if any(node.outputs[1:]):
         raise Refusal("gives its statistics as outputs", "export the model in inference mode")
     if x.axis >= axis:
-        raise MixesTime("normalises over time", "normalise over channels only")
+        return layer_norm_over_time(a, node, x, axis)
     scale, bias = (a.constant(node, i, "parameter") for i in (1, 2))
     for parameter in (scale, bias):
         at = x.axis - (len(x.shape) - (parameter.ndim if parameter is not None else 0))
@@ -50,6 +51,8 @@ def layer_normalization(a: Analysis, node: Node) -> list[Value]:
 def softmax(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
     if int(node.attrs.get("axis", -1)) % len(x.shape) == x.axis:
+        if node.op == "LpNormalization":
+            return lp_norm_over_time(a, node, x)
         raise MixesTime("normalises over the whole of time", "attention over time needs a causal or sliding mask")
     return [a.pointwise(node, [x], x.axis)]
 

@@ -35,6 +35,8 @@ ALONE = {"ReduceL1": "Abs", "ReduceSumSquare": "Mul"}
 def total(a: Analysis, node: Node, x: Stream, axes: list[int], op: str) -> Stream:
     """``op`` over time and perhaps other axes, as one value with the shape of the node's output."""
     inside, how, after = WAYS[op]
+    if x.dtype == "bool":
+        raise Refusal("reduces truth values over time", "cast to int32 before it")
     if how == "mean" and np.dtype(x.dtype).kind != "f":
         raise Refusal("averages integers over time", "cast to float32 before it")
     x = inside_frames(a, node, x, [v for v in axes if v != x.axis], inside)
