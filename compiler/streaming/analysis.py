@@ -37,6 +37,7 @@ from runnel.compiler.streaming.kinds.statics import add_static, with_statics
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
 from runnel.compiler.streaming.rules.elementwise import BINARY
+from runnel.compiler.streaming.rules.positions import with_extents
 from runnel.compiler.streaming.running import mixed
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
@@ -85,6 +86,8 @@ class Analysis:
         self._ends: dict[Tail, Stream] = {}
         self.running: dict[Stream, Stream] = {}
         """The running forms of values that are known at the end (running.py)."""
+        self.extents: dict[str, Stream] = {}
+        """Lengths as values that are known at the end."""
 
     # What rules use -------------------------------------------------------------------------------------------------
 
@@ -246,15 +249,17 @@ class Analysis:
             and (node.op in ("Shape", "Size") or any(is_symbolic(v) for v in inputs))
             and (node.op in ("Shape", "Size") or not streams)
         ):
-            return list(evaluate_symbolic(self, node))
+            try:
+                return list(evaluate_symbolic(self, node))
+            except Refusal:
+                if np.dtype(self.shapes[node.outputs[0]][1]).kind != "f":
+                    raise
+                return with_extents(self, node)
         if any(s.fact.static for s in streams):
             return with_statics(self, node, BINARY)
+        if any(is_symbolic(v) for v in inputs) and all(s.fact.once for s in streams):
+            return with_extents(self, node)
         if not streams:
-            if any(is_symbolic(v) for v in inputs):
-                raise Refusal(
-                    "builds data from the length of the stream",
-                    "export the model without absolute positions or lengths",
-                )
             return self._fold_one(node)
         return self.dispatch(node)
 

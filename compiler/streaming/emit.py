@@ -152,16 +152,16 @@ class Builder:
             self._cache[key] = value
         return self._cache[key]
 
-    def length(self, count: Count) -> str:
-        """Scalar: the length of a tensor, from the length of the stream."""
-        key = ("length", count.key)
+    def length(self, count: Count, of: str = LENGTH) -> str:
+        """Scalar: the length of a tensor, from the length ``of`` the stream."""
+        key = ("length", count.key, of)
         if key not in self._cache:
             program = ClockProgram()
             program.add(count)
             names: list[str] = []
             for op, a, b, mul, div, add in program.words:
                 if op == INPUT:
-                    names.append(LENGTH)
+                    names.append(of)
                 elif op == AFFINE:
                     v = self.node("Mul", [names[a], self.constant(mul)]) if mul != 1 else names[a]
                     v = self.node("Add", [v, self.constant(add)]) if add else v

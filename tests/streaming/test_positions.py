@@ -211,6 +211,25 @@ def test_the_length_as_data_is_refused() -> None:
         oracle.check(net.model(net.op("Div", x, net.op("Cast", size, to=1))))
 
 
+@pytest.mark.parametrize("form", ["mean", "root", "share", "half"])
+def test_values_known_at_the_end_with_the_length(check: Check, form: str) -> None:
+    """A sum over time divided by the length, and by what is computed from it."""
+    net = Net()
+    x, size = frames(net)
+    total = net.op("ReduceSum", x, net.const([1]), keepdims=0)
+    real = net.op("Cast", size, to=1)
+    if form == "mean":
+        y = net.op("Div", total, real)
+    elif form == "root":
+        y = net.op("Mul", total, net.op("Reciprocal", net.op("Sqrt", real)))
+    elif form == "share":
+        y = net.op("Mul", total, net.op("Div", net.const(3.0), net.op("Max", real, net.const(4.0))))
+    else:
+        half = net.op("Floor", net.op("Mul", net.op("Unsqueeze", real, net.const([0])), net.const([0.5])))
+        y = net.op("Add", net.op("Add", total, half), net.op("Pow", real, net.const(2.0)))
+    check(net.model(y))
+
+
 def whole_shape(net: Net, x: str) -> str:
     return str(net.op("Shape", x))
 

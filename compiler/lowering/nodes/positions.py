@@ -10,7 +10,7 @@ from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import View
 from runnel.compiler.streaming.ir import StreamNode
-from runnel.compiler.streaming.kinds.positions import WRAP, Frames, Positions, Table
+from runnel.compiler.streaming.kinds.positions import WRAP, Extent, Frames, Positions, Table
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -32,6 +32,17 @@ def positions(low: Lowering, node: Positions) -> View:
 def table(low: Lowering, node: Table) -> View:
     rows = np.ascontiguousarray(np.moveaxis(node.rows, node.output.axis, 0))
     return _made(low, node, "table_row", (rows,), {"wrap": node.beyond == WRAP})
+
+
+@lowers(Extent)
+def extent(low: Lowering, node: Extent) -> View:
+    fact, shape = node.output.fact, node.output.frame_shape
+    count = low.signal(f"{node.output.name}/count", (), "int64", fact.made, fact.length)
+    number = FrameNode("frame_length", (), FrameValue(node.name, (), "int64"), {"length": node.count})
+    value = low.elementwise(node, "cast", [low.add(number, [], count)], {"to": node.output.dtype})
+    if node.div != 1:
+        value = low.elementwise(node, "div", [value, np.array(node.div, node.output.dtype)], {})
+    return value.reshaped(shape)
 
 
 @lowers(Frames)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Reach, StreamNode
 
 HOLD, WRAP, END = "hold", "wrap", "end"
@@ -31,6 +32,17 @@ class Table(StreamNode):
     def is_constant(self) -> bool:
         """Whether all frames are the same."""
         return self.beyond == HOLD and self.rows.shape[self.output.axis] == 1
+
+
+@dataclass(eq=False)
+class Extent(StreamNode):
+    """A length of the stream as data, once it is known: count(T) / div, in a tensor of one element."""
+
+    count: Count = field(default_factory=Count.time)
+    div: int = 1
+
+    def reach(self, x: Reach) -> Reach:
+        return Reach(endless=True)
 
 
 @dataclass(eq=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
-from runnel.compiler.streaming.emit import Builder, Chunk
-from runnel.compiler.streaming.kinds.positions import WRAP, Frames, Positions, Table
+from runnel.compiler.streaming.emit import LENGTH, POSITION, Builder, Chunk
+from runnel.compiler.streaming.kinds.positions import WRAP, Extent, Frames, Positions, Table
 from runnel.compiler.streaming.portable.basic import reading
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
@@ -32,6 +33,15 @@ def _table(b: Builder, node: Table, chunks: Chunks) -> Chunk:
     else:
         place = b.node("Min", [numbers, b.constant(count - 1)])
     return Chunk(b.node("Gather", [b.constant(node.rows), place], b.fresh(node.output.name), axis=axis), 0, frames)
+
+
+@writes(Extent)
+def _extent(b: Builder, node: Extent, chunks: Chunks) -> Chunk:
+    here = b.node("Min", [LENGTH, b.node("Add", [POSITION, b.constant(b.hop)])])  # if the stream ends with this call
+    value = b.node("Cast", [b.length(node.count, here)], to=helper.np_dtype_to_tensor_dtype(np.dtype(node.output.dtype)))
+    if node.div != 1:
+        value = b.node("Div", [value, b.constant(np.array(node.div, node.output.dtype))])
+    return Chunk(b.node("Reshape", [value, b.constant(list(node.output.frame_shape))]), 0, 0)
 
 
 @writes(Frames)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import Operand, Source, Stream, StreamFact, StreamNode
-from runnel.compiler.streaming.kinds.positions import END, HOLD, WRAP, Positions, Table
+from runnel.compiler.streaming.count import Count, Ended
+from runnel.compiler.streaming.ir import STACKED, Operand, Source, Stream, StreamFact, StreamNode
+from runnel.compiler.streaming.kinds.positions import END, HOLD, WRAP, Extent, Positions, Table
 from runnel.compiler.streaming.numbers import numbers_of
 from runnel.compiler.streaming.registry import MixesTime, Refusal, from_length, rule
 from runnel.compiler.streaming.symbolic import Ratio, is_symbolic, relation
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 FAR = 1 << 30
+ELEMENTWISE = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Log", "Exp", "Neg", "Abs", "Floor", "Ceil", "Round"),
+    *("Cast", "Max", "Min", "Identity"),
+}
+"""Ops that compute with a length as a number."""
 
 
 def generate(
@@ -250,6 +255,37 @@ def without_time(operands: list[Operand]) -> list[Operand]:
 
 def _constant_rows(x: Stream) -> list[np.ndarray]:
     return [x.node.rows] if isinstance(x.node, Table) and x.node.is_constant else []
+
+
+def extent(a: Analysis, node: Node, name: str) -> Stream:
+    """A length as a value that is known at the end of the stream."""
+    if name not in a.extents:
+        value = a.value(name)
+        assert isinstance(value, np.ndarray)
+        ratio = Ratio.of(value.reshape(-1)[0]) if value.size == 1 else None
+        if ratio is None or ratio.count.affine(1, 0) != ratio.count:
+            raise Refusal("computes with several lengths at once, or with one below zero", "use one length")
+        source = next(n.output.fact for n in a.nodes if isinstance(n, Source))
+        fact = StreamFact(STACKED, Ended(frozenset([(source.made, source.length)])), Count.const(1), source.clock)
+        made = Stream(f"{name}/extent", tuple(1 for _ in value.shape), a.shapes[name][1], fact)
+        made.node = Extent(node.name, "Extent", [], made, count=ratio.count, div=ratio.div)
+        a.nodes.append(made.node)
+        a.extents[name] = made
+    return a.extents[name]
+
+
+def with_extents(a: Analysis, node: Node) -> list[Value]:
+    """Element-wise ops on lengths, and on values that are known at the end with them."""
+    if node.op not in ELEMENTWISE:
+        raise Refusal(
+            "builds data from the length of the stream", "export the model without absolute positions or lengths"
+        )
+    operands: list[Operand] = []
+    for name in node.inputs:
+        value = a.value(name)
+        assert value is None or isinstance(value, (Stream, np.ndarray))
+        operands.append(extent(a, node, name) if is_symbolic(value) else value)
+    return [a.pointwise(node, operands, STACKED)]
 
 
 @rule("NonZero")
