@@ -52,7 +52,6 @@ class Program:
     inputs: tuple[Port, ...] = (Port("noisy", np.dtype("float32"), (1, None), 1),)
     outputs: tuple[Port, ...] = (Port("clean", np.dtype("float32"), (1, None), 1),)
     statics: tuple[Port, ...] = ()
-    max_frames: int | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     streams: list[Stream] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)

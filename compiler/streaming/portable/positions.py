@@ -38,7 +38,9 @@ def _table(b: Builder, node: Table, chunks: Chunks) -> Chunk:
 @writes(Extent)
 def _extent(b: Builder, node: Extent, chunks: Chunks) -> Chunk:
     here = b.node("Min", [LENGTH, b.node("Add", [POSITION, b.constant(b.hop)])])  # if the stream ends with this call
-    value = b.node("Cast", [b.length(node.count, here)], to=helper.np_dtype_to_tensor_dtype(np.dtype(node.output.dtype)))
+    value = b.node(
+        "Cast", [b.length(node.count, here)], to=helper.np_dtype_to_tensor_dtype(np.dtype(node.output.dtype))
+    )
     if node.div != 1:
         value = b.node("Div", [value, b.constant(np.array(node.div, node.output.dtype))])
     return Chunk(b.node("Reshape", [value, b.constant(list(node.output.frame_shape))]), 0, 0)
