@@ -18,6 +18,41 @@ int64_t OddValue() {
   return Random() % 2 ? kOdd[Random() % (sizeof kOdd / sizeof *kOdd)] : static_cast<int64_t>(Random() % 40) - 8;
 }
 
+// Two new streams in one call, one of them with fewer frames.
+void Together(const rn_program* program, const void* const* inputs, int64_t frames) {
+  const size_t bytes = rn_state_bytes(program);
+  const int32_t in = rn_input_count(program), out = rn_output_count(program);
+  Block scratch = Room(rn_batch_scratch_bytes(program, 2)), states[2] = {Room(bytes), Room(bytes)};
+  void *pointers[2] = {states[0].data, states[1].data}, *outputs[8] = {};
+  const void* given[8] = {};
+  const int64_t each[2] = {frames, frames / 2};
+  int64_t capacity[8] = {}, written[8] = {};
+  const int policies[2] = {RN_NONFINITE_ZERO, RN_NONFINITE_RESET};
+  int32_t failed = 0;
+  for (int32_t lane = 0; lane < 2; ++lane) {
+    rn_init(program, pointers[lane], lane);
+    for (int32_t i = 0; i < in; ++i) {
+      given[lane * in + i] = inputs[i];
+      if (rn_input_rate(program, i) == 0) rn_set(program, pointers[lane], i, inputs[i]);
+    }
+  }
+  int code = RN_CAPACITY;
+  for (int turn = 0; turn < 2 && code == RN_CAPACITY; ++turn) {
+    code = rn_push_many(program, 2, pointers, scratch.data, given, each, outputs, capacity, written, policies, &failed);
+    if (code != RN_CAPACITY) break;
+    for (int32_t i = 0; i < 2 * out; ++i) {
+      if (written[i] < capacity[i]) abort();
+      capacity[i] = written[i];
+      free(outputs[i]);
+      outputs[i] = Room(static_cast<size_t>(capacity[i] * rn_output_frame_bytes(program, i % out))).data;
+    }
+  }
+  if (code == RN_CAPACITY) abort();
+  for (void* output : outputs) free(output);
+  free(scratch.data);
+  for (Block& state : states) free(state.data);
+}
+
 bool Run(const rn_program* program) {
   const size_t state_bytes = rn_state_bytes(program), scratch_bytes = rn_scratch_bytes(program);
   if (state_bytes > 1u << 22 || scratch_bytes > 1u << 22 || rn_hop(program) > 64) return false;
@@ -59,6 +94,7 @@ bool Run(const rn_program* program) {
       ran = code == RN_OK;
     }
   }
+  if (ran) Together(program, inputs, kFrames);
   for (int i = 0; i < 4; ++i) {
     free(outputs[i]);
     free(const_cast<void*>(inputs[i]));

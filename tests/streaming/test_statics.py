@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from nets import TIME, Net
 
 import runnel
 from runnel.errors import InputError, Refused, StreamError
+from runnel.runtime.chain import Chain
 
 RANDOM = np.random.default_rng(3)
 EMB = RANDOM.standard_normal((1, 5)).astype(np.float32)
@@ -191,6 +193,37 @@ def test_a_model_with_states_names_what_is_static(tmp_path):
         for b in ("native", "onnxruntime")
     ]
     np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_a_branch_on_it_is_refused():
+    net = Net()
+    x, rate = net.input([1, 2, TIME]), net.input([], "sr", "int64")
+    branches = {}
+    for name, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        out = onnx.helper.make_tensor_value_info(f"{name}_y", 1, None)
+        branches[name] = onnx.helper.make_graph([onnx.helper.make_node(op, [x], [f"{name}_y"])], name, [], [out])
+    model = net.model(net.op("If", net.op("Equal", rate, net.const(16000)), **branches))
+    with pytest.raises(Refused, match="chooses between parts of the model by a static input"):
+        runnel.inspect(model)
+    runnel.inspect(model, bind={"sr": 16000})
+
+
+def test_a_chain_hands_values_to_the_programs_that_take_them(tmp_path):
+    net = Net()
+    gained = net.model(net.op("Mul", net.input([1, 2, TIME]), net.input([1], "gain")))
+    for name, model in (("film", film(0)), ("gain", gained)):
+        runnel.compile(model, tmp_path / f"{name}.rnl")
+    one, two = (runnel.load(tmp_path / f"{name}.rnl") for name in ("film", "gain"))
+    chain = Chain([one, two])
+    assert [p.name for p in chain.statics] == ["emb", "gain"]
+    with pytest.raises(StreamError, match="'gain'"):
+        chain.stream(inputs={"emb": EMB})
+    stream = chain.stream(inputs={"emb": EMB, "gain": 2.0})
+    first = stream.push(X)
+    np.testing.assert_array_equal(first, 2 * one.stream(inputs={"emb": EMB}).push(X))
+    stream.set("gain", 3.0)
+    again = chain.stream(state=stream.save())
+    assert again.push(X).tobytes() == stream.push(X).tobytes() != first.tobytes()
 
 
 def test_where_a_constant_is_needed_it_is_refused():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
 from runnel.compiler.graph.model import Node, Port
 from runnel.compiler.streaming.count import Count
@@ -46,6 +47,10 @@ def with_statics(a: Analysis, node: Node, broadcasting: tuple[str, ...]) -> list
     Of statics alone they are static. With frames, each frame meets the value: where the op broadcasts, or where frames
     are whole tensors.
     """
+    if any(isinstance(v, onnx.GraphProto) for v in node.attrs.values()):
+        raise Refusal(
+            "chooses between parts of the model by a static input", "bind the input to a value (--bind INPUT:VALUE)"
+        )
     values = [a.values[i] for i in node.inputs if i]
     streams = [v for v in values if isinstance(v, Stream)]
     timed = [s for s in streams if not s.fact.static]
