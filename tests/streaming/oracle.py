@@ -55,7 +55,7 @@ class Offline:
 
     def __init__(self, model: bytes, fixed: Frames | None = None) -> None:
         proto = onnx.load_from_string(model)
-        self.pools = [n for n in proto.graph.node if n.op_type in ("MaxPool", "AveragePool")]
+        self.pools = [n for n in proto.graph.node if n.op_type in ("MaxPool", "AveragePool", "LpPool")]
         self.given = [o.name for o in proto.graph.output]
         watched = {n.input[0] for n in self.pools} - set(self.given) - {i.name for i in proto.graph.input}
         self.recurrences = [

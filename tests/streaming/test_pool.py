@@ -83,6 +83,28 @@ def test_average_of_padded_time_and_frequency(check: Check, include: int, time_l
     check(net.model(y, net.op("MaxPool", x, **attrs)), at_least=8)
 
 
+LP = {
+    "valid": {"kernel_shape": [3]},
+    "padded": {"kernel_shape": [3], "pads": [1, 1], "p": 1},
+    "strided": {"kernel_shape": [4], "strides": [3], "pads": [2, 1], "p": 3},
+    "ceil": {"kernel_shape": [3], "strides": [2], "ceil_mode": 1},
+    "dilated": {"kernel_shape": [3], "dilations": [2], "pads": [2, 2]},
+}
+
+
+@pytest.mark.parametrize("case", LP)
+def test_lp_pool(check: Check, case: str) -> None:
+    net, x = stack(3, opset=19)
+    h = net.op("LpPool", net.conv(x, 3, 3, 3, pads=[1, 1]), **LP[case])
+    check(net.model(net.conv(h, 3, 2, 3, pads=[1, 1])), at_least=7)
+
+
+def test_lp_pool_over_time_and_frequency(check: Check) -> None:
+    net = Net()
+    x = net.input([1, 2, TIME, 6])
+    check(net.model(net.op("LpPool", x, kernel_shape=[2, 3], strides=[2, 2], pads=[0, 1, 0, 1])), at_least=8)
+
+
 def test_empty_windows(check: Check) -> None:
     """Dilated windows of short inputs may lie in the padding alone: an average of nothing is 0."""
     net, x = stack(2, opset=19)

@@ -186,6 +186,22 @@ def test_pad_mirrored(check: Check, case: str, mode: str) -> None:
     check(net.model(y, net.conv(y, 2, 2, 4, strides=[2])), lengths=range(1, 24), at_least=18)
 
 
+@pytest.mark.parametrize(("left", "right"), [(17, 0), (0, 12), (11, 19)])
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+def test_pads_as_long_as_the_input(check: Check, mode: str, left: int, right: int) -> None:
+    """A reflection before the start holds its first frames back until what it mirrors has come."""
+    net, x = stack(2)
+    h = net.op("Sigmoid", net.conv(x, 2, 2, 3, pads=[1, 1]))
+    y = net.op("Pad", h, net.const([0, 0, left, 0, 0, right]), mode=mode)
+    check(net.model(net.conv(y, 2, 2, 5, strides=[3])), lengths=(1, 2, 12, 13, 18, 19, 20, 21, 25, 40), at_least=4)
+
+
+def test_wrap_is_refused() -> None:
+    net, x = stack(2, opset=19)
+    with pytest.raises(Refused, match="in mode 'wrap'"):
+        oracle.check(net.model(net.op("Pad", x, net.const([0, 0, 2, 0, 0, 2]), mode="wrap")))
+
+
 @pytest.mark.parametrize("mode", ["reflect", "edge"])
 def test_pad_mirrored_after_a_slice(check: Check, mode: str) -> None:
     """The mirror stands at an end that is known late."""

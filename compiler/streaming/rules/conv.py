@@ -52,7 +52,7 @@ def window_over_time(
         length = x.fact.length.affine(1, left + right - span + stride, stride).minimum_with(starts)
     known = x.fact.made if right > 0 else x.fact.final
     final = known.affine(1, left - span + stride, stride)
-    if node.op == "AveragePool" and set(attrs["dilations"]) == {1}:
+    if emitted.get("op", node.op) == "AveragePool" and set(attrs["dilations"]) == {1}:
         del attrs["dilations"]  # an attribute since opset 19
     return a.emit(
         node, Window, operands, x.axis, final, length, kernel=kernel, stride=stride, dilation=dilation, left=left,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runnel.compiler.streaming.ir import Pointwise, Shift, Stream, Window
+from runnel.compiler.streaming.ir import Operand, Pointwise, Shift, Stream, Window
 from runnel.compiler.streaming.kinds.geometry import Fill
 from runnel.compiler.streaming.registry import Refusal, rule
 from runnel.compiler.streaming.rules.conv import spatial_attrs, window_over_time
@@ -50,6 +50,31 @@ def average_pool(a: Analysis, node: Node) -> list[Value]:
         return [window_over_time(a, node, [x], attrs, 0.0)]
     total = window_over_time(a, node, [x], attrs, 0.0, suffix="/sum")
     return [a.pointwise(node, [total, _share(a, node, x, total, right if whole else -1)], x.axis, attrs={}, op="Div")]
+
+
+@rule("LpPool")
+def lp_pool(a: Analysis, node: Node) -> list[Value]:
+    """The root of an average of powers, times the number of places in a window."""
+    x = a.stream(node)
+    kernel, power = [int(k) for k in node.attrs["kernel_shape"]], int(node.attrs.get("p", 2))
+    attrs = spatial_attrs(node, kernel, x) | {"count_include_pad": 1}
+    if x.axis == 0:
+        return [a.pointwise(node, [x], 0)]
+    if attrs.get("ceil_mode") and len(kernel) > 1:
+        raise Refusal("rounds the size of another axis than time up (ceil_mode)", "use ceil_mode=0")
+    if max(attrs["dilations"]) > 1 and a.graph.opset < 19:
+        raise Refusal(f"is dilated in opset {a.graph.opset}", "export with opset 19 or newer")
+
+    def step(op: str, inputs: list[Operand], suffix: str) -> Stream:
+        return a.pointwise(node, inputs, x.axis, attrs={}, op=op, suffix=suffix, shape=shape)
+
+    shape = x.shape
+    h = step("Abs", [x], "/size")
+    h = step("Pow", [h, np.array(power, np.float32)], "/power")
+    shape = tuple(None if i == x.axis else d for i, d in enumerate(a.shapes[node.outputs[0]][0]))
+    h = window_over_time(a, node, [h], attrs, 0.0, op="AveragePool", suffix="/mean", shape=shape)
+    h = step("Mul", [h, np.array(np.prod(kernel), np.float32)], "/sum")
+    return [a.pointwise(node, [h, np.array(1 / power, np.float32)], x.axis, attrs={}, op="Pow")]
 
 
 def _share(a: Analysis, node: Node, x: Stream, total: Stream, padding: int) -> Stream:
