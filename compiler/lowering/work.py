@@ -21,6 +21,8 @@ def macs(node: FrameNode) -> int:
         return out * prod(weight.shape[1:])
     if node.op == "conv_transpose" and isinstance(weight, np.ndarray):
         return prod(first.shape[2:]) * weight.size
+    if node.op == "pick" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return out * int(node.inputs[2].shape[1])
     if node.op == "matmul":
         return out * (first.shape[-1] if first.shape else 1)
     if node.op in GATES:

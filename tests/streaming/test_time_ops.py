@@ -267,58 +267,6 @@ def test_concat_of_constant_frames(check: Check, left: int, right: int, value: f
     check(net.model(y, net.conv(y, 2, 2, 3, pads=[1, 1])))
 
 
-@pytest.mark.parametrize(("left", "right"), [(1, 0), (3, 0), (0, 1), (0, 3), (2, 2)])
-@pytest.mark.parametrize("time_last", [False, True])
-def test_concat_of_a_table(check: Check, left: int, right: int, time_last: bool) -> None:
-    """Learned tokens before the first frame and behind the last."""
-    net = Net()
-    x = net.input([1, 3, TIME] if time_last else [1, TIME, 3])
-    axis = 2 if time_last else 1
-    h = net.op("Tanh", net.conv(x, 3, 3, 3, pads=[1, 1])) if time_last else net.op("Tanh", x)
-    parts = [
-        net.const(net.rng.standard_normal([1, 3, n] if time_last else [1, n, 3])) if n else "" for n in (left, right)
-    ]
-    y = net.op("Concat", *(p for p in (parts[0], h, parts[1]) if p), axis=axis)
-    z = net.conv(y, 3, 2, 3, pads=[1, 1]) if time_last else net.op("Exp", y)
-    check(net.model(y, z), lengths=(1, 2, 3, 5, 9, 14))
-
-
-def test_many_equal_frames_behind(check: Check) -> None:
-    net, x = stack(2)
-    token = np.broadcast_to(np.array([[[1.0], [-2.0]]]), (1, 2, 40))
-    check(net.model(net.op("Concat", x, net.const(token), axis=2)), lengths=(1, 2, 5, 9))
-
-
-def shifted(net: Net, x: str, by: int, how: str) -> str:
-    """Frame n - by of x, zeros where there is none."""
-    cut = sliced(net, x, 0, -by) if by > 0 else sliced(net, x, -by, END)
-    left, right = max(by, 0), max(-by, 0)
-    if how == "pad":
-        return str(net.op("Pad", cut, net.const([0, 0, left, 0, 0, right])))
-    if how == "constants":
-        zeros = net.const(np.zeros((1, 2, abs(by))))
-    else:
-        shape = net.op("Concat", net.op("Shape", cut, end=2), net.const([abs(by)]), axis=0)
-        zeros = net.op("ConstantOfShape", shape) if how == "filled" else net.op("Expand", net.const([[[0.0]]]), shape)
-    return str(net.op("Concat", *([zeros, cut] if by > 0 else [cut, zeros]), axis=2))
-
-
-@pytest.mark.parametrize("how", ["pad", "constants", "filled", "expanded"])
-def test_temporal_shift(check: Check, how: str) -> None:
-    """Some channels from the frame before, some from the frame after, the rest as they are."""
-    net, x = stack(6)
-    h = net.conv(x, 6, 6, 3, pads=[1, 1])
-    past, future, same = net.op("Split", h, net.const([2, 2, 2]), outputs=3, axis=1)
-    y = net.op("Concat", shifted(net, past, 1, how), shifted(net, future, -1, how), same, axis=1)
-    check(net.model(net.op("Add", x, net.conv(y, 6, 6, 1))), lengths=(1, 2, 3, 5, 9, 14))
-
-
-@pytest.mark.parametrize("by", [-3, 2])
-def test_shift_by_more_frames(check: Check, by: int) -> None:
-    net, x = stack(2)
-    check(net.model(net.op("Sub", x, shifted(net, x, by, "filled"))), lengths=range(4, 20))
-
-
 def expand_refused(build: Any, reason: str) -> None:
     net, x = stack(2)
     with pytest.raises(Refused, match=reason):

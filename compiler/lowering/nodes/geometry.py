@@ -11,7 +11,7 @@ from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import StreamNode
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread, blocks
+from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Interleave, blocks
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -42,8 +42,8 @@ def resample(low: Lowering, node: Resample) -> View:
     return spread_frames(low, node, picked, node.up, whole).moved(node.crop, fact.length)
 
 
-@lowers(Spread)
-def spread(low: Lowering, node: Spread) -> View:
+@lowers(Interleave)
+def spread(low: Lowering, node: Interleave) -> View:
     x = node.streams[0]
     view = low.view(x)
     if view.stride != 1 or view.offset:

@@ -55,7 +55,7 @@ def blocks(frames: Count, down: int, reach: int) -> Count:
 
 
 @dataclass(eq=False)
-class Spread(StreamNode):
+class Interleave(StreamNode):
     """y[count·n + p] = part p of frame n of x, whose axis behind time has ``count`` parts: Frames undone."""
 
     count: int = 1

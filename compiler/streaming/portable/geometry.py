@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from runnel.compiler.streaming.emit import Builder, Chunk
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Spread
+from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Interleave
 from runnel.compiler.streaming.portable.basic import reading
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
@@ -40,8 +40,8 @@ def _resample(b: Builder, node: Resample, chunks: Chunks) -> Chunk:
     return Chunk(total, delay, frames)
 
 
-@writes(Spread)
-def _spread(b: Builder, node: Spread, chunks: Chunks) -> Chunk:
+@writes(Interleave)
+def _spread(b: Builder, node: Interleave, chunks: Chunks) -> Chunk:
     _, chunk = read(node, chunks)
     frames = chunk.frames * node.count
     shape = [frames if d is None else d for d in node.output.shape]

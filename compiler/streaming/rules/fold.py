@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
-from runnel.compiler.streaming.kinds.geometry import Spread
+from runnel.compiler.streaming.kinds.geometry import Interleave
 from runnel.compiler.streaming.kinds.positions import Frames
 from runnel.compiler.streaming.registry import MixesTime, rule
 
@@ -62,7 +62,7 @@ def spread(a: Analysis, node: Node, x: Stream, count: int, shape: tuple[int | No
             node, [x], axis, attrs={"shape": list(parts)}, op="Reshape", suffix=f"{suffix}/parts", shape=parts
         )
     final, length = (c.affine(count, 0) for c in (x.fact.final, x.fact.length))
-    return a.emit(node, Spread, [x], axis, final, length, shape=shape, suffix=suffix, count=count)
+    return a.emit(node, Interleave, [x], axis, final, length, shape=shape, suffix=suffix, count=count)
 
 
 def gathered(a: Analysis, node: Node, x: Stream, count: int, shape: tuple[int | None, ...], suffix: str = "") -> Stream:
