@@ -144,16 +144,22 @@ class Rewriter:
     # Writing ----------------------------------------------------------------------------------------------------------
 
     def const(self, value: Any, dtype: Any = None) -> str:
-        self._names += 1
-        name = f"runnel.quantised.{self._names}"
+        name = self._fresh("runnel.quantised")
         self.graph.constants[name] = np.array(value, dtype)
         return name
 
+    def _fresh(self, prefix: str) -> str:
+        while True:
+            self._names += 1
+            name = f"{prefix}.{self._names}"
+            if name not in self.graph.constants and name not in self.producers:
+                return name
+
     def node(self, like: Node, op: str, inputs: list[str], output: str | None = None, **attrs: Any) -> str:
         """A new node; its name says which node it comes from."""
-        self._names += 1
-        output = output or f"{like.name}/{op}.{self._names}"
-        self.nodes.append(Node(op, f"{like.name}/{op}", inputs, [output], attrs))
+        name = self._fresh(f"{like.name}/{op}")
+        output = output or name
+        self.nodes.append(Node(op, name, inputs, [output], attrs))
         return output
 
     def quantised(self, node: Node, value: str, multiplier: np.ndarray, end: Ending) -> None:
@@ -317,8 +323,12 @@ def integer_form(graph: Graph) -> None:
     quantised = {"DequantizeLinear", "QuantizeLinear", "QLinearConv", "QLinearMatMul"}
     if not any(n.op in quantised or n.op.startswith(("QLinear", "QGemm", "MatMulNBits")) for n in graph.nodes):
         return
+    from runnel.compiler.graph.tables import tables
+
     fold(graph, keep=("DequantizeLinear",))
     rewriter = Rewriter(graph)
     rewriter.run()
-    if rewriter.sums:
+    changed = rewriter.sums + tables(graph)
+    fold(graph)
+    if changed:
         graph.exported, graph.proto = graph.proto, to_proto(graph)

@@ -77,6 +77,9 @@ class Net:
         """int64 (1,): the size of an axis, as exporters write it."""
         return self.op("Unsqueeze", self.op("Gather", self.op("Shape", x), self.const(axis), axis=0), self.const([0]))
 
+    def _domains(self) -> dict[str, int]:
+        return {"": self.opset} | {n.domain: 1 for n in self.nodes if n.domain}
+
     def model(self, *outputs: str, dtypes: dict[str, str] | None = None) -> bytes:
         ports = []
         for name in outputs:
@@ -84,7 +87,9 @@ class Net:
             ports.append(helper.make_tensor_value_info(name, kind, None))
         graph = helper.make_graph(self.nodes, "net", self.inputs, ports, self.initializers)
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8 if self.opset < 21 else 10
+            graph,
+            opset_imports=[helper.make_opsetid(d, v) for d, v in self._domains().items()],
+            ir_version=8 if self.opset < 21 else 10,
         )
         model = onnx.shape_inference.infer_shapes(model)
         del model.graph.value_info[:]

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from oracle import Check
 from quantised_nets import TIME, QuantisedNet, qstack
 
+from runnel.compiler.graph.fold import session
 from runnel.compiler.graph.model import load
 from runnel.compiler.graph.quantised import integer_form
+from runnel.compiler.streaming.analysis import analyse
+from runnel.errors import Refused
 
 Case = Callable[[QuantisedNet, str], str]
 
@@ -112,7 +117,15 @@ def moved(net: QuantisedNet, x: str) -> str:
     return net.qconv(h, 7, 5, 2)
 
 
-CASES = [causal, centred, wide, few_outputs, dilated, strided, depthwise, grouped, clipped, float_bias, residual,
+def curved(net: QuantisedNet, x: str) -> str:
+    """Functions of one code."""
+    h = net.quantise(net.op("Sigmoid", net.real(net.qconv(x, 3, 20, 3, pads=[2, 0]))), 1 / 256, None)
+    wide = net.real(h)
+    h = net.quantise(net.op("Mul", wide, net.op("HardSigmoid", wide, alpha=1 / 6)))
+    return net.quantise(net.op("Tanh", net.op("Mul", net.real(h), net.const(np.float32(3)))))
+
+
+CASES = [curved, causal, centred, wide, few_outputs, dilated, strided, depthwise, grouped, clipped, float_bias, residual,
          scaled, dense, pooled, averaged, moved]  # fmt: skip
 
 
@@ -148,3 +161,70 @@ def test_codes_as_inputs_and_float_results(check: Check) -> None:
         return {"x": np.random.default_rng(length).integers(-128, 128, (1, 3, length)).astype(np.int8)}
 
     check(model, expected=in_integers(model), feeds=feeds)
+
+
+def test_functions_of_one_code_are_tables() -> None:
+    net, x = qstack(3)
+    graph = load(model_of(net, curved(net, x)))
+    integer_form(graph)
+    assert [n.op for n in graph.nodes].count("Gather") == 3
+    assert not {"Sigmoid", "HardSigmoid", "Tanh"} & {n.op for n in graph.nodes}
+
+
+def test_sums_are_those_of_onnxruntime(check: Check) -> None:
+    """Onnxruntime's own rewrites make the same integer kernels of Conv between DequantizeLinear and QuantizeLinear."""
+    for seed in range(3):
+        net, x = qstack(8, seed=seed)
+        h = net.qconv(net.qconv(x, 8, 24, 3, pads=[2, 0], relu=False), 24, 24, 3, group=24, pads=[1, 1])
+        model = model_of(net, net.qconv(h, 24, 9, 2, strides=[2], per_channel=False))
+        ours = session(onnx.load_from_string(in_integers(model)))
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        theirs = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        feeds = {"x": np.random.default_rng(seed).standard_normal((1, 8, 999)).astype(np.float32)}
+        np.testing.assert_array_equal(ours.run(None, feeds)[0], theirs.run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("hop", [1, 3])
+def test_windows_of_codes(check: Check, hop: int) -> None:
+    net = QuantisedNet(5)
+    x = net.source([1, 4, 16])
+    h = net.qconv(net.qconv(x, 4, 8, 3, relu=True), 8, 6, 3, dilations=[2])
+    flat = net.op("Flatten", h)
+    net.steps[flat] = net.steps[h]
+    w, scale = net.weights(5, 60, axis=0)
+    model = model_of(net, net.quantise(net.op("Gemm", net.real(flat), w, net.bias(flat, scale, 5), transB=1)))
+    assert check(model, expected=in_integers(model), window=16, hop=hop).worst == 0.0
+
+
+def test_codes_of_both_ends_of_the_range(check: Check) -> None:
+    """Saturation, and sums as large as they get."""
+    net = QuantisedNet(6, "uint8")
+    x = net.quantise(net.input([1, 40, TIME]), 0.01, 0)
+    codes, scale = net.const(np.full((6, 40, 5), 127), "int8"), net.const(np.float32(0.02))
+    h = net.op("Conv", net.real(x), net.op("DequantizeLinear", codes, scale), pads=[4, 0])
+    model = model_of(net, net.quantise(h, 0.4, 3))
+    assert check(model, expected=in_integers(model), scale=3.0).worst == 0.0
+
+
+def refused(model: bytes, **options: object) -> str:
+    with pytest.raises(Refused) as caught:
+        analyse(load(model), **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_scales_of_the_whole_recording_are_refused() -> None:
+    net = QuantisedNet(7)
+    codes, scale, zero = net.op("DynamicQuantizeLinear", net.input([1, TIME, 8]), outputs=3)
+    w = net.const(net.rng.integers(-127, 128, (8, 5)), "int8")
+    total = net.op("MatMulInteger", codes, w, zero)
+    model = net.model(net.op("Mul", net.op("Cast", total, to=1), scale))
+    assert "takes its scale from the least and the largest value of the whole recording" in refused(model)
+
+
+def test_scales_of_each_window_are_taken(check: Check) -> None:
+    net = QuantisedNet(7)
+    codes, scale, zero = net.op("DynamicQuantizeLinear", net.input([1, 12, 8]), outputs=3)
+    w = net.const(net.rng.integers(-127, 128, (8, 5)), "int8")
+    total = net.op("MatMulInteger", codes, w, zero)
+    check(net.model(net.op("Mul", net.op("Cast", total, to=1), scale)), window=12, time_axis={"x": 1})
