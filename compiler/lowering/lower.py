@@ -169,7 +169,7 @@ class Lowering:
         """Frames that ``taps`` says (as in Read) as one frame, in which they are the axis ``axis``."""
         signal, fact = view.signal, node.output.fact
         read = self.read(view, **taps)
-        if signal.item_bytes != 4 and (read.dilation > 1 or signal.pitch != frame_elements(signal.shape)):
+        if signal.item_bytes > 4 and (read.dilation > 1 or signal.pitch != frame_elements(signal.shape)):
             raise NoKernel(f"puts frames of {signal.dtype} together")
         output = FrameValue(node.name, node.output.frame_shape, signal.dtype)
         made = self.signal(node.output.name, output.shape, output.dtype, fact.made, fact.length)

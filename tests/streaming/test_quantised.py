@@ -197,6 +197,14 @@ def test_windows_of_codes(check: Check, hop: int) -> None:
     assert check(model, expected=in_integers(model), window=16, hop=hop).worst == 0.0
 
 
+@pytest.mark.parametrize("hop", [1, 2])
+def test_windows_padded_with_the_zero_point(check: Check, hop: int) -> None:
+    net = QuantisedNet(6)
+    h = net.qconv(net.source([1, 4, 14]), 4, 8, 4, pads=[1, 1], strides=[2], relu=True)
+    model = model_of(net, net.qconv(h, 8, 6, 3, pads=[1, 1]))
+    assert check(model, expected=in_integers(model), window=14, hop=hop).worst == 0.0
+
+
 def test_codes_of_both_ends_of_the_range(check: Check) -> None:
     """Saturation, and sums as large as they get."""
     net = QuantisedNet(6, "uint8")

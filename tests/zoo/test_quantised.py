@@ -53,3 +53,22 @@ def test_onnxruntime_on_the_exported_graph_differs_rarely(
     codes = program.manifest["proof"]["codes"]
     assert codes["islands"] and set(codes["differ"]) == {"onnxruntime", "native"}
     assert codes["optimised"]["differ"] <= 0.05
+
+
+def test_windows_of_codes_share_their_columns(
+    zoo: Path, compiled: Callable[..., Path], load: Callable[..., Program], features: np.ndarray
+) -> None:
+    """Every 49 frames of a stream of features, five frames apart; the network pads its windows with the zero point."""
+    options = {"window": 49, "hop": 5, "time_axis": {"input_1": 1}, "shape": {"input_1": [1, 49, 10, 1]}}
+    program = load(compiled("kws_int8_windows", zoo / MODEL, **options))
+    graph = read(zoo / MODEL)
+    integer_form(graph)
+    x = features[:6].reshape(1, -1, 10, 1)
+    starts = range(0, x.shape[1] - 49 + 1, 5)
+    run = session(graph.proto)
+    expected = np.stack([run.run(None, {"input_1": np.ascontiguousarray(x[:, s : s + 49])})[0] for s in starts])
+    got = play(program.stream(), {"input_1": x}, {"input_1": 1}, [3, 1, 20])["Identity"]
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).max() <= 1
+    macs = program.manifest["macs"]
+    assert macs["per_frame_streamed"] < macs["per_frame_windowed"] / 1.5

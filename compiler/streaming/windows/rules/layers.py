@@ -82,7 +82,8 @@ def layer(walk: Walk, node: Node) -> list[Value] | None:
         pads[i] = pads[rank + i] = 0
         pads[at] = padding
         part = walk.span(node, x, start, stop)
-        return walk.apply(node, node.op, [part, *weights], columns.shape(count), suffix, attrs | {"pads": pads})
+        shape, dtype = columns.shape(count), columns.stream.dtype
+        return walk.apply(node, node.op, [part, *weights], shape, suffix, attrs | {"pads": pads}, "", dtype)
 
     if taps.begin:
         columns.left = edge(taps.left_reads, taps.begin, i, "/left")
