@@ -125,8 +125,8 @@ def curved(net: QuantisedNet, x: str) -> str:
     return net.quantise(net.op("Tanh", net.op("Mul", net.real(h), net.const(np.float32(3)))))
 
 
-CASES = [curved, causal, centred, wide, few_outputs, dilated, strided, depthwise, grouped, clipped, float_bias, residual,
-         scaled, dense, pooled, averaged, moved]  # fmt: skip
+CASES = [curved, causal, centred, wide, few_outputs, dilated, strided, depthwise, grouped, clipped, float_bias,
+         residual, scaled, dense, pooled, averaged, moved]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)

@@ -68,7 +68,7 @@ def reshape(a: Analysis, node: Node) -> list[Value]:
         target = list(value.reshape(-1))
         if not node.attrs.get("allowzero"):
             target = [x.shape[i] if not isinstance(d, Count) and d == 0 else d for i, d in enumerate(target)]
-    shape = place_time(x, target)
+    shape = place_time(x, target, None if a.window is None else x.fact.length(a.window[0]))
     if shape is not None:
         return [a.pointwise(node, [x], shape.index(None), attrs={"shape": shape}, op="Reshape")]
     folded = fold_time(a, node, x, target)
@@ -80,11 +80,14 @@ def reshape(a: Analysis, node: Node) -> list[Value]:
     return [folded]
 
 
-def place_time(x: Stream, target: list[Any]) -> list[int | None] | None:
-    """The target with None where the time axis comes to stand; None for reshapes that fold time with other axes."""
+def place_time(x: Stream, target: list[Any], frames: int | None = None) -> list[int | None] | None:
+    """The target with None where the time axis comes to stand; None for reshapes that fold time with other axes.
+
+    frames: the length of x where it is always the same (in a window).
+    """
     before, after = around(x)
     for at, d in enumerate(target):
-        if not (d is None or d == x.fact.length or (not isinstance(d, Count) and d == -1)):
+        if not (d is None or d == x.fact.length or (not isinstance(d, Count) and d in (-1, frames))):
             continue
         rest = others(target, at, before * after)
         if rest is not None and prod(rest[:at]) == before and prod(rest[at:]) == after:
