@@ -335,9 +335,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         "lengths": [graph.remainders[0], list(graph.remainders[1])],
         "max_frames_reason": graph.max_frames_reason,
     }  # fmt: skip
-    if (
-        len(graph.inputs) > 1 and request.rates
-    ):  # an input may be a second ahead, or a few steps
+    if len(graph.inputs) > 1 and request.rates:  # an input may be a second ahead, or a few steps
         clock["ahead"] = max(AHEAD_HOPS * hop, ceil(request.tick_rate or 0))
     return {
         "name": Path(graph.name).stem,

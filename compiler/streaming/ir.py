@@ -252,6 +252,8 @@ class Shift(StreamNode):
     right: int | None = 0
     fill: float = 0.0
     mode: str = "constant"
+    beside: bool = False
+    """Whether frames that it adds are read only together with the frame that they copy."""
 
     @property
     def pads(self) -> bool:
@@ -262,7 +264,7 @@ class Shift(StreamNode):
         return {"constant": 0, "edge": 1, "reflect": max(self.left, self.right or 0) + 1}[self.mode]
 
     def reach(self, x: Reach) -> Reach:
-        far = {"constant": 0, "edge": 1, "reflect": 2}[self.mode]
+        far = 0 if self.beside else {"constant": 0, "edge": 1, "reflect": 2}[self.mode]
         return x.moved((self.offset - far * (self.right or 0)) * self.jump, (self.offset + far * self.left) * self.jump)
 
 

@@ -87,7 +87,46 @@ def pooled(net: Net, x: str) -> str:
     return net.conv(h, 3, 3, 2, pads=[1, 0])
 
 
-SHAPES = [conv_stack, strided, hourglass, cropped, looking_ahead, pooled]
+def resized(net: Net, x: str, scale: float, mode: str) -> str:
+    h = net.op("Resize", net.conv(x, 3, 3, 3, pads=[1, 1]), "", net.const(np.array([1.0, 1.0, scale])), mode=mode)
+    return net.conv(h, 3, 3, 2, pads=[1, 0])
+
+
+def linear_up(net: Net, x: str) -> str:
+    return resized(net, x, 2.0, "linear")
+
+
+def nearest_up(net: Net, x: str) -> str:
+    return resized(net, x, 3.0, "nearest")
+
+
+def linear_down(net: Net, x: str) -> str:
+    return resized(net, x, 0.5, "linear")
+
+
+def every_third(net: Net, x: str) -> str:
+    h = net.conv(x, 3, 3, 3, pads=[1, 1])
+    return net.op("Slice", h, net.const([1]), net.const([1 << 60]), net.const([2]), net.const([3]))
+
+
+def average_of_what_is_there(net: Net, x: str) -> str:
+    return net.op("AveragePool", x, kernel_shape=[4], strides=[3], pads=[2, 1], ceil_mode=1)
+
+
+def shuffled(net: Net, x: str) -> str:
+    h = net.op("Reshape", net.conv(x, 3, 6, 3, pads=[1, 1]), net.const([1, 3, 2, -1]))
+    return net.op("Reshape", net.op("Transpose", h, perm=[0, 1, 3, 2]), net.const([1, 3, -1]))
+
+
+def stacked(net: Net, x: str) -> str:
+    h = net.op("Reshape", net.conv(x, 3, 2, 3, pads=[2, 0]), net.const([1, 2, -1, 2]))
+    return net.op("Reshape", net.op("Transpose", h, perm=[0, 1, 3, 2]), net.const([1, 4, -1]))
+
+
+SHAPES = [
+    conv_stack, strided, hourglass, cropped, looking_ahead, pooled, linear_up, nearest_up, linear_down, every_third,
+    average_of_what_is_there, shuffled, stacked,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
@@ -122,8 +161,8 @@ def test_a_frame_is_given_when_its_last_input_is_there(make: Any) -> None:
     late = max(t - (n * rate.denominator // rate.numerator + 1) for n, t in needed.items())
     offline, source = oracle.Offline(model), oracle.Source(model, 0, None, None, 1.0)
     results = {t: offline(source(t)) for t in range(1, LENGTH)}
-    exists = {t: 0 if v is None else v[name].shape[stream.axis] for t, v in results.items()}
-    certain = {n: min(t for t in exists if all(exists[u] > n for u in range(t, LENGTH))) for n in needed}
+    exists = {t: v[name].shape[stream.axis] for t, v in results.items() if v is not None}
+    certain = {n: min(t for t in exists if all(exists[u] > n for u in exists if u >= t)) for n in needed}
     late = max(late, *(t - (n * rate.denominator // rate.numerator + 1) for n, t in certain.items()))
     assert report(graph).latency_frames == max(0, late)
 

@@ -11,7 +11,7 @@ from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import StreamNode
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Interleave, blocks
+from runnel.compiler.streaming.kinds.geometry import Fill, Interleave, Resample, blocks
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from runnel.compiler.streaming.emit import Builder, Chunk
-from runnel.compiler.streaming.kinds.geometry import Fill, Resample, Interleave
+from runnel.compiler.streaming.kinds.geometry import Fill, Interleave, Resample
 from runnel.compiler.streaming.portable.basic import reading
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 

@@ -163,7 +163,7 @@ def _resize_time(a: Analysis, node: Node, x: Stream, given: Any, scaled: bool, s
         scheme = Scheme(scheme.places, "floor")  # between frames lies none
     left, right = _reach(scheme, factor)
     if left or right:
-        x = pad_time(a, node, x, left, right, 0.0, "edge", "/edges")
+        x = pad_time(a, node, x, left, right, 0.0, "edge", "/edges", beside=True)
     up = factor.numerator
     taps = {crop: [scheme.taps(p - crop, factor) for p in range(up)] for crop in range(up)}
     spans = {crop: max(f for f, _ in t) - min(f for f, _ in t) for crop, t in taps.items()}

@@ -178,7 +178,9 @@ def pad(a: Analysis, node: Node) -> list[Value]:
     return [x]
 
 
-def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: float, mode: str, suffix: str) -> Stream:
+def pad_time(
+    a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: float, mode: str, suffix: str, beside: bool = False
+) -> Stream:
     """x with frames added before and after (or taken away, for negative amounts)."""
     if isinstance(left, Count):
         raise Refusal("pads the start by the length of the stream", "pad the start by a fixed amount")
@@ -202,5 +204,5 @@ def pad_time(a: Analysis, node: Node, x: Stream, left: Any, right: Any, fill: fl
     amount = None if isinstance(right, Count) else int(right)
     return a.emit(
         node, Shift, [x], x.axis, final, length, suffix=suffix, shape=x.shape, op="Shift", offset=-left,
-        left=max(left, 0), right=amount, fill=fill, mode=mode,
+        left=max(left, 0), right=amount, fill=fill, mode=mode, beside=beside,
     )  # fmt: skip
