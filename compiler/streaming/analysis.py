@@ -16,6 +16,7 @@ from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
 from runnel.compiler.streaming.attention.pattern import find as find_attention
+from runnel.compiler.streaming.branches import Decided, with_branches
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.deviation import deviating, deviation
@@ -255,6 +256,8 @@ class Analysis:
                 if np.dtype(self.shapes[node.outputs[0]][1]).kind != "f":
                     raise
                 return with_extents(self, node)
+        if node.op == "If" and isinstance(known := self.values.get(node.inputs[0]), np.ndarray):
+            raise Decided(node, known)
         if any(s.fact.static for s in streams):
             return with_statics(self, node, BINARY)
         if any(is_symbolic(v) for v in inputs) and all(s.fact.once for s in streams):
@@ -309,6 +312,7 @@ class Analysis:
                 self.values[name] = Poisoned()
 
 
+@with_branches
 def analyse(
     graph: Graph,
     *,

@@ -61,6 +61,7 @@ WITHOUT_RULE = {
     "quantise the model with static scales from a calibration recording, or use window mode (--window W)"),
     "DynamicQuantizeLSTM": ("takes its scales from the least and the largest value of all it has seen",
     "quantise the weights alone, or export a float LSTM"),
+    "If": ("takes a branch that depends on the data or on the length", "export the model with one branch"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
 }  # fmt: skip
 
