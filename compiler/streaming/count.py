@@ -74,6 +74,8 @@ class Count:
         """f(0) … f(n - 1)."""
         if n <= len(self.values):
             return self.values[:n]
+        if n > 4 * MAX_TABLE:
+            raise CountTooLong(f"a layer repeats only after {n} frames; the limit is {4 * MAX_TABLE}")
         t = np.arange(len(self.values), n)
         turns, phase = np.divmod(t - self.start, self.period)
         return np.concatenate([self.values, self.values[self.start + phase] + self.gain * turns])
