@@ -15,6 +15,7 @@ from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.attention.fused import take_apart
 from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.branches import Decided, with_branches
 from runnel.compiler.streaming.count import Count, CountTooLong
@@ -346,12 +347,14 @@ def analyse(
             from runnel.compiler.streaming.windows.analysis import analyse_windows
 
             return analyse_windows(graph, axes, (window, hop or 1), window_mode)
-    analysis = Analysis(graph, axes, None, modes, max_frames)
-    early = [] if states else ops_without_rule(graph, axes)
     per_tick = ticks(rates)[0] if rates else {}
     longest = max(per_tick.values(), default=1)
     lengths = [1] if states else [-(-n // longest) for n in PROBE_LENGTHS]
     probe_axes = {} if states else axes
+    if not states:
+        take_apart(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
+    analysis = Analysis(graph, axes, None, modes, max_frames)
+    early = [] if states else ops_without_rule(graph, axes)
     try:
         analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths, per_tick)
     except InputError:

@@ -62,6 +62,8 @@ WITHOUT_RULE = {
     "DynamicQuantizeLSTM": ("takes its scales from the least and the largest value of all it has seen",
     "quantise the weights alone, or export a float LSTM"),
     "If": ("takes a branch that depends on the data or on the length", "export the model with one branch"),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), ("keeps a past of its own, masks by data, or gives "
+    "more than its result", "export the model without a cache and without padding: the stream keeps the past")),
     "TopK": ("orders values over time", "use window mode (--window W)"),
 }  # fmt: skip
 

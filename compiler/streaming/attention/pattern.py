@@ -61,6 +61,15 @@ class Pattern:
     inner: list[Node] = field(default_factory=list)
 
 
+def tainted_names(graph: Graph) -> set[str]:
+    """What depends on data, not only on its shape."""
+    tainted = {p.name for p in graph.inputs}
+    for node in graph.nodes:
+        if node.op not in SHAPES and tainted.intersection(reads(node)):
+            tainted.update(o for o in node.outputs if o)
+    return tainted
+
+
 class _Index:
     """Who makes and who reads what, and what depends on data."""
 
@@ -72,10 +81,7 @@ class _Index:
         for node in graph.nodes:
             for name in dict.fromkeys(reads(node)):
                 self.readers.setdefault(name, []).append(node)
-        self.tainted = {p.name for p in graph.inputs}
-        for node in graph.nodes:
-            if node.op not in SHAPES and self.tainted.intersection(reads(node)):
-                self.tainted.update(o for o in node.outputs if o)
+        self.tainted = tainted_names(graph)
 
     def product(self, node: Node | None) -> Product | None:
         """The node as a product of two values that depend on data."""

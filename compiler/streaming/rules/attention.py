@@ -26,6 +26,11 @@ LONGEST = 4200
 
 @rule(ATTEND)
 def attend(a: Analysis, node: Node) -> list[Value]:
+    if "pattern" not in node.attrs:
+        raise Refusal(
+            "keeps a past of its own, or gives more than its result",
+            "export the model without a cache: the stream keeps the past",
+        )
     pattern: Pattern = node.attrs["pattern"]
     parts = _canonical(a, node, pattern)
     if parts is None:
