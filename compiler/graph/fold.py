@@ -11,6 +11,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from runnel.compiler.graph.model import Graph, Node, Port, _attribute, _constant
+from runnel.compiler.graph.unroll import unrolled
 from runnel.errors import InputError
 
 FOLD_LIMIT = 64 << 20
@@ -18,6 +19,7 @@ MOST_MEMORY = 2 << 30
 """Bytes of all tensors of one run of the offline model."""
 KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_LISTS = {"SequenceEmpty"}
 
 
 def node_proto(node: Node) -> onnx.NodeProto:
@@ -39,8 +41,8 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def fold(graph: Graph, keep: Collection[str] = ()) -> None:
-    """Replace every node whose inputs are constants by its value, take constant If branches, drop dead nodes; in
-    place. keep: ops to leave alone."""
+    """Replace every node whose inputs are constants by its value, take constant If branches, write out loops of known
+    length, drop dead nodes; in place. keep: ops to leave alone."""
     changed = True
     while changed:
         changed = False
@@ -56,7 +58,11 @@ def fold(graph: Graph, keep: Collection[str] = ()) -> None:
                 kept += _take_branch(graph, node)
                 changed = True
                 continue
-            is_constant = all(not i or i in known for i in node.inputs) and node.op not in (*_RANDOM, *keep)
+            if (turns := unrolled(graph, node, _rename_captured)) is not None:
+                kept += turns
+                changed = True
+                continue
+            is_constant = all(not i or i in known for i in node.inputs) and node.op not in (*_RANDOM, *_LISTS, *keep)
             if is_constant and node.domain in ("", "ai.onnx") and not _has_subgraph(node):
                 pending.append(node)
                 known.update(node.outputs)
@@ -218,7 +224,7 @@ def probe_shapes(
 
     Raises InputError with the model's own complaint when it takes none of them.
     """
-    wanted = [o for n in graph.nodes for o in n.outputs if o]
+    wanted = [o for n in graph.nodes for o in n.outputs if o and o not in _lists(n)]
     complaint = ""
     for length in lengths:
         ports = concrete_ports(graph, axes, length, per_tick)
@@ -248,6 +254,16 @@ def probe_shapes(
             continue
         return length, shapes | {p.name: (tuple(int(d or 0) for d in p.shape), p.dtype) for p in ports}
     raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}: {complaint}.")
+
+
+def _lists(node: Node) -> set[str]:
+    """Outputs that are lists of tensors, which onnxruntime may hand out never."""
+    if node.op in _LISTS:
+        return set(node.outputs)
+    body = node.attrs.get("body")
+    if node.op != "Loop" or not isinstance(body, onnx.GraphProto):
+        return set()
+    return {o for o, v in zip(node.outputs, body.output[1:]) if v.type.HasField("sequence_type")}
 
 
 def _inferred(model: onnx.ModelProto) -> list[Port]:

@@ -300,6 +300,8 @@ class Analysis:
         return results
 
     def _fold_one(self, node: Node) -> list[Value]:
+        if node.op == "SequenceEmpty":
+            return [np.zeros(0, np.float32)]
         small = Graph(
             self.graph.name, [node], {i: v for i in node.inputs if isinstance(v := self.values.get(i), np.ndarray)}, [],
             [Port(o, "float32", ()) for o in node.outputs if o], self.graph.opset, self.graph.proto,

@@ -139,6 +139,42 @@ def test_loop_over_frames(check: Check, flat: bool) -> None:
     check(net.model(y, net.op("Neg", last)), at_least=12)
 
 
+@pytest.mark.parametrize("new_axis", [0, 1])
+def test_loop_that_gathers_its_frames_in_a_list(check: Check, new_axis: int) -> None:
+    """As TorchScript exports ``outs.append(h)`` and ``torch.stack(outs, 1)`` or ``torch.cat(outs, 0)``."""
+    net, turn = Net(), loop_turn()
+    turn.inputs.append(helper.make_tensor_sequence_value_info("outs", FLOAT, None))
+    turn.input("h", 1, 4)
+    x = net.op("Mul", net.input([TIME, 1, 3]), net.const(0.5))
+    frame = turn.op("Gather", x, "i", axis=0)
+    total = turn.op("Add", turn.op("MatMul", frame, net.weight(3, 4)), turn.op("MatMul", "h", net.weight(4, 4)))
+    after = turn.op("Tanh", total)
+    outs, going = turn.op("SequenceInsert", "outs", after), turn.op("Identity", "go")
+    body = turn.graph(going, outs, after, kinds={going: TensorProto.BOOL})
+    body.output[1].CopyFrom(helper.make_tensor_sequence_value_info(outs, FLOAT, None))
+    trips = net.op("Squeeze", net.length(x, 0))
+    lists, last = net.op(
+        "Loop", trips, net.const(np.array(True)), net.op("SequenceEmpty"), net.weight(1, 4), body=body, outputs=2
+    )
+    y = net.op("ConcatFromSequence", lists, axis=new_axis, new_axis=new_axis)
+    check(net.model(y, net.op("Neg", last)), at_least=12)
+
+
+def test_a_loop_of_known_length_is_written_out(check: Check) -> None:
+    """Three turns over the whole recording, each with its own row of a table, their results stacked."""
+    net, turn = Net(), Turn()
+    turn.input("i", kind=TensorProto.INT64)
+    turn.input("go", kind=TensorProto.BOOL)
+    x = net.input([1, 4, TIME])
+    turn.inputs.append(helper.make_tensor_value_info("h", FLOAT, [1, 4, None]))
+    row = turn.op("Unsqueeze", turn.op("Gather", net.weight(3, 4), "i", axis=0), net.const([0, 2]))
+    after = turn.op("Conv", turn.op("Mul", "h", row), net.weight(4, 4, 3), pads=[1, 1])
+    going = turn.op("Identity", "go")
+    body = turn.graph(going, after, turn.op("Tanh", after), kinds={going: TensorProto.BOOL})
+    h, all_of_them = net.op("Loop", net.const(3), net.const(np.array(True)), x, body=body, outputs=2)
+    check(net.model(h, net.op("Squeeze", all_of_them, net.const([1]))), at_least=12)
+
+
 def test_loop_that_counts(check: Check) -> None:
     """The number of the turn as a value: a running mean."""
     net, turn = Net(), loop_turn(("m", 3))

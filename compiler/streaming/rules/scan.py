@@ -33,8 +33,8 @@ class _Turns:
     outputs: list[tuple[str, int]]
     nodes: list[Node]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
-    results: int = 0
-    """States whose last value is an output of the loop."""
+    results: list[tuple[bool, int]] = field(default_factory=list)
+    """For each output of the loop: whether it is the last value of a state, and the number of the state or output."""
 
 
 @rule("Scan")
@@ -56,7 +56,7 @@ def scan(a: Analysis, node: Node) -> list[Value]:
     places = list(node.attrs.get("scan_output_axes") or [0] * given)
     outputs = [(body.output[states + i].name, places[i]) for i in range(given)]
     nodes, constants = body_nodes(body)
-    turns = _Turns(frames, kept, outputs, nodes, constants, len(kept))
+    turns = _Turns(frames, kept, outputs, nodes, constants, _order(len(kept), len(outputs)))
     for name in sorted(captured_names(body) & a.values.keys() - {i.name for i in body.input} - _made(nodes)):
         turns.constants[name] = _captured(a, name)
     return _stream(a, node, turns)
@@ -73,15 +73,61 @@ def loop(a: Analysis, node: Node) -> list[Value]:
     nodes, constants = body_nodes(body)
     number, condition, *names = (i.name for i in body.input)
     constants[condition] = np.array(True)
-    kept = [(name, _initial(a, x), out.name) for name, x, out in zip(names, node.inputs[2:], body.output[1:])]
+    gathered = _gathered(nodes, names, [o.name for o in body.output[1:]])
+    kept = [
+        (name, _initial(a, x), out.name)
+        for name, x, out in zip(names, node.inputs[2:], body.output[1:])
+        if name not in gathered
+    ]
+    outputs = [*gathered.values(), *(o.name for o in body.output[1 + len(names) :])]
     goes_on = _evaluated(nodes, constants, body.output[0].name, a)
     if goes_on is None or not bool(goes_on.reshape(-1)[0]):
         raise Refusal("is a loop that data ends", REMEDY)
-    turns = _Turns([], kept, [(o.name, 0) for o in body.output[1 + len(kept) :]], [], constants, len(kept))
+    order = _order(len(kept), len(outputs), [name in gathered for name in names])
+    turns = _Turns([], kept, [(name, 0) for name in outputs], [], constants, order)
     _take_frames(a, turns, nodes, number, Count.of(trips.reshape(-1)[0]))
     if not turns.frames:
         raise Refusal("is a loop that takes no frame by its number", REMEDY)
     return _stream(a, node, turns)
+
+
+@rule("ConcatFromSequence")
+def concat_from_sequence(a: Analysis, node: Node) -> list[Value]:
+    """The frames that a loop gathered in a list, [time, ...], put where the axis says."""
+    x = a.stream(node)
+    new, rank = bool(node.attrs.get("new_axis", 0)), len(x.shape) - 1
+    at = int(node.attrs["axis"]) % (rank + new)
+    if not new and x.shape[1 + at] != 1:
+        raise Refusal("joins frames of several rows each into one axis", "stack them along an axis of their own")
+    rest = [i for i in range(1, rank + 1) if new or i != 1 + at]
+    perm = [*rest[:at], 0, *rest[at:]]
+    if not new:
+        perm.append(1 + at)
+        shape = tuple(None if i == 0 else x.shape[i] for i in perm)
+        moved = a.pointwise(node, [x], at, attrs={"perm": perm}, op="Transpose", suffix="/moved", shape=shape)
+        return [a.pointwise(node, [moved, np.array([rank], np.int64)], at, attrs={}, op="Squeeze")]
+    return [a.pointwise(node, [x], at, attrs={"perm": perm}, op="Transpose")]
+
+
+def _order(states: int, outputs: int, gathered: list[bool] | None = None) -> list[tuple[bool, int]]:
+    """What each output of the loop is: states in their order, those that gather frames in a list being outputs."""
+    gathered = gathered or [False] * states
+    lists, kept = iter(range(outputs)), iter(range(states))
+    order = [(False, next(lists)) if each else (True, next(kept)) for each in gathered]
+    return order + [(False, i) for i in lists]
+
+
+def _gathered(nodes: list[Node], names: list[str], outputs: list[str]) -> dict[str, str]:
+    """{state: what is appended} of states that are lists to which every turn appends one tensor."""
+    makers = {o: n for n in nodes for o in n.outputs}
+    found = {}
+    for name, out in zip(names, outputs):
+        maker = makers.get(out)
+        readers = [n for n in nodes if name in n.inputs]
+        if maker is not None and maker.op == "SequenceInsert" and len(maker.inputs) == 2 and readers == [maker]:
+            found[name] = maker.inputs[1]
+            nodes.remove(maker)
+    return found
 
 
 def _take_frames(a: Analysis, turns: _Turns, nodes: list[Node], number: str, trips: Count) -> None:
@@ -170,19 +216,19 @@ def _stream(a: Analysis, node: Node, turns: _Turns) -> list[Value]:
     fact = StreamFact(STACKED, final, length, streams[0].fact.clock)
     results: list[Value] = []
     body = _body(a, turns, fact)
-    kept = turns.results
-    for i, name in enumerate(node.outputs):
+    for i, (name, (is_state, at)) in enumerate(zip(node.outputs, turns.results)):
         if not name:
             results.append(streams[0])
             continue
-        if i >= kept:
-            frame = body.outputs[i - kept]
-            axis = body.axes[i - kept] % (len(frame.shape) + 1)
-            body.axes[i - kept] = axis
-            y = a.emit(node, Scan, streams, axis, final, length, i, body=body, index=i - kept)
+        if not is_state:
+            body.axes[at] %= len(body.outputs[at].shape) + 1
+            frame = body.outputs[at]
+            shape = None if name in a.shapes else (None, *frame.shape)  # a list of frames
+            y = a.emit(node, Scan, streams, body.axes[at], final, length, i, shape, body=body, index=at)
+            y.dtype = frame.dtype
             results.append(y)
             continue
-        state = body.states[i]
+        state = body.states[at]
         body.outputs.append(state.next)
         body.axes.append(0)
         y = a.emit(node, Scan, streams, 0, final, length, i, (None, *state.next.shape), suffix="/states",
