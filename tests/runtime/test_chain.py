@@ -198,3 +198,16 @@ def test_what_does_not_fit_is_refused_with_both_names(second: Program, said: str
 def test_nothing_is_no_chain() -> None:
     with pytest.raises(InputError):
         Chain([])
+
+
+def test_a_batch_of_chains_is_chains_side_by_side():
+    x = np.arange(88, dtype=np.float32).reshape(1, 4, 22)
+    batch, alone = chain().batch(2), chain().stream()
+    one, two = batch.join(), batch.join()
+    first = alone.push(x)
+    got = batch.push({one: x, two: x[..., :5]})
+    assert got[one].tobytes() == first.tobytes() and batch.position(two) == 5
+    with pytest.raises(StreamError, match="^lane 1: .*shape"):
+        batch.push({one: x, two: x[0]})
+    assert batch.position(one) == 22
+    assert batch.flush(one).tobytes() == alone.flush().tobytes()

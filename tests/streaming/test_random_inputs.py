@@ -64,7 +64,7 @@ def verdict(seed: int, runner: str) -> str:
     return "exact" if proof.runs else "unusable"
 
 
-@pytest.mark.parametrize(("runner", "seconds", "most"), [("reference", 15.0, 400), ("native", 15.0, 60)])
+@pytest.mark.parametrize(("runner", "seconds", "most"), [("reference", 8.0, 400), ("native", 8.0, 60)])
 def test_several_inputs_are_exact_or_refused(runner: str, seconds: float, most: int) -> None:
     seen: Counter[str] = Counter()
     stop = time.monotonic() + seconds
