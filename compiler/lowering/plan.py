@@ -160,7 +160,7 @@ class Planner:
         crosses = signal.initial is not None or _static(signal)
         for count, stride, lowest in self._all_reads(signal):
             oldest = count * stride + lowest
-            behind = (signal.made.later(self.hop) - oldest).largest()
+            behind = self._behind(signal, count, oldest)
             if behind is None:
                 raise NoKernel(
                     f"'{signal.name}' would have to keep frames without bound, because its readers fall behind"
@@ -177,6 +177,14 @@ class Planner:
             ring.space, ring.slots = SCRATCH, max(most, 1)
         ring.slots = round_up(ring.slots, signal.unit)
         return ring
+
+    def _behind(self, signal: Signal, count: Count, oldest: Count) -> int | None:
+        """The most frames that the signal is ahead of a reader, None for any number; a reader may come to its end."""
+        apart = signal.made.later(self.hop) - oldest
+        most = count.largest()
+        if not most or isinstance(count, Ended):
+            return apart.largest()
+        return int(apart.table(count.first(most - 1) + 1).max())
 
     def _widen(self, kernels: list[Kernel | None]) -> None:
         """Margins, so that contiguous windows and rows do not meet the ring's end."""

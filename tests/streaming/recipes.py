@@ -292,12 +292,20 @@ class Builder:
             n.op("Slice", x.name, n.const([-start - stop]), n.const([-stop if stop else END]), n.const([2]))
         )
 
+    def ending(self, x: Tensor, most: int, dense: int) -> None:
+        """A classifier: pooled over all of time, with a dense layer."""
+        pooled = self.net.op("GlobalMaxPool" if most else "GlobalAveragePool", x.name)
+        h = self.net.op("Flatten", pooled)
+        h = self.net.op("MatMul", h, self.net.weight(x.channels, 4)) if dense else h
+        self.tails.append(self.net.op("Tanh", h))
+
 
 KINDS: dict[str, Callable[..., Tensor | None]] = {
     n: getattr(Builder, n)
     for n in ("conv", "plane", "up", "pool", "act", "affine", "norm", "linear", "gate", "mask", "split", "cut", "pad",
               "resize", "every", "shuffle", "stack",
-              "behind", "multiple", "rnn", "bins", "scan", "join", "position", "frames", "output", "tail")
+              "behind", "multiple", "rnn", "bins", "scan", "join", "position", "frames", "output", "tail",
+              "ending")
 }  # fmt: skip
 
 
@@ -356,6 +364,7 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         "frames": lambda: {"k": i(1, 5), "d": pick(1, 1, 2), "s": i(1, 3)},
         "output": dict,
         "tail": lambda: {"start": i(1, 4), "stop": pick(0, 0, 1, 2)},
+        "ending": lambda: {"most": i(0, 1), "dense": i(0, 1)},
     }  # fmt: skip
     kinds = ["conv"] * 6 + ["join"] * 6 + ["up", "act", "cut", "pad", "rnn"] * 2 + list(makers)
     recipe: Recipe = []

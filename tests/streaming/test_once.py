@@ -86,3 +86,35 @@ def test_outputs_without_time_have_no_axis() -> None:
     (value,) = graph.outputs.values()
     assert value.fact.once  # type: ignore[union-attr]
     assert np.prod(value.shape) == 6  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 3), (2, 4), (0, 15)])
+def test_head_behind_the_first_frames(check: oracle.Check, start: int, stop: int) -> None:
+    net, x = stack(3)
+    h = net.conv(x, 3, 4, 3, pads=[1, 1])
+    first = net.op("Slice", h, net.const([start]), net.const([stop]), net.const([2]))
+    lengths = tuple(n for n in (1, 3, 4, 5, 15, 16, 17, 40) if n >= stop)
+    check(net.model(head(net, first, 4 * (stop - start)), net.op("Relu", h)), lengths=lengths)
+
+
+@pytest.mark.parametrize("indices", [-1, 0, 2, [-1], [1], [-3, -1], [2, 0, 0]])
+def test_frames_picked_by_number(check: oracle.Check, indices: int | list[int]) -> None:
+    net = Net()
+    x = net.input([1, TIME, 3])
+    y = net.recurrent("GRU", net.op("Transpose", x, perm=[1, 0, 2]), 3, 4)
+    y = net.op("Transpose", net.op("Squeeze", y, net.const([1])), perm=[1, 0, 2])
+    picked = net.op("Gather", y, net.const(indices), axis=1)
+    check(net.model(net.op("MatMul", picked, net.weight(4, 5))), lengths=LENGTHS)
+
+
+def test_the_first_and_the_last_frame(check: oracle.Check) -> None:
+    net, x = stack(3)
+    late = net.conv(x, 3, 3, 5, pads=[2, 2])
+    first, last = (net.op("Gather", late, net.const(i), axis=2) for i in (0, -1))
+    check(net.model(net.op("Sub", last, first), first))
+
+
+def test_frames_from_both_ends_are_refused() -> None:
+    net, x = stack(3)
+    with pytest.raises(Refused, match="both ends"):
+        analyse(load(net.model(net.op("Gather", x, net.const([0, -1]), axis=2))))

@@ -8,8 +8,8 @@ from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import Read, View
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import StreamFact, StreamNode
-from runnel.compiler.streaming.kinds.once import Last
+from runnel.compiler.streaming.ir import STACKED, StreamFact, StreamNode
+from runnel.compiler.streaming.kinds.once import First, Last
 from runnel.compiler.streaming.kinds.running import Stack, Unstack
 
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ def last(low: Lowering, node: Last) -> View:
     return views[0].reshaped(node.output.frame_shape)
 
 
+@lowers(First)
+def first(low: Lowering, node: First) -> View:
+    """The frames are put together when the last of them is there, and kept."""
+    x = node.streams[0]
+    view, axis = low.view(x), x.axis
+    made = x.fact.made.affine(1, 1 - node.stop).minimum_with(1)
+    shape = tuple(1 if d is None else d for d in x.shape)
+    reads = [low.read(view.reshaped(shape), offset=k) for k in range(node.start, node.stop)]
+    parts = [reads[i : i + MOST_AT_ONCE] for i in range(0, len(reads), MOST_AT_ONCE)]
+    fact = StreamFact(STACKED, made, Count.const(1))
+    views = [joined(low, node, part, axis, fact) for part in parts]
+    return joined(low, node, [low.read(v) for v in views], axis).reshaped(node.output.frame_shape)
+
+
 def read_last(low: Lowering, view: View, fact: StreamFact, k: int, shape: tuple[int, ...]) -> Read:
     """A read of the k-th frame from the end of a stream."""
     behind = (view.signal.length - view.length - view.offset).later(low.graph.shortest)
@@ -55,9 +69,9 @@ def owned(low: Lowering, view: View, fact: StreamFact) -> View:
     return low.add(FrameNode("identity", (read.value,), output), [read], signal)
 
 
-def joined(low: Lowering, node: StreamNode, reads: list[Read], axis: int) -> View:
-    """The frames of reads, one after the other along an axis."""
-    fact, values = node.output.fact, [r.value for r in reads]
+def joined(low: Lowering, node: StreamNode, reads: list[Read], axis: int, fact: StreamFact | None = None) -> View:
+    """The frames of reads, one after the other along an axis, at the end or when ``fact`` says."""
+    fact, values = fact or node.output.fact, [r.value for r in reads]
     shape = list(values[0].shape)
     shape[axis] = sum(v.shape[axis] for v in values)
     output = FrameValue(node.name, tuple(shape), values[0].dtype)

@@ -29,6 +29,21 @@ class Last(StreamNode):
 
 
 @dataclass(eq=False)
+class First(StreamNode):
+    """Frames [start, stop) of a stream as one value, held until the end."""
+
+    start: int = 0
+    stop: int = 1
+
+    @property
+    def least_frames(self) -> int:
+        return self.stop
+
+    def reach(self, x: Reach) -> Reach:
+        return x.moved(0, 0, endless=True)
+
+
+@dataclass(eq=False)
 class Accumulate(StreamNode):
     """Frame n is what frames 0 … n of x amount to (exclusive: those before n). how: see HOWS."""
 
@@ -77,3 +92,14 @@ def last_frames(
         start=start,
         stop=stop,
     )
+
+
+def first_frames(
+    a: Analysis, node: Node, x: Stream, start: int, stop: int, suffix: str = "", output: int = 0
+) -> Stream:  # fmt: skip
+    """Frames [start, stop) of x as one value."""
+    known = Ended(frozenset([(x.fact.made, Count.const(stop))]))
+    shape = tuple(stop - start if d is None else d for d in x.shape)
+    return a.emit(
+        node, First, [x], STACKED, known, Count.const(1), output, shape, "First", suffix, start=start, stop=stop
+    )  # fmt: skip

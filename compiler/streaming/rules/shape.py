@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import Stream
+from runnel.compiler.streaming.ir import STACKED, Stream
+from runnel.compiler.streaming.kinds.once import first_frames, last_frames
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.elementwise import broadcast_axis
 from runnel.compiler.streaming.rules.fold import around, fold_time, others
@@ -147,8 +148,20 @@ def gather(a: Analysis, node: Node) -> list[Value]:
     indices = a.constant(node, 1, "list of indices")
     assert indices is not None
     if axis == x.axis:
-        raise MixesTime("picks frames by number", "slice time instead of gathering")
+        return [fixed_frames(a, node, x, indices)]
     return [a.pointwise(node, [x, indices], x.axis + (indices.ndim - 1 if axis < x.axis else 0))]
+
+
+def fixed_frames(a: Analysis, node: Node, x: Stream, indices: np.ndarray) -> Stream:
+    """Frames of given numbers, counted from one side, as one value."""
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 <= high:
+        raise MixesTime("picks frames from both ends of time", "slice each end of it")
+    if low < 0:
+        frames = last_frames(a, node, x, -low, -high - 1)
+    else:
+        frames = first_frames(a, node, x, low, high + 1, "/first")
+    return a.pointwise(node, [frames, np.asarray(indices - low)], STACKED)
 
 
 @rule("Split")

@@ -9,6 +9,7 @@ import numpy as np
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Operand, Shift, Stream, Tail
 from runnel.compiler.streaming.kinds.geometry import Resample
+from runnel.compiler.streaming.kinds.once import first_frames
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def slice_(a: Analysis, node: Node) -> list[Value]:
             return [tail]
         name = "" if not others else "/time"
         x = _slice_time(a, node, x, starts[i], ends[i], name if step == 1 else f"{name}/kept")
+        if step > 1 and x.fact.once:
+            raise Refusal("takes steps among a fixed number of frames", "take them all, and then steps of them")
         if step > 1:
             x = every_nth(a, node, x, step, name)
         if not others:
@@ -125,6 +128,11 @@ def _slice_time(a: Analysis, node: Node, x: Stream, start: int, end: Any, suffix
     else:
         kept = length.minimum_with(int(end))
     new_length = kept.affine(1, -start)
+    if new_length.gain == 0 and length.gain > 0:
+        last = int(new_length.largest() or 0)
+        if not last:
+            raise Refusal("keeps no frame of any input", "leave it out of the model")
+        return first_frames(a, node, x, int(start), int(start) + last, suffix, output)
     right = None if new_length == length.affine(1, -start) else -1
     if start == 0 and right is None:
         return a.emit(node, Shift, [x], x.axis, x.fact.final, length, output, x.shape, "Shift", suffix)
