@@ -23,8 +23,13 @@ from runnel.compiler.graph.time_axis import find_time_axis
 TOLERANCE = 1e-5
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 16, 17, 23, 31, 40, 53)
 FRAGILE = {
-    **{"GRU": 0, "LSTM": 0, "RNN": 0, "ConvTranspose": 0, "Scan": -1},
-    **{"GlobalAveragePool": 0, "GlobalMaxPool": 0},
+    "GRU": 0,
+    "LSTM": 0,
+    "RNN": 0,
+    "ConvTranspose": 0,
+    "Scan": -1,
+    "GlobalAveragePool": 0,
+    "GlobalMaxPool": 0,
 }
 """Ops that end the process, or make up a value, when the input of this place has no frames."""
 Frames = dict[str, np.ndarray]
