@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+import runnel
 from runnel.compiler.graph.fold import session
 from runnel.compiler.graph.model import load as read
 from runnel.compiler.graph.quantised import integer_form
@@ -72,3 +75,40 @@ def test_windows_of_codes_share_their_columns(
     assert np.abs(got.astype(int) - expected).max() <= 1
     macs = program.manifest["macs"]
     assert macs["per_frame_streamed"] < macs["per_frame_windowed"] / 1.5
+
+
+class Noise(CalibrationDataReader):
+    """Random recordings to calibrate with."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        rng = np.random.default_rng(0)
+        self.left = iter([{name: (rng.standard_normal(shape) * 0.5).astype(np.float32)} for _ in range(8)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator], ids=["qdq", "qoperator"])
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8], ids=["int8", "uint8"])
+@pytest.mark.parametrize(
+    ("file", "shape", "options"),
+    [
+        ("mlperf-tiny/sww_fp32.onnx", (1, 30, 1, 40), {"window": 30}),
+        ("pymicro-vad/vad_offline.onnx", (1, 74, 40), {"window": 74, "hop": 3}),
+        ("mlperf-tiny/vww96_fp32.onnx", (1, 96, 96, 3), {}),
+    ],
+    ids=["sww", "pymicro", "vww96"],
+)
+def test_models_that_onnxruntime_quantised(
+    zoo: Path, tmp_path: Path, file: str, shape: tuple[int, ...], options: dict[str, Any], form: Any, kind: Any
+) -> None:
+    """Native, and proved: the same codes as the model in integers."""
+    name = ort.InferenceSession(str(zoo / file), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    model = tmp_path / "quantised.onnx"
+    settings = {"quant_format": form, "per_channel": True, "activation_type": kind, "weight_type": QuantType.QInt8}
+    quantize_static(str(zoo / file), str(model), Noise(name, shape), **settings)
+    runnel.compile(model, tmp_path / "quantised.rnl", backend="native", **options)
+    proof = runnel.load(tmp_path / "quantised.rnl").manifest["proof"]
+    assert set(proof["codes"]["differ"]) == {"onnxruntime", "native"}
+    assert max(proof["codes"]["differ"].values()) <= 0.01
+    assert proof["codes"]["islands"] or proof["limit"] <= 1e-4
