@@ -14,7 +14,7 @@ CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-compile nightly coverage lint format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-compile nightly coverage lint format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -54,6 +54,9 @@ nightly: setup
 coverage: setup
 	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q tests/streaming
 	$(PY) -m runnel.tools.coverage
+
+bench-window: setup
+	@$(PY) -m runnel.tools.bench_window --rows build/bench/window.json
 
 lint: setup check-style types
 

@@ -106,6 +106,28 @@ def test_every_window_is_exact(check: Check, body: Any, hop: int) -> None:
     check(net.model(h, head(net, h)), window=36, hop=hop)
 
 
+@pytest.mark.parametrize("hop", [1, 5, 8])
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"])
+def test_sums_over_the_window_are_of_blocks(check: Check, op: str, hop: int) -> None:
+    net = Net()
+    h = net.conv(net.input([1, 3, 64]), 3, 4, 3, pads=[2, 1], strides=[1 if op.startswith("Global") else 2])
+    if op.startswith("Global"):
+        y = net.op(op, h)
+    else:
+        t = net.op("Transpose", h, perm=[0, 2, 1])
+        y = net.op(op, t, net.const([1, 2]), keepdims=0) if op == "ReduceSum" else net.op(op, t, axes=[1], keepdims=0)
+    graph = analyse(load(net.model(y)), window=64, hop=hop)
+    assert max(int(n.output.shape[-1] or 0) for n in graph.nodes if n.op == "Unfold") < 32
+    check(net.model(y), window=64, hop=hop)
+
+
+def test_mean_over_time_and_bins(check: Check) -> None:
+    net = Net()
+    h = net.op("Unsqueeze", net.input([1, 40, 6]), net.const([1]))
+    h = net.op("Relu", net.conv(h, 1, 4, [3, 3], pads=[1, 1, 1, 1]))
+    check(net.model(net.op("GlobalAveragePool", h)), window=40, hop=4)
+
+
 def test_two_dimensional_with_padding(check: Check) -> None:
     net = Net()
     h = net.op("Unsqueeze", net.input([1, 24, 6]), net.const([1]))

@@ -20,6 +20,7 @@ from runnel.compiler.streaming.kinds.history import History
 from runnel.compiler.streaming.registry import Refusal
 from runnel.compiler.streaming.windows.columns import Columns
 from runnel.compiler.streaming.windows.local import trial
+from runnel.compiler.streaming.windows.rules.sums import MAX, MEAN, SUM, finish, reduce, reduced_axes
 from runnel.compiler.streaming.windows.walk import Value, Walk
 
 BlockRule: TypeAlias = "Callable[[Reuse, Node, Blocks], Value | None]"
@@ -97,6 +98,8 @@ class Reuse(Walk):
     def _results(self, node: Node) -> list[Value]:
         given = [self.blocks[i] for i in node.inputs if i in self.blocks]
         if given and not any(isinstance(self.values[i], Stream) and i not in self.blocks for i in node.inputs if i):
+            if (total := self._total(node, given)) is not None:
+                return [total]
             made = self._shared(node, given)
             if made is not None:
                 self.blocks.update({name: b for name, b in zip(node.outputs, made, strict=False) if name})
@@ -133,6 +136,32 @@ class Reuse(Walk):
             made = self.apply(node, n.op, inputs, shape, f"/{n.output.name}", attrs, n.domain, n.output.dtype)
             known[n.output.name] = Blocks(made, n.output.axis, first.frames)
         return [known[r.name] for r in results]
+
+    def _total(self, node: Node, given: list[Blocks]) -> Stream | None:
+        """A sum, mean or maximum over the window, of those of its blocks."""
+        x = given[0]
+        if node.op not in (*MEAN, *SUM, *MAX) or len(given) > 1 or x.behind or x.frames < 2 * x.new:
+            return None
+        axes = reduced_axes(self, node, len(x.stream.shape))
+        if axes is None or x.axis not in axes or x.stream.dtype != "float32":
+            return None
+        op = "ReduceMax" if node.op in MAX else "ReduceSum"
+        lowest = -np.inf if op == "ReduceMax" else 0.0
+        blocks, rest = divmod(x.frames, x.new)
+
+        def newest(part: Stream, count: int, suffix: str) -> Stream:
+            for axis in axes:
+                part = reduce(self, node, part, axis, op, f"{suffix}/over {axis}")
+            return self.recent(node, Blocks(part, x.axis, x.frames), count, lowest)
+
+        parts: list[Operand] = [newest(x.stream, blocks, "/blocks")]
+        if rest:
+            older = self.sliced(node, x.stream, x.axis, x.new - rest, x.new, "/rest")
+            row = newest(older, blocks + 1, "/rest")
+            parts.insert(0, self.sliced(node, row, x.axis, 0, 1, "/oldest"))
+        total = reduce(self, node, self.joined(node, parts, x.axis, "/parts"), x.axis, op, "/total")
+        count = np.prod([x.frames if a == x.axis else x.stream.shape[a] or 1 for a in axes])
+        return finish(self, node, total, float(count) if node.op in MEAN else 1.0)
 
     def _layer(self, node: Node, x: Blocks) -> Blocks | None:
         attrs = self.explicit(node)
