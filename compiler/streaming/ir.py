@@ -158,7 +158,7 @@ class Pointwise(StreamNode):
     @property
     def macs(self) -> int:
         out = int(np.prod(self.output.frame_shape, dtype=np.int64))
-        weights = [w for w in self.inputs[1:] if isinstance(w, np.ndarray)]
+        sizes = [[int(d or 1) for d in w.shape] for w in self.inputs[1:] if w is not None]
         if self.op in ("MatMul", "MatMulInteger", "Gemm"):
             constants = [w for w in self.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
             if constants:
@@ -166,13 +166,12 @@ class Pointwise(StreamNode):
                 return constants[0].size * max(1, rows)
             return out * (self.streams[0].frame_shape[-1] if self.streams[0].frame_shape else 1)
         if self.op in ("Conv", "ConvInteger"):
-            return out * int(np.prod(weights[0].shape[1:]))
+            return out * int(np.prod(sizes[0][1:]))
+        first = self.streams[0].frame_shape
         if self.op == "ConvTranspose":
-            return int(np.prod(self.streams[0].frame_shape[-(weights[0].ndim - 2) :], dtype=np.int64)) * weights[0].size
+            return int(np.prod(first[-(len(sizes[0]) - 2) :], dtype=np.int64)) * int(np.prod(sizes[0]))
         if self.op in ("GRU", "LSTM", "RNN"):
-            return sum(w.size for w in weights[:2]) * (
-                self.streams[0].frame_shape[0] if self.streams[0].frame_shape else 1
-            )
+            return sum(int(np.prod(s)) for s in sizes[:2]) * (first[0] if first else 1)
         return 0
 
 

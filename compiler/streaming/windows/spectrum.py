@@ -15,7 +15,8 @@ def stft_as_convolution(graph: Graph, shapes: Mapping[str, tuple[tuple[int, ...]
     """Replace every STFT of real signals with a constant step and window, in place. shapes: of the tensors it reads."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        nodes += _replaced(graph, node, *shapes[node.inputs[0]]) if node.op == "STFT" else [node]
+        known = node.op == "STFT" and node.inputs[0] in shapes
+        nodes += _replaced(graph, node, *shapes[node.inputs[0]]) if known else [node]
     graph.nodes = nodes
 
 

@@ -242,6 +242,8 @@ class Walk:
         """The node on whole windows."""
         if node.domain not in DOMAINS:
             raise missing_rule(node.op)
+        if node.op == "BatchNormalization" and node.attrs.get("training_mode"):
+            raise Refusal("is in training mode and normalises by the batch", "export the model in inference mode")
         if node.op in RANDOM:
             raise Refusal("gives other values each time", "export the model in inference mode")
         sized = [i for i in node.inputs[SIZED_BY.get(node.op, len(node.inputs)) :] if i]
