@@ -43,7 +43,6 @@ class Stream:
 
 @dataclass
 class Program:
-    max_frames = None
     rate: int | None = 16000
     hop: int = 256
     latency_frames: int = LOOKAHEAD
