@@ -119,19 +119,24 @@ class Analysis:
         return value
 
     def same_length(self, a: Count, b: Count) -> bool:
-        """Whether two lengths are equal for every input that all layers so far take, but for the shortest ones.
+        """Whether two lengths can be equal; inputs for which they are not are not taken.
 
-        Those are not taken then.
+        These are some of the shortest, and some remainders, as where a skip connection meets what was halved and
+        doubled again. False where no long input has them equal.
         """
-        period, taken = self.remainders
         apart = a - b
         if apart.gain:
             return False
-        settled = max(apart.start, self.shortest)
-        frames = np.arange(self.shortest, settled + lcm(apart.period, period))
-        differ = frames[(apart.table(int(frames[-1]) + 1)[frames] != 0) & np.isin(frames % period, taken)]
-        if (differ >= settled).any():
+        period, taken = self.remainders
+        period = lcm(apart.period, period)
+        settled = -(-max(apart.start, self.shortest) // period) * period
+        equal = np.array([apart(settled + r) == 0 and r % self.remainders[0] in taken for r in range(period)])
+        if not equal.any() or period > MOST_REMAINDERS:
             return False
+        if not equal[np.isin(np.arange(period) % self.remainders[0], taken)].all():
+            self.remainders = period, tuple(int(r) for r in np.nonzero(equal)[0])
+        frames = np.arange(self.shortest, settled)
+        differ = frames[(apart.table(settled + 1)[frames] != 0) & equal[frames % period]]
         if len(differ):
             self.shortest = int(differ[-1]) + 1
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from nets import TIME, Net, stack
 from oracle import Check
 
-from runnel.errors import Refused
+import runnel
+from runnel.errors import Refused, StreamError
 
 SHORT: dict[str, Any] = {"lengths": (1, 2, 3, 5, 8, 13, 22, 37, 40), "steps": (None, 7)}
 
@@ -137,11 +139,30 @@ def test_floored_levels_are_padded_or_cropped(check: Check, like: str) -> None:
     check(net.model(net.conv(y, 3, 2, 3, pads=[1, 1])), lengths=range(2, 24))
 
 
-def test_floored_levels_that_nothing_evens_out_are_refused() -> None:
+def test_floored_levels_that_nothing_evens_out_take_even_lengths(check: Check) -> None:
+    """As offline, where the sum of an odd length does not run."""
     net, x = stack(3)
     h = net.conv_transpose(net.conv(x, 3, 4, 2, strides=[2]), 4, 3, 2, strides=[2])
+    proof = check(net.model(net.op("Add", h, x)), lengths=range(1, 20))
+    assert {n for _, n, _ in proof.runs} == set(range(2, 20, 2))
+
+
+def test_an_odd_length_is_refused_at_flush(tmp_path: Path) -> None:
+    net, x = stack(3)
+    h = net.conv_transpose(net.conv(x, 3, 4, 2, strides=[2]), 4, 3, 2, strides=[2])
+    runnel.compile(net.model(net.op("Add", h, x)), tmp_path / "even.rnl")
+    for backend in ("native", "onnxruntime"):
+        stream = runnel.load(tmp_path / "even.rnl", backend=backend).stream()
+        stream.push(np.zeros((1, 3, 7), np.float32))
+        with pytest.raises(StreamError, match="push 1 more before flush"):
+            stream.flush()
+
+
+def test_lengths_that_never_meet_are_refused() -> None:
+    net, x = stack(3)
+    less = net.op("Slice", x, net.const([0]), net.const([-1]), net.const([2]))
     with pytest.raises(Refused, match="different lengths"):
-        oracle.check(net.model(net.op("Add", h, x)))
+        oracle.check(net.model(net.op("Add", less, x)))
 
 
 def test_branches_of_strides_two_and_three(check: Check) -> None:

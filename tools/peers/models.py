@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 
 CHANNELS = 8
 FAR = 1 << 60
@@ -116,9 +117,11 @@ class Model:
         graph = helper.make_graph(net.nodes, "net", ports, results, net.constants)
         version = helper.make_opsetid("", self.opset)
         model = helper.make_model(graph, opset_imports=[version], ir_version=8 if self.opset < 21 else 10)
-        from onnx.shape_inference import infer_shapes
-
-        return bytes(infer_shapes(model).SerializeToString())
+        model = infer_shapes(model)
+        if not model.graph.output[0].type.tensor_type.HasField("shape"):  # of the same rank, where it is not told
+            for axis in range(len(self.shape)):
+                model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = f"y{axis}"
+        return bytes(model.SerializeToString())
 
 
 TC: tuple[int | str, ...] = (1, "T", CHANNELS)

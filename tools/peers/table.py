@@ -1,8 +1,7 @@
-"""``python -m runnel.tools.peers.table`` streams every model of models.py through runnel and the peers that are installed
-and writes docs/peers.md.
+"""Streams every model of models.py through runnel and the peers that are installed, and writes docs/peers.md.
 
-A peer runs in a process of its own, because some models end it. It is fed zeros after the end, having no other way to
-end a stream.
+``python -m runnel.tools.peers.table``. A peer runs in a process of its own, because some models end it. It is fed zeros
+after the end, having no other way to end a stream.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ def by_mode(model: Model, proto: bytes, path: Path) -> str:
     if not model.mode:
         return ""
     manifest = runnel.compile(proto, path, **{**model.options, **model.mode}).manifest
-    outputs = [o for mode in manifest["modes"].values() for o in mode["deviation"].values()]
-    return f"; runs with {model.mode['mode']}, deviation {max(o['rms'] for o in outputs):.2g} of the RMS, measured"
+    worst = max(o["nrmse"] for o in manifest["modes"]["deviation"].values())
+    return f"; runs with {model.mode['mode']}, measured NRMSE {worst:.2g} on noise"
 
 
 def by_tract(model: Model) -> str:
