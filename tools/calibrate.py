@@ -147,7 +147,7 @@ def distance(got: np.ndarray, expected: np.ndarray, axis: int) -> dict[str, Any]
     finite = np.isfinite(rms)
     return {
         "compared": compared, "max": most if finite else None, "rms": rms if finite else None,
-        "nrmse": nrmse(got, wanted) if compared == "all" else None,
+        "nrmse": nrmse(np.moveaxis(got, axis, 0), np.moveaxis(wanted, axis, 0)) if compared == "all" and wanted.ndim else None,
         "snr_db": float(-20 * np.log10(rms)) if finite and rms > 0 else None,
     }  # fmt: skip
 
@@ -155,7 +155,7 @@ def distance(got: np.ndarray, expected: np.ndarray, axis: int) -> dict[str, Any]
 def nrmse(got: np.ndarray, wanted: np.ndarray) -> float | None:
     """Root mean square error over the range of what is wanted, as StreamiNNC has it; None for what is not finite.
 
-    The mean over the elements of an answer, each over all answers along the first axis.
+    The mean over the elements of a frame, each over all frames, which lie along the first axis.
     """
     error = np.sqrt(((got.astype(np.float64) - wanted) ** 2).mean(0))
     value = float((error / np.maximum(wanted.max(0) - wanted.min(0), SMALLEST_RANGE)).mean())
