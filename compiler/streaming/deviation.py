@@ -68,6 +68,13 @@ def deviating(a: Analysis, node: Node) -> list[Value]:
     return with_values(a, node, values)
 
 
+def answer(a: Analysis, node: Node, apart: Deviation) -> Stream:
+    """A deviation that is an output of the model: from the mean of the frames so far, where the user allows it."""
+    allow(a, NORM, WHOLE)
+    a.mode_nodes.setdefault(NORM[0], []).append(f"{node.op} '{node.name}'")
+    return _so_far(a, node, apart)
+
+
 def _squares(node: Node, values: list[Value | None]) -> bool:
     if node.op == "Mul":
         return values[0] is values[1]

@@ -8,7 +8,10 @@ import numpy as np
 
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import STACKED, Feedback, Poisoned, Source, Stream, StreamFact, Tail
+from runnel.compiler.streaming.decisions import why
+from runnel.compiler.streaming.deviation import answer
+from runnel.compiler.streaming.ir import STACKED, Deviation, Feedback, Poisoned, Source, Stream, StreamFact, Tail
+from runnel.compiler.streaming.registry import Refusal
 from runnel.compiler.streaming.running import answers_so_far
 from runnel.errors import InputError, Reason
 
@@ -47,8 +50,15 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
     outputs: dict[str, Stream | Tail] = {}
     for port in graph.outputs:
         value = analysis.values.get(port.name)
+        node = Node("Output", port.name, [port.name], [port.name])
+        if isinstance(value, Deviation):
+            try:
+                value = answer(analysis, node, value)
+            except Refusal as refusal:
+                analysis.reasons.append(why(_maker(graph, port.name), refusal))
+                continue
         if isinstance(value, Stream) and value.fact.once:
-            value = answers_so_far(analysis, Node("Output", port.name, [port.name], [port.name]), value)
+            value = answers_so_far(analysis, node, value)
         if isinstance(value, Tail) or (isinstance(value, Stream) and not value.fact.static):
             outputs[port.name] = value
         elif not isinstance(value, Poisoned):
@@ -56,3 +66,8 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
                 Reason(port.name, "Output", "does not depend on the input frames", "drop this output from the model")
             )
     return outputs
+
+
+def _maker(graph: Graph, name: str) -> Node:
+    """The node that makes a tensor."""
+    return next(n for n in graph.nodes if name in n.outputs)

@@ -115,6 +115,17 @@ def test_a_variance_alone_is_exact(check: oracle.Check, axes: list[int]) -> None
     check(net.model(net.op("Sqrt", reduced(net, "ReduceMean", square, axes, 0)), mean))
 
 
+def test_the_unbiased_deviation_of_statistics_pooling(check: oracle.Check) -> None:
+    """As exporters write it: the mean square deviation times T, by T - 1."""
+    net, x = stack(3)
+    h = net.conv(x, 3, 4, 3, pads=[1, 1])
+    n = net.op("Cast", net.op("Gather", net.op("Shape", h), net.const(2), axis=0), to=1)
+    apart = net.op("Sub", h, reduced(net, "ReduceMean", h, [2]))
+    spread = net.op("Mul", reduced(net, "ReduceMean", net.op("Mul", apart, apart), [2], 0), n)
+    spread = net.op("Div", spread, net.op("Sub", n, net.const(1.0)))
+    check(net.model(net.op("Sqrt", spread)), lengths=(2, 3, 9, 30))
+
+
 @pytest.mark.parametrize(
     ("op", "inputs", "attrs"),
     [
@@ -136,6 +147,17 @@ def test_written_out_is_refused_without_the_mode() -> None:
     with pytest.raises(Refused) as caught:
         analyse(load(net.model(written_out(net, x, [2], "pow"))))
     assert caught.value.reasons[0].modes == ("norm=running",)
+
+
+@RUNNERS
+def test_a_deviation_is_an_output(runner: str) -> None:
+    net, x = stack(3)
+    y = net.op("Sub", x, reduced(net, "ReduceMean", x, [2]))
+    prefixes.check(net.model(y), runner, MODE, {y: 2})
+    with pytest.raises(Refused) as caught:
+        analyse(load(net.model(y)))
+    (reason,) = caught.value.reasons
+    assert (reason.op, reason.modes) == ("Sub", ("norm=running",))
 
 
 def test_softmax_over_time_has_no_running_form() -> None:

@@ -263,12 +263,12 @@ def extent(a: Analysis, node: Node, name: str) -> Stream:
         value = a.value(name)
         assert isinstance(value, np.ndarray)
         ratio = Ratio.of(value.reshape(-1)[0]) if value.size == 1 else None
-        if ratio is None or ratio.count.affine(1, 0) != ratio.count:
+        if ratio is None or ratio.count.later(a.shortest).minimum < 0:
             raise Refusal("computes with several lengths at once, or with one below zero", "use one length")
         source = next(n.output.fact for n in a.nodes if isinstance(n, Source))
         fact = StreamFact(STACKED, Ended(frozenset([(source.made, source.length)])), Count.const(1), source.clock)
         made = Stream(f"{name}/extent", tuple(1 for _ in value.shape), a.shapes[name][1], fact)
-        made.node = Extent(node.name, "Extent", [], made, count=ratio.count, div=ratio.div)
+        made.node = Extent(node.name, "Extent", [], made, count=ratio.count.affine(1, 0), div=ratio.div)
         a.nodes.append(made.node)
         a.extents[name] = made
     return a.extents[name]
