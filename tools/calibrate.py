@@ -144,10 +144,10 @@ def distance(got: np.ndarray, expected: np.ndarray, axis: int) -> dict[str, Any]
     error = got.astype(np.float64) - wanted
     rms = float(np.sqrt((error**2).mean())) / max(float(np.sqrt((wanted**2).mean())), SMALLEST_RANGE)
     most = float(np.abs(error).max()) / max(float(np.abs(wanted).max()), SMALLEST_RANGE)
-    finite = np.isfinite(rms)
+    finite, whole = np.isfinite(rms), compared == "all"
     return {
         "compared": compared, "max": most if finite else None, "rms": rms if finite else None,
-        "nrmse": nrmse(np.moveaxis(got, axis, 0), np.moveaxis(wanted, axis, 0)) if compared == "all" and wanted.ndim else None,
+        "nrmse": nrmse(*(np.moveaxis(v, axis, 0) for v in (got, wanted))) if whole and wanted.ndim else None,
         "snr_db": float(-20 * np.log10(rms)) if finite and rms > 0 else None,
     }  # fmt: skip
 
