@@ -14,8 +14,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx
 
-from runnel.compiler.graph.fold import fold, to_proto
+from runnel.compiler.graph.fold import captured_names, fold, to_proto
 from runnel.compiler.graph.model import Graph, Node
 
 CODES = ("int8", "uint8")
@@ -65,6 +66,8 @@ class Rewriter:
             for name in node.inputs:
                 self.readers[name].append(node)
         self.kept = {p.name for p in graph.outputs}
+        for value in (v for n in graph.nodes for v in n.attrs.values() if isinstance(v, onnx.GraphProto)):
+            self.kept |= captured_names(value)
         self.nodes: list[Node] = []
         self.done: set[int] = set()
         self.sums = 0
@@ -218,8 +221,13 @@ class Rewriter:
                 continue
             standard = node.domain in ("", "ai.onnx")
             handler = (handlers.get(node.op) if standard else None) or EXPANSIONS.get((node.domain, node.op))
-            if handler is None or not handler(self, node):
-                self.nodes.append(node)
+            written = len(self.nodes)
+            try:
+                replaced = handler is not None and handler(self, node)
+            except (IndexError, KeyError, TypeError, ValueError):  # inputs or attributes that the op cannot have
+                replaced = False
+            if not replaced:
+                self.nodes[written:] = [node]
         self.graph.nodes = self.nodes
 
 

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 KINDS = ("int8", "uint8", "int16", "uint16", "int32")
 
 
-def integer_weights(codes: Operand, zero: Operand) -> np.ndarray:
-    """Constant codes with their zero point (one, or one a column) taken off: int8 where that fits, else int16."""
+def integer_weights(codes: Operand, zero: Operand, axis: int) -> np.ndarray:
+    """Constant codes with their zero point (one, or one a column) taken off: int8 where that fits, else int16.
+
+    axis: that of the outputs, whose sums must stay within int32.
+    """
     assert isinstance(codes, np.ndarray) and not isinstance(zero, Stream)
     centred = codes.astype(np.int32) - (0 if zero is None else zero.astype(np.int32))
+    others = tuple(i for i in range(centred.ndim) if i != axis)
+    if centred.size and np.abs(centred).sum(axis=others, dtype=np.int64).max() * 255 >= 1 << 31:
+        raise NoKernel("may add up codes beyond int32")
     fits = not centred.size or (centred.min() >= -128 and centred.max() <= 127)
     return centred.astype(np.int8 if fits else np.int16)
 
@@ -76,7 +82,7 @@ def product(low: Lowering, node: Pointwise) -> View:
     names = [*node.inputs, None, None][:4]
     if not isinstance(names[1], np.ndarray) or names[1].ndim != 2:
         raise NoKernel("multiplies two integer tensors that both depend on time, or by a batch of matrices")
-    weight = integer_weights(names[1], names[3])
+    weight = integer_weights(names[1], names[3], 1)
     if not x.shape or x.shape[-1] != weight.shape[0]:
         x = x.reshaped((*x.shape, weight.shape[0]))
     out = (*x.shape[:-1], weight.shape[1])
@@ -87,4 +93,4 @@ def product(low: Lowering, node: Pointwise) -> View:
 def integer_conv(node: Any) -> tuple[np.ndarray, None, dict[str, Any]]:
     """Weight, (no) bias and attributes of a ConvInteger."""
     names = [*node.inputs, None, None][:4]
-    return integer_weights(names[1], names[3]), None, {"zero_point": zero_point(names[2])}
+    return integer_weights(names[1], names[3], 0), None, {"zero_point": zero_point(names[2])}

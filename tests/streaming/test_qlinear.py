@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from oracle import Check
 from quantised_nets import TIME, QuantisedNet
 from test_quantised import in_integers, model_of
+
+from runnel.compiler.graph.model import load
+from runnel.compiler.lowering.quantised import integer_weights
+from runnel.compiler.lowering.signals import NoKernel
+from runnel.compiler.streaming.analysis import analyse
+from runnel.errors import RunnelError
 
 MICROSOFT = {"domain": "com.microsoft"}
 
@@ -141,3 +148,19 @@ def test_weights_of_other_widths_are_dequantised(check: Check, kind: str) -> Non
     codes = net.const(net.rng.integers(low, high, (8, 6)), kind)
     w = net.op("DequantizeLinear", codes, net.const(net.rng.uniform(0.01, 0.1, (2, 6))), axis=0, block_size=4)
     check(net.model(net.op("MatMul", t, w)))
+
+
+def test_a_malformed_op_is_refused_in_words() -> None:
+    net = QuantisedNet(12)
+    x, step = source(net)
+    y = net.op("QLinearAdd", x, *step, x, *step, *net.step(), **MICROSOFT)
+    model = onnx.load_from_string(model_of(net, y))
+    del model.graph.node[-1].input[3:]
+    with pytest.raises(RunnelError):
+        analyse(load(model))
+
+
+def test_sums_beyond_int32_have_no_kernel() -> None:
+    weights = np.full((70000, 2), 127, np.int8)
+    with pytest.raises(NoKernel, match="beyond int32"):
+        integer_weights(weights, None, 1)
