@@ -98,20 +98,23 @@ class Reuse(Walk):
     def _results(self, node: Node) -> list[Value]:
         given = [self.blocks[i] for i in node.inputs if i in self.blocks]
         if given and not any(isinstance(self.values[i], Stream) and i not in self.blocks for i in node.inputs if i):
-            if (total := self._total(node, given)) is not None:
+            alone = len(given) == 1 and node.inputs[0] in self.blocks
+            if alone and (total := self._total(node, given[0])) is not None:
                 return [total]
-            made = self._shared(node, given)
+            made = self._shared(node, given, alone)
             if made is not None:
                 self.blocks.update({name: b for name, b in zip(node.outputs, made, strict=False) if name})
                 return [b.stream for b in made]
             self._note(node)
         return super()._results(node)
 
-    def _shared(self, node: Node, given: list[Blocks]) -> list[Blocks] | None:
-        if node.op in ("Conv", "ConvInteger", "MaxPool", "AveragePool") and given[0].axis >= 2 and len(given) == 1:
+    def _shared(self, node: Node, given: list[Blocks], alone: bool) -> list[Blocks] | None:
+        if node.op in ("Conv", "ConvInteger", "MaxPool", "AveragePool") and given[0].axis >= 2:
+            if not alone:
+                return None
             made = None if any(node.outputs[1:]) else self._layer(node, given[0])
             return None if made is None else [made]
-        if node.op == "Pad" and len(given) == 1 and (padded := self._pad(node, given[0])) is not None:
+        if node.op == "Pad" and alone and (padded := self._pad(node, given[0])) is not None:
             return [padded]
         first = given[0]
         if any((b.new, b.frames, b.behind) != (first.new, first.frames, 0) for b in given):
@@ -137,10 +140,9 @@ class Reuse(Walk):
             known[n.output.name] = Blocks(made, n.output.axis, first.frames)
         return [known[r.name] for r in results]
 
-    def _total(self, node: Node, given: list[Blocks]) -> Stream | None:
+    def _total(self, node: Node, x: Blocks) -> Stream | None:
         """A sum, mean or maximum over the window, of those of its blocks."""
-        x = given[0]
-        if node.op not in (*MEAN, *SUM, *MAX) or len(given) > 1 or x.behind or x.frames < 2 * x.new:
+        if node.op not in (*MEAN, *SUM, *MAX) or x.behind or x.frames < 2 * x.new:
             return None
         axes = reduced_axes(self, node, len(x.stream.shape))
         if axes is None or x.axis not in axes or x.stream.dtype != "float32":

@@ -187,7 +187,8 @@ class Walk:
             return {k: self._closed(v) if isinstance(v, onnx.GraphProto) else v for k, v in node.attrs.items()}
         if node.op not in PADDED:
             return dict(node.attrs)
-        sizes, made = (self.shapes[n][0] for n in (node.inputs[0], node.outputs[0]))
+        x, made = self.values[node.inputs[0]], self.shapes[node.outputs[0]][0]
+        sizes = x.shape if isinstance(x, np.ndarray) else self.shapes[node.inputs[0]][0]
         kernel = node.attrs.get("kernel_shape")
         if kernel is None:
             weight = self.values[node.inputs[3 if node.op == "QLinearConv" else 1]]
@@ -213,6 +214,9 @@ class Walk:
             self.values.update({o: Poisoned() for o in node.outputs if o})
             return
         try:
+            if any(0 in self.shapes[o][0] for o in node.outputs if o in self.shapes):
+                frames = self.window[0]
+                raise Refusal(f"gives an empty tensor for a window of {frames} frames", "use a longer window")
             results = self._results(node)
         except Refusal as refusal:
             self.reasons.append(Reason(node.name, node.op, refusal.reason, refusal.remedy))
@@ -244,6 +248,9 @@ class Walk:
             raise missing_rule(node.op)
         if node.op == "BatchNormalization" and node.attrs.get("training_mode"):
             raise Refusal("is in training mode and normalises by the batch", "export the model in inference mode")
+        lengths = node.inputs[4] if node.op in ("GRU", "LSTM", "RNN") and len(node.inputs) > 4 else ""
+        if lengths and isinstance(self.values[lengths], (Columns, Stream)):
+            raise Refusal("takes the lengths of its sequences from the window", "export it without sequence_lens")
         if node.op in RANDOM:
             raise Refusal("gives other values each time", "export the model in inference mode")
         sized = [i for i in node.inputs[SIZED_BY.get(node.op, len(node.inputs)) :] if i]
