@@ -44,7 +44,7 @@ def generate(
             f"{node.op} '{node.name}': the rule says {length(a.probe_length)} frames for {a.probe_length} input "
             f"frames, the model makes {probed[axis]}; please report this model"
         )
-    clock = next(n.output.fact.clock for n in a.nodes if isinstance(n, Source))
+    clock = next((n.output.fact.clock for n in a.nodes if isinstance(n, Source)), "")
     stream = Stream(name + suffix, shape, dtype, StreamFact(axis, length, length, clock))
     stream.node = kind(node.name, kind.__name__, [], stream, **fields)
     a.nodes.append(stream.node)
