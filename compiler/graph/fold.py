@@ -18,7 +18,7 @@ FOLD_LIMIT = 64 << 20
 MOST_MEMORY = 2 << 30
 """Bytes of all tensors of one run of the offline model."""
 KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _LISTS = {"SequenceEmpty"}
 
 
@@ -62,7 +62,7 @@ def fold(graph: Graph, keep: Collection[str] = ()) -> None:
                 kept += turns
                 changed = True
                 continue
-            is_constant = all(not i or i in known for i in node.inputs) and node.op not in (*_RANDOM, *_LISTS, *keep)
+            is_constant = all(not i or i in known for i in node.inputs) and node.op not in (*RANDOM, *_LISTS, *keep)
             if is_constant and node.domain in ("", "ai.onnx") and not _has_subgraph(node):
                 pending.append(node)
                 known.update(node.outputs)

@@ -185,6 +185,21 @@ def test_loop_that_counts(check: Check) -> None:
     check(net.model(y), at_least=12)
 
 
+@pytest.mark.parametrize("op", ["Scan", "Loop"])
+def test_on_windows(check: Check, op: str) -> None:
+    """In window mode a loop starts again in every window."""
+    net = Net()
+    x = net.op("Mul", net.input([TIME, 1, 3]), net.const(0.5))
+    if op == "Scan":
+        turn = Turn()
+        _, y = net.op("Scan", net.weight(1, 3), x, body=turn.graph(*sru(net, turn)), num_scan_inputs=1, outputs=2)
+    else:
+        turn = loop_turn(("h", 3))
+        after = turn.op("Add", "h", turn.op("Gather", x, "i", axis=0))
+        _, y = looped(net, x, turn, [net.weight(1, 3)], turn.op("Identity", "go"), after, turn.op("Tanh", after))
+    check(net.model(y), window=9, hop=2)
+
+
 # Refused ------------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +248,17 @@ def test_a_state_from_the_input_is_refused() -> None:
     first = net.op("Squeeze", net.op("Slice", x, net.const([-1]), net.const([1 << 60]), net.const([0])), net.const([0]))
     _, y = net.op("Scan", first, x, body=turn.graph(*sru(net, turn)), num_scan_inputs=1, outputs=2)
     with pytest.raises(Refused, match="known only at the end"):
+        oracle.check(net.model(y))
+
+
+def test_random_numbers_are_refused() -> None:
+    net, turn = Net(), Turn()
+    x = net.input([TIME, 1, 3])
+    c, frame = turn.input("c", 1, 3), turn.input("frame", 1, 3)
+    after = turn.op("Add", turn.op("RandomNormalLike", c), frame)
+    body = turn.graph(after, turn.op("Add", after, c))
+    _, y = net.op("Scan", net.weight(1, 3), x, body=body, num_scan_inputs=1, outputs=2)
+    with pytest.raises(Refused, match="random numbers"):
         oracle.check(net.model(y))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from runnel.compiler.graph.fold import captured_names, fold, probe_shapes
+from runnel.compiler.graph.fold import RANDOM, captured_names, fold, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port, body_nodes
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamFact
@@ -259,6 +259,8 @@ def _body(a: Analysis, turns: _Turns, fact: StreamFact) -> Body:
         raise Refusal(f"is a loop whose body cannot be run alone: {error}", REMEDY) from None
     if any(isinstance(v, onnx.GraphProto) for n in graph.nodes for v in n.attrs.values()):
         raise Refusal("is a loop with a loop or a branch inside", REMEDY)
+    if any(n.op in RANDOM for n in graph.nodes):
+        raise Refusal("is a loop with random numbers inside", "export the model in inference mode")
     for port in graph.inputs:
         shape = tuple(int(d) for d in port.shape if isinstance(d, int))
         sub.values[port.name] = Stream(port.name, shape, port.dtype, fact)

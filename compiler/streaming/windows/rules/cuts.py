@@ -214,4 +214,6 @@ def gather(walk: Walk, node: Node) -> list[Value] | None:
         return [shared]
     part = walk.span(node, x, int(numbers.min()), int(numbers.max()) + 1)
     moved = (numbers - numbers.min()).astype(np.int64)
-    return [walk.apply(node, "Gather", [part, moved], walk.shapes[node.outputs[0]][0], "", {"axis": x.axis})]
+    return [
+        walk.apply(node, "Gather", [part, np.asarray(moved)], walk.shapes[node.outputs[0]][0], "", {"axis": x.axis})
+    ]
