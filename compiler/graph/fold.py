@@ -77,6 +77,16 @@ def fold(graph: Graph, keep: Collection[str] = ()) -> None:
     _drop_dead(graph)
 
 
+def fold_node(graph: Graph, node: Node, known: dict[str, np.ndarray]) -> list[np.ndarray | None]:
+    """The values of one node of a graph, given those of its inputs; None for an absent output."""
+    if node.op in _LISTS:
+        return [np.zeros(0, np.float32)]
+    outputs = [Port(o, "float32", ()) for o in node.outputs if o]
+    small = Graph(graph.name, [node], known, [], outputs, graph.opset, graph.proto)
+    fold(small)
+    return [small.constants[o] if o else None for o in node.outputs]
+
+
 def _has_subgraph(node: Node) -> bool:
     return any(isinstance(v, onnx.GraphProto) for v in node.attrs.values())
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from runnel.compiler.graph.fold import fold, fold_shapes, probe_shapes
+from runnel.compiler.graph.fold import fold, fold_node, fold_shapes, probe_shapes
 from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
@@ -305,14 +305,8 @@ class Analysis:
         return results
 
     def _fold_one(self, node: Node) -> list[Value]:
-        if node.op == "SequenceEmpty":
-            return [np.zeros(0, np.float32)]
-        small = Graph(
-            self.graph.name, [node], {i: v for i in node.inputs if isinstance(v := self.values.get(i), np.ndarray)}, [],
-            [Port(o, "float32", ()) for o in node.outputs if o], self.graph.opset, self.graph.proto,
-        )  # fmt: skip
-        fold(small)
-        return [small.constants[o] if o else Poisoned() for o in node.outputs]
+        known = {i: v for i in node.inputs if isinstance(v := self.values.get(i), np.ndarray)}
+        return [Poisoned() if v is None else v for v in fold_node(self.graph, node, known)]
 
     def _poison(self, node: Node) -> None:
         for name in node.outputs:
