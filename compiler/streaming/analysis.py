@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from runnel.compiler.graph.fold import fold, fold_node, fold_shapes, probe_shapes
-from runnel.compiler.graph.model import Graph, Node, Port
+from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
