@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import lcm
 from typing import Any
 
 import numpy as np
@@ -36,16 +35,17 @@ from runnel.compiler.streaming.ir import (
 )
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.kinds.statics import add_static, with_statics
+from runnel.compiler.streaming.lengths import same_length
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
 from runnel.compiler.streaming.rules.elementwise import BINARY
+from runnel.compiler.streaming.rules.join import joined_heads
 from runnel.compiler.streaming.rules.positions import with_extents
 from runnel.compiler.streaming.running import mixed
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.errors import InputError, InternalError, Reason, Refused
 
-MOST_REMAINDERS = 4096
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
 
 
@@ -118,44 +118,6 @@ class Analysis:
             raise Refusal(f"its {what} depends on time", f"export the model with a constant {what}")
         return value
 
-    def same_length(self, a: Count, b: Count) -> bool:
-        """Whether two lengths can be equal; inputs for which they are not are not taken.
-
-        These are some of the shortest, and some remainders, as where a skip connection meets what was halved and
-        doubled again. False where no long input has them equal.
-        """
-        apart = a - b
-        if apart.gain:
-            return False
-        period, taken = self.remainders
-        period = lcm(apart.period, period)
-        settled = -(-max(apart.start, self.shortest) // period) * period
-        equal = np.array([apart(settled + r) == 0 and r % self.remainders[0] in taken for r in range(period)])
-        if not equal.any() or period > MOST_REMAINDERS:
-            return False
-        if not equal[np.isin(np.arange(period) % self.remainders[0], taken)].all():
-            self.remainders = period, tuple(int(r) for r in np.nonzero(equal)[0])
-        frames = np.arange(self.shortest, settled)
-        differ = frames[(apart.table(settled + 1)[frames] != 0) & equal[frames % period]]
-        if len(differ):
-            self.shortest = int(differ[-1]) + 1
-        return True
-
-    def divides(self, length: Count, count: int) -> None:
-        """State that a layer takes only inputs for which ``length`` is a multiple of ``count``."""
-        rest = length - (length // count) * count
-        period = lcm(rest.period, self.remainders[0])
-        if period > MOST_REMAINDERS:
-            raise Refusal(
-                f"takes lengths by a pattern of {period} frames", "pad the input to a multiple of its strides"
-            )
-        self.shortest = max(self.shortest, rest.start)
-        first = -(-self.shortest // period) * period
-        taken = tuple(r for r in range(period) if rest(first + r) == 0 and r % self.remainders[0] in self.remainders[1])
-        if not taken:
-            raise Refusal("takes no length that the layers before it take", "check the model's shapes")
-        self.remainders = period, taken
-
     def emit(
         self, node: Node, kind: type[StreamNode], inputs: Sequence[Operand], axis: int, final: Count, length: Count,
         output: int = 0, shape: tuple[int | None, ...] | None = None, op: str | None = None, suffix: str = "",
@@ -196,7 +158,7 @@ class Analysis:
         streams = [x for x in inputs if isinstance(x, Stream)]
         final, length = streams[0].fact.final, streams[0].fact.length
         for other in streams[1:]:
-            if not self.same_length(other.fact.length, length):
+            if not same_length(self, other.fact.length, length):
                 raise Refusal(
                     f"its inputs have different lengths, {length} and {other.fact.length} frames for T input frames",
                     "pad or slice them to the same length",
@@ -280,6 +242,8 @@ class Analysis:
                 raise missing_rule(node.op)
             return self.whole_frames(node)
         if any(s.fact.once for s in streams):
+            if (joined := joined_heads(self, node)) is not None:
+                return joined
             apart = deviation(self, node)
             return mixed(self, node) if apart is None else [apart]
         if not has_rule(node):
@@ -380,8 +344,7 @@ def analyse(
     limit, why = _limit(analysis)
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
-        remainders=analysis.remainders,
-        max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
+        remainders=analysis.remainders, max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
         mode_nodes=analysis.mode_nodes, decided=analysis.decided,
     )  # fmt: skip
 

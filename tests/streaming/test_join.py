@@ -64,3 +64,27 @@ def test_temporal_shift(check: Check, how: str) -> None:
 def test_shift_by_more_frames(check: Check, by: int) -> None:
     net, x = stack(2)
     check(net.model(net.op("Sub", x, shifted(net, x, by, "filled"))), lengths=range(4, 20))
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_pre_emphasis(check: Check, look: bool) -> None:
+    """The first frame as it is, every other one less a part of the one before."""
+    net, x = stack(2)
+    h = net.conv(x, 2, 2, 3, pads=[1, 1]) if look else x
+    less = net.op("Mul", sliced(net, h, 0, -1), net.const(0.97))
+    y = net.op("Concat", sliced(net, h, 0, 1), net.op("Sub", sliced(net, h, 1, END), less), axis=2)
+    check(net.model(net.op("Tanh", y), net.conv(y, 2, 2, 3, pads=[1, 1])), lengths=(1, 2, 3, 5, 9, 14))
+
+
+def test_first_frames_repeated_before_the_stream(check: Check) -> None:
+    net, x = stack(2)
+    h = net.op("Sigmoid", net.conv(x, 2, 2, 3, pads=[1, 1]))
+    first = sliced(net, h, 0, 1)
+    y = net.op("Concat", first, first, net.op("Neg", sliced(net, h, 1, 3)), h, axis=2)
+    check(net.model(y, net.conv(y, 2, 2, 5, pads=[2, 2])), lengths=(3, 4, 5, 9, 14))
+
+
+def test_zeros_made_of_the_first_frame(check: Check) -> None:
+    net, x = stack(2)
+    zeros = net.op("Mul", sliced(net, x, 0, 1), net.const(0.0))
+    check(net.model(net.op("Add", x, net.op("Concat", zeros, sliced(net, x, 0, -1), axis=2))), lengths=(1, 2, 5, 9))

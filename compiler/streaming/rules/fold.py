@@ -9,6 +9,7 @@ from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.kinds.geometry import Interleave
 from runnel.compiler.streaming.kinds.positions import Frames
+from runnel.compiler.streaming.lengths import divides
 from runnel.compiler.streaming.registry import MixesTime, rule
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def gathered(a: Analysis, node: Node, x: Stream, count: int, shape: tuple[int | 
     """``count`` frames as one; ``shape`` is the result's. Lengths that do not divide are refused at the end."""
     final, length = (c.affine(1, 0, count) for c in (x.fact.final, x.fact.length))
     together = (*x.shape[: x.axis], None, count, *x.shape[x.axis + 1 :])
-    a.divides(x.fact.length, count)
+    divides(a, x.fact.length, count)
     same = together == shape
     y = a.emit(
         node, Frames, [x], x.axis, final, length, shape=together, suffix=suffix if same else f"{suffix}/together",

@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.ir import Pointwise, Shift, Stream
 from runnel.compiler.streaming.kinds.geometry import Fill
+from runnel.compiler.streaming.kinds.once import First
 from runnel.compiler.streaming.kinds.positions import HOLD, Positions, Table
 from runnel.compiler.streaming.registry import MixesTime, Refusal
+from runnel.compiler.streaming.rules.elementwise import BINARY, UNARY
 from runnel.compiler.streaming.rules.positions import generate
 from runnel.compiler.streaming.rules.time import pad_time
 
 if TYPE_CHECKING:
-    from runnel.compiler.graph.model import Node
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 MOST_BEHIND = 16
+ELEMENTWISE = frozenset({*UNARY, *BINARY, "Cast", "Clip"})
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The first frames of a stream."""
+
+    stream: Stream
+    frames: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.frames if d is None else d for d in self.stream.shape)
+
+
+def joined_heads(a: Analysis, node: Node) -> list[Value] | None:
+    """A join along time of first frames, or what is made of them element by element, and a stream; None for others.
+
+    Such frames are taken from the whole stream by number, so that nothing waits for a value known once.
+    """
+    if node.op != "Concat":
+        return None
+    values = [a.value(n) for n in node.inputs]
+    going = [v for v in values if isinstance(v, Stream) and not v.fact.once]
+    axis = int(node.attrs.get("axis", 0)) % max(len(v.shape) for v in values if isinstance(v, (Stream, np.ndarray)))
+    if len(going) != 1 or going[0].axis != axis:
+        return None
+    operands: list[Any] = []
+    for value in values:
+        if isinstance(value, Stream) and value.fact.once:
+            stream = _whole(a, value)
+            if stream is None or stream.axis != axis or None in value.shape:
+                return None
+            value = Head(stream, int(value.shape[axis] or 0))
+        operands.append(value)
+    return concat_time(a, node, operands, axis)
+
+
+def _whole(a: Analysis, x: Stream) -> Stream | None:
+    """The stream whose first frames are ``x``; None where ``x`` is something else."""
+    made = x.node
+    again = Node("Shift", made.name, [], [f"{x.name}/whole"]) if made is not None else None
+    if again is None or made is None:
+        return None
+    if isinstance(made, First):
+        source = made.streams[0]
+        final, length = (c.affine(1, -made.start) for c in (source.fact.final, source.fact.length))
+        return a.emit(again, Shift, [source], source.axis, final, length, shape=source.shape, offset=made.start)
+    if not isinstance(made, Pointwise) or made.op not in ELEMENTWISE:
+        return None
+    streams = [_whole(a, v) for v in made.streams]
+    inputs: list[Any] = [streams.pop(0) if isinstance(v, Stream) else v for v in made.inputs]
+    if any(v is None and w is not None for v, w in zip(inputs, made.inputs, strict=True)):
+        return None
+    ranks = {len(v.shape) for v in inputs if isinstance(v, Stream)}
+    first = next(v for v in inputs if isinstance(v, Stream))
+    if ranks != {len(x.shape)}:
+        return None
+    shape = tuple(None if i == first.axis else d for i, d in enumerate(x.shape))
+    y = a.pointwise(again, inputs, first.axis, attrs=made.attrs, op=made.op, shape=shape)
+    y.dtype = x.dtype
+    return y
 
 
 def concat_time(a: Analysis, node: Node, operands: list[Any], axis: int) -> list[Value]:
@@ -29,8 +94,11 @@ def concat_time(a: Analysis, node: Node, operands: list[Any], axis: int) -> list
     x = operands[at[0]]
     before, after = operands[: at[0]], operands[at[0] + 1 :]
     left, right = (sum(v.shape[axis] for v in part) for part in (before, after))
-    fills = {float(v) for part in (*before, *after) for v in np.unique(part)}
-    if len(fills) <= 1:
+    heads = [v for v in before if isinstance(v, Head)]
+    if any(isinstance(v, Head) for v in after):
+        raise MixesTime("puts its first frames behind a stream", "join them before it")
+    fills = {float(v) for part in (*before, *after) if isinstance(part, np.ndarray) for v in np.unique(part)}
+    if len(fills) <= 1 and not heads:
         return [pad_time(a, node, x, left, right, fills.pop() if fills else 0.0, "constant", "")]
     y = pad_time(a, node, x, left, right, 0.0, "constant", "/padded")
     if right:
@@ -43,21 +111,34 @@ def concat_time(a: Analysis, node: Node, operands: list[Any], axis: int) -> list
                 "add them to the output afterwards",
             )
         y = _behind(a, node, x, y, rows, left, "/ended" if left else "")
-    if left:
-        y = _before(a, node, y, np.concatenate(before, axis).astype(x.dtype))
+    for i in reversed(range(len(before))):
+        place = sum(v.shape[axis] for v in before[:i])
+        y = _before(a, node, y, before[i], place, f"/{i}" if i else "")
     return [y]
 
 
-def _before(a: Analysis, node: Node, x: Stream, rows: np.ndarray) -> Stream:
-    """x with its first frames replaced by the rows."""
-    count = rows.shape[x.axis]
-    number = generate(a, node, Positions, (None,), "int64", x.fact.length, "/number")
-    low = _step(a, node, "Less", [number, np.array(count)], (None,), "/before")
-    rank = len(x.shape)
-    flags: tuple[int | None, ...] = tuple(None if i == x.axis else 1 for i in range(rank))
-    low = _step(a, node, "Reshape", [low], flags, "/before/shaped", {"shape": list(flags)})
-    row = generate(a, node, Table, x.shape, x.dtype, x.fact.length, "/rows", rows=rows, beyond=HOLD)
-    return a.pointwise(node, [low, row, x], x.axis, attrs={}, op="Where")
+def _before(a: Analysis, node: Node, x: Stream, part: Any, place: int, suffix: str) -> Stream:
+    """x with its frames from ``place`` on replaced by rows, or by the first frames of a stream; those before it too."""
+    axis, count = x.axis, place + part.shape[x.axis]
+    number = generate(a, node, Positions, (None,), "int64", x.fact.length, f"/number{suffix}")
+    low = _step(a, node, "Less", [number, np.array(count)], (None,), f"/before{suffix}")
+    flags: tuple[int | None, ...] = tuple(None if i == axis else 1 for i in range(len(x.shape)))
+    low = _step(a, node, "Reshape", [low], flags, f"/shaped{suffix}", {"shape": list(flags)})
+    if isinstance(part, Head):
+        made = part.stream.fact.made.affine(1, place)
+        row = a.emit(
+            node, Shift, [part.stream], axis, made, x.fact.length, shape=x.shape, op="Shift", suffix=f"/first{suffix}",
+            offset=-place, left=place, right=None,
+        )  # fmt: skip
+    else:
+        empty = np.zeros([place if i == axis else d for i, d in enumerate(part.shape)])
+        rows = np.concatenate([empty, part], axis).astype(x.dtype)
+        row = generate(a, node, Table, x.shape, x.dtype, x.fact.length, f"/rows{suffix}", rows=rows, beyond=HOLD)
+    if not suffix:
+        return a.pointwise(node, [low, row, x], axis, attrs={}, op="Where")
+    made_so_far = a.pointwise(node, [low, row, x], axis, attrs={}, op="Where", suffix=f"/joined{suffix}", shape=x.shape)
+    made_so_far.dtype = x.dtype
+    return made_so_far
 
 
 def _behind(a: Analysis, node: Node, x: Stream, y: Stream, rows: np.ndarray, left: int, suffix: str) -> Stream:
