@@ -50,12 +50,13 @@ def joined_heads(a: Analysis, node: Node) -> list[Value] | None:
         return None
     operands: list[Any] = []
     for value in values:
-        if isinstance(value, Stream) and value.fact.once:
-            stream = _whole(a, value)
-            if stream is None or stream.axis != axis or None in value.shape:
-                return None
-            value = Head(stream, int(value.shape[axis] or 0))
-        operands.append(value)
+        if not isinstance(value, Stream) or not value.fact.once:
+            operands.append(value)
+            continue
+        stream = _whole(a, value)
+        if stream is None or stream.axis != axis or None in value.shape:
+            return None
+        operands.append(Head(stream, int(value.shape[axis] or 0)))
     return concat_time(a, node, operands, axis)
 
 
