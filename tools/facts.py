@@ -55,8 +55,8 @@ def deviation_words(deviation: Mapping[str, Any]) -> str:
         return f"is not finite where the offline model's is{at}"
     ratio = "no error" if deviation["snr_db"] is None else f"{deviation['snr_db']:.1f} dB"
     return (
-        f"deviates from the offline model by {100 * deviation['rms']:.2g} % (RMS), "
-        f"{100 * deviation['max']:.2g} % of its range at most, {ratio}{at}"
+        f"deviates from the offline model by {100 * deviation['rms']:.3g} % (RMS), "
+        f"{100 * deviation['max']:.3g} % of its range at most, {ratio}{at}"
     )
 
 
