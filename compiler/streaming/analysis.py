@@ -19,7 +19,7 @@ from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.branches import Decided, with_branches
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
-from runnel.compiler.streaming.deviation import deviating, deviation
+from runnel.compiler.streaming.deviation import deviation
 from runnel.compiler.streaming.ir import (
     STACKED,
     Deviation,
@@ -32,6 +32,7 @@ from runnel.compiler.streaming.ir import (
     StreamGraph,
     StreamNode,
     Tail,
+    Weights,
 )
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.kinds.statics import add_static, with_statics
@@ -44,12 +45,13 @@ from runnel.compiler.streaming.rules.positions import with_extents
 from runnel.compiler.streaming.running import mixed
 from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, is_symbolic
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
+from runnel.compiler.streaming.weighted import held_back
 from runnel.errors import InputError, InternalError, Reason, Refused
 
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
 
 
-Value = Stream | np.ndarray | Tail | Deviation | Poisoned
+Value = Stream | np.ndarray | Tail | Deviation | Weights | Poisoned
 
 
 class Analysis:
@@ -206,8 +208,8 @@ class Analysis:
                 self.values[name] = result
 
     def _results(self, node: Node, inputs: list[Value]) -> list[Value]:
-        if any(isinstance(v, Deviation) for v in inputs):
-            return deviating(self, node)
+        if any(isinstance(v, (Deviation, Weights)) for v in inputs):
+            return held_back(self, node)
         streams = [v for v in inputs if isinstance(v, Stream)]
         if node.op in FROM_LENGTH and not streams and any(is_symbolic(v) for v in inputs):
             made = FROM_LENGTH[node.op](self, node)

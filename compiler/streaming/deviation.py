@@ -58,7 +58,7 @@ def deviating(a: Analysis, node: Node) -> list[Value]:
     apart = next(v for v in values if isinstance(v, Deviation))
     if apart.power == 1 and _squares(node, values):
         return [Deviation(apart.stream, apart.mean, apart.axes, 2)]
-    if apart.power == 2 and node.op == "ReduceMean" and _axes(a, node, apart.stream) == apart.axes:
+    if apart.power == 2 and node.op == "ReduceMean" and reduced_axes(a, node, apart.stream) == apart.axes:
         return [variance(a, node, apart.stream, apart.mean, apart.axes)]
     allow(a, NORM, WHOLE)
     known = {v: _so_far(a, node, v) for v in dict.fromkeys(v for v in values if isinstance(v, Deviation))}
@@ -82,7 +82,8 @@ def _squares(node: Node, values: list[Value | None]) -> bool:
     return isinstance(exponent, np.ndarray) and exponent.size == 1 and float(exponent.reshape(-1)[0]) == 2.0
 
 
-def _axes(a: Analysis, node: Node, x: Stream) -> frozenset[int]:
+def reduced_axes(a: Analysis, node: Node, x: Stream) -> frozenset[int]:
+    """The axes of x that a reduction goes over, without those of one."""
     listed = node.attrs.get("axes", a.constant(node, 1, "list of axes"))
     axes = range(len(x.shape)) if listed is None or not len(listed) else [int(v) % len(x.shape) for v in listed]
     return frozenset(i for i in axes if x.shape[i] != 1)

@@ -330,6 +330,15 @@ class Deviation:
 
 
 @dataclass(frozen=True, eq=False)
+class Weights:
+    """A softmax of scores over time, times x where that is there: not known before the end, but its sum over time
+    is kept up frame by frame."""
+
+    scores: Stream
+    x: Stream | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Tail:
     """Frames [-start, -stop) of a tensor, counted from the end: known only when the stream ends."""
 

@@ -10,9 +10,20 @@ from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.decisions import why
 from runnel.compiler.streaming.deviation import answer
-from runnel.compiler.streaming.ir import STACKED, Deviation, Feedback, Poisoned, Source, Stream, StreamFact, Tail
+from runnel.compiler.streaming.ir import (
+    STACKED,
+    Deviation,
+    Feedback,
+    Poisoned,
+    Source,
+    Stream,
+    StreamFact,
+    Tail,
+    Weights,
+)
 from runnel.compiler.streaming.registry import Refusal
 from runnel.compiler.streaming.running import answers_so_far
+from runnel.compiler.streaming.weighted import known_too_late
 from runnel.errors import InputError, Reason
 
 if TYPE_CHECKING:
@@ -51,8 +62,10 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
     for port in graph.outputs:
         value = analysis.values.get(port.name)
         node = Node("Output", port.name, [port.name], [port.name])
-        if isinstance(value, Deviation):
+        if isinstance(value, (Deviation, Weights)):
             try:
+                if isinstance(value, Weights):
+                    raise known_too_late()
                 value = answer(analysis, node, value)
             except Refusal as refusal:
                 analysis.reasons.append(why(_maker(graph, port.name), refusal))

@@ -42,7 +42,7 @@ def running(a: Analysis, node: Node, once: Stream) -> Stream:
     if once in a.running:
         return a.running[once]
     made, suffix = once.node, f"/{once.name}/running"
-    if isinstance(made, Total):
+    if isinstance(made, Total) and made.how != "weighted":
         x = made.streams[0]
         so_far = a.emit(
             node, Accumulate, made.inputs, x.axis, x.fact.final, x.fact.length, shape=x.shape, op="Accumulate",
@@ -57,7 +57,10 @@ def running(a: Analysis, node: Node, once: Stream) -> Stream:
             node, inputs, STACKED, attrs=made.attrs, op=made.op, suffix=suffix, shape=once.shape
         )  # fmt: skip
     else:
-        raise Refusal("takes several frames from the end, which have no running form", "take one frame from the end")
+        raise Refusal(
+            "has no running form (frames from the start, several from the end, or pooled by attention)",
+            "give it out alone, as a value at the end",
+        )
     result.dtype = once.dtype
     a.running[once] = result
     return result

@@ -12,7 +12,7 @@ import numpy as np
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.nodes.once import read_last
 from runnel.compiler.lowering.registry import lowers
-from runnel.compiler.lowering.signals import Read, Signal, View
+from runnel.compiler.lowering.signals import NoKernel, Read, Signal, View
 from runnel.compiler.streaming.ir import StreamFact
 from runnel.compiler.streaming.kinds.once import Accumulate, Total
 
@@ -72,16 +72,21 @@ class Updates(Scribe):
     """The steps that every frame of x makes."""
 
     def __init__(self, low: Lowering, node: Accumulate) -> None:
-        x = node.streams[0]
-        super().__init__(low, node.output.name, x.fact)
+        x, fact = node.streams[0], node.streams[0].fact
+        for other in node.streams[1:]:
+            fact = StreamFact(fact.axis, fact.final.minimum_with(other.fact.final), fact.length)
+        super().__init__(low, node.output.name, fact)
+        self.others = [low.view(other) for other in node.streams[1:]]
         view = low.view(x)
         self.x = view.reshaped(tuple(d for d in view.shape if d != 1))
         self.dtype = view.signal.dtype
         self.floats = np.dtype(self.dtype).kind == "f"
 
-    def state(self, name: str, first: float, dtype: str) -> tuple[Signal, View]:
+    def state(
+        self, name: str, first: float, dtype: str, shape: tuple[int, ...] | None = None
+    ) -> tuple[Signal, View]:  # fmt: skip
         """A new state and its value at the frame before."""
-        shape = self.x.shape
+        shape = self.x.shape if shape is None else shape
         initial = np.full((1, *shape), first, dtype)
         signal = self.low.signal(
             f"{self.name}/{name}", shape, dtype, self.fact.made, self.fact.length, initial=initial
@@ -135,6 +140,24 @@ def _logsumexp(u: Updates) -> States:
     return States([top, total], finish)
 
 
+def _weighted(u: Updates) -> States:
+    scores = u.others[0].reshaped(tuple(d for d in u.others[0].shape if d != 1))
+    if scores.shape not in ((), u.x.shape):
+        raise NoKernel("weights frames by scores of some of their axes")
+    shape, dtype = scores.shape, "float64"
+    top, top_before = u.state("top", float(np.finfo(np.float32).min), "float32", shape)
+    total, total_before = u.state("sum", 0.0, dtype, shape)
+    product, product_before = u.state("weighted", 0.0, dtype)
+    u("max", top_before, scores, to=top)
+    kept = u.cast(u("exp", u("sub", top_before, u.now(top))), dtype)
+    new = u.cast(u("exp", u("sub", scores, u.now(top))), dtype)
+    with u.frame_by_frame():
+        u("add", u("mul", total_before, kept), new, to=total)
+    with u.frame_by_frame():
+        u("add", u("mul", product_before, kept), u("mul", u.cast(u.x, dtype), new), to=product)
+    return States([total, product], lambda s, p, count: s.cast(s("div", p[1], p[0]), u.dtype))
+
+
 def _variance(u: Updates) -> States:
     """Welford's update."""
     mean, mean_before = u.state("mean", 0.0, "float64")
@@ -154,6 +177,7 @@ WAYS: dict[str, Callable[[Updates], States]] = {
     "prod": _simple("mul", 1.0, True),
     "logsumexp": _logsumexp,
     "variance": _variance,
+    "weighted": _weighted,
     "sequential": _simple("add", 0.0, False),
 }
 

@@ -63,9 +63,9 @@ class Total(Accumulate):
         return 1
 
 
-HOWS = ("sum", "mean", "max", "min", "prod", "logsumexp", "variance", "sequential")
+HOWS = ("sum", "mean", "max", "min", "prod", "logsumexp", "variance", "weighted", "sequential")
 """What frames can amount to. Sums are kept in float64, where 100,000 frames leave no trace of rounding; "sequential" is
-a sum in the type of x, in order."""
+a sum in the type of x, in order; "weighted" one with weights that are a softmax over time of a second stream."""
 
 
 def ended(x: Stream) -> Ended:

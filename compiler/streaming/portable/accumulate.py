@@ -37,7 +37,8 @@ def _accumulate(b: Builder, node: Accumulate, chunks: Chunks) -> Chunk:
     x, chunk = read(node, chunks)
     if node.how == "sequential":
         return Chunk(_sequential(b, node, x, chunk), chunk.delay, chunk.frames)
-    ways, scan = _scan(b, node, x, chunk)
+    ways = WAYS[node.how](b, x, chunk)
+    scan = _scan(b, node, x, chunk, ways)
     numbers = b.node("Add", [b.numbers(x.fact.rate, chunk.delay, chunk.frames), b.constant(1)])
     return Chunk(ways.finish(scan, _count(b, numbers, x, chunk.frames)), chunk.delay, chunk.frames)
 
@@ -57,7 +58,14 @@ def _sequential(b: Builder, node: Accumulate, x: Stream, chunk: Chunk) -> str:
 def _total(b: Builder, node: Total, chunks: Chunks) -> Chunk:
     x, chunk = read(node, chunks)
     chunk = b.known(x, chunk)
-    ways, scan = _scan(b, node, x, chunk)
+    if node.how == "weighted":
+        scores = b.known(node.streams[1], chunks[node.streams[1]])
+        delay = max(chunk.delay, scores.delay)
+        chunk, scores = b.delayed(x, chunk, delay), b.delayed(node.streams[1], scores, delay)
+        ways = _weighted(b, x, chunk, scores)
+    else:
+        ways = WAYS[node.how](b, x, chunk)
+    scan = _scan(b, node, x, chunk, ways)
     last = [b.slice(part, chunk.frames - 1, chunk.frames, x.axis) for part in scan]
     known = b.node("Add", [b.start(x.fact.rate, chunk.delay), b.constant(chunk.frames)])
     count = b.node("Min", [known, b.length(x.fact.length)])
@@ -72,9 +80,8 @@ def _count(b: Builder, numbers: str, x: Stream, frames: int) -> str:
     return b.node("Cast", [count], to=DOUBLE)
 
 
-def _scan(b: Builder, node: Accumulate, x: Stream, chunk: Chunk) -> tuple[Running, Parts]:
+def _scan(b: Builder, node: Accumulate, x: Stream, chunk: Chunk, ways: Running) -> Parts:
     """For each frame of the chunk, the parts of all frames up to it."""
-    ways = WAYS[node.how](b, x, chunk)
     parts = ways.lift()
     reach = 1
     while reach < chunk.frames:
@@ -85,7 +92,7 @@ def _scan(b: Builder, node: Accumulate, x: Stream, chunk: Chunk) -> tuple[Runnin
         ]  # fmt: skip
         parts = ways.join(earlier, parts)
         reach *= 2
-    return ways, _carried(b, node, x, chunk, ways, parts)
+    return _carried(b, node, x, chunk, ways, parts)
 
 
 def _carried(b: Builder, node: Accumulate, x: Stream, chunk: Chunk, ways: Running, parts: Parts) -> Parts:
@@ -159,6 +166,28 @@ def _logsumexp(b: Builder, x: Stream, chunk: Chunk) -> Running:
         return _like(b, b.node("Add", [parts[0], b.node("Log", [parts[1]])]), x)
 
     return Running(lift, join, finish, [lowest, 0.0], "float64")
+
+
+def _weighted(b: Builder, x: Stream, chunk: Chunk, scores: Chunk) -> Running:
+    """Parts: the maximum m of the scores, the sum of e^(score - m), and that of e^(score - m)·x."""
+    lowest = float(np.finfo(np.float32).min)
+    shape = b.constant([chunk.frames if d is None else d for d in x.shape])
+    full = Chunk(b.node("Expand", [scores.name, shape]), chunk.delay, chunk.frames)
+
+    def lift() -> Parts:
+        top = b.node("Max", [_doubles(b, b.masked(x, full, lowest)), b.constant(np.array(lowest))])
+        return [top, _real(b, x, chunk), _doubles(b, b.masked(x, chunk, 0.0))]
+
+    def join(p: Parts, q: Parts) -> Parts:
+        top = b.node("Max", [p[0], q[0]])
+        scales = [b.node("Exp", [b.node("Sub", [m[0], top])]) for m in (p, q)]
+        sums = [b.node("Add", [b.node("Mul", [p[i], scales[0]]), b.node("Mul", [q[i], scales[1]])]) for i in (1, 2)]
+        return [top, *sums]
+
+    def finish(parts: Parts, count: str) -> str:
+        return _like(b, b.node("Div", [parts[2], parts[1]]), x)
+
+    return Running(lift, join, finish, [lowest, 0.0, 0.0], "float64")
 
 
 def _variance(b: Builder, x: Stream, chunk: Chunk) -> Running:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runnel.compiler.streaming.ir import Weights
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.norm_over_time import layer_norm_over_time, lp_norm_over_time
 from runnel.compiler.streaming.rules.totals import WAYS, total
@@ -53,6 +54,8 @@ def softmax(a: Analysis, node: Node) -> list[Value]:
     if int(node.attrs.get("axis", -1)) % len(x.shape) == x.axis:
         if node.op == "LpNormalization":
             return lp_norm_over_time(a, node, x)
+        if node.op == "Softmax" and np.dtype(x.dtype).kind == "f":
+            return [Weights(x)]
         raise MixesTime("normalises over the whole of time", "attention over time needs a causal or sliding mask")
     return [a.pointwise(node, [x], x.axis)]
 
