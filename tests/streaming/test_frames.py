@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from lengths import length
 from nets import TIME, Net
 from oracle import Check
-from test_positions import length
 
 from runnel.compiler.graph.model import load
 from runnel.compiler.streaming.analysis import analyse

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from lengths import C, first_rows, frames
 from nets import TIME, Net
-from test_positions import C, first_rows, frames
 
 import runnel
 from runnel.errors import InputError, StreamError

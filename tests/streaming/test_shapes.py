@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from lengths import length
 from nets import TIME, Net
 from onnx import TensorProto, helper
 from oracle import Check
-from test_positions import length
 
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.registry import Refusal
