@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
 
 
+MOST_RUNS = 10
+"""Parts that one kernel joins."""
+
+
 @handler("Reshape", "Squeeze", "Unsqueeze")
 def reshape(low: Lowering, node: Pointwise) -> View:
     return low.view(node.streams[0]).reshaped(node.output.frame_shape)
@@ -117,7 +121,7 @@ def pad(low: Lowering, node: Pointwise) -> View:
             if left or right:
                 indices = np.pad(np.arange(view.shape[axis]), (left, right), mode)
                 shape = (*view.shape[:axis], len(indices), *view.shape[axis + 1 :])
-                view = low.step(node, "gather", [view, indices.astype(np.int64)], shape, {"axis": axis})
+                view = _picked(low, node, view, indices, shape, axis)
         return view
     value = (
         float(np.asarray(node.inputs[2]).reshape(-1)[0]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
@@ -148,6 +152,19 @@ def dft(low: Lowering, node: Pointwise) -> View:
         return view
     back = tuple(perm.index(i) for i in range(rank))
     return low.step(node, "transpose", [view], node.output.frame_shape, {"perm": back})
+
+
+def _picked(low: Lowering, node: Pointwise, view: View, indices: np.ndarray, shape: tuple[int, ...], axis: int) -> View:
+    """Places of one axis in any order: runs of neighbours joined where there are few, else by a table."""
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    runs = np.split(indices, cuts)
+    if len(runs) > MOST_RUNS:
+        return low.step(node, "gather", [view, indices.astype(np.int64)], shape, {"axis": axis})
+    parts: list[Any] = []
+    for run in runs:
+        bounds = [(int(run[0]), int(run[-1]) + 1) if a == axis else (0, n) for a, n in enumerate(view.shape)]
+        parts.append(_region(low, node, view, bounds))
+    return low.step(node, "concat", parts, shape, {"axis": axis})
 
 
 @handler("ScatterND")

@@ -1,4 +1,4 @@
-"""Random models, windows and hops: every window is exact, or the model is refused. RUNNEL_WINDOWS=N runs N of them."""
+"""Random models over random windows and hops: exact, or the model is refused. RUNNEL_WINDOWS=N runs N of them."""
 
 from __future__ import annotations
 

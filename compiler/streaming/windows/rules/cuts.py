@@ -15,6 +15,7 @@ from runnel.compiler.streaming.windows.rules.frames import framed
 from runnel.compiler.streaming.windows.walk import Value, Walk, window_rule
 
 MODES = ("constant", "reflect", "edge")
+MOST_COPIES = 8
 
 
 def constants(walk: Walk, node: Node, first: int = 1) -> list[np.ndarray | None] | None:
@@ -134,10 +135,18 @@ def pad_columns(
         return walk.apply(node, "Pad", operands, shape, suffix, attrs)
 
     left, right = x.left, x.right
-    if before:
+    copied = mode != "constant" and max(before, after) <= MOST_COPIES
+    if copied:
+        last, reflect = x.frames - 1, mode == "reflect"
+        outer = [walk.span(node, x, c, c + 1) for c in (range(before, 0, -1) if reflect else [0] * before)]
+        mirrored = range(last - 1, last - 1 - after, -1) if reflect else [last] * after
+        inner = [walk.span(node, x, c, c + 1) for c in mirrored]
+        left = walk.joined(node, [*outer, *([left] if left else [])], x.axis, "/left") if before else left
+        right = walk.joined(node, [*([right] if right else []), *inner], x.axis, "/right") if after else right
+    elif before:
         whole = padded(walk.span(node, x, 0, max(begin, least)), (before, 0), "/padded left")
         left = walk.sliced(node, whole, x.axis, 0, before + begin, "/left")
-    if after:
+    if after and not copied:
         count = max(x.frames - end, least)
         whole = padded(walk.span(node, x, x.frames - count, x.frames), (0, after), "/padded right")
         size = int(whole.shape[x.axis] or 0)
