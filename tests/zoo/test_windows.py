@@ -17,6 +17,9 @@ ALLOWED = 2e-5  # of the output's range; onnxruntime itself differs by 3e-6 betw
 MODELS = {  # file, the sizes of a frame, options
     "sww": ("mlperf-tiny/sww_fp32.onnx", (1, 40), {"window": 30}),
     "pymicro": ("pymicro-vad/vad_offline.onnx", (40,), {"window": 74, "hop": 3}),
+    "pymicro-unaligned": ("pymicro-vad/vad_offline.onnx", (40,), {"window": 74, "hop": 2}),
+    "kws": ("mlperf-tiny/kws_dscnn_fp32.onnx", (10, 1), {"window": 49, "hop": 2}),
+    "kws-unaligned": ("mlperf-tiny/kws_dscnn_fp32.onnx", (10, 1), {"window": 49, "hop": 3}),
 }
 FRAMES = 151
 
