@@ -120,7 +120,8 @@ def test_loop_that_captures_a_time_tensor() -> None:
         ],
     )
     start = net.const(np.zeros((1, 2, 1)))
-    y = net.op("Loop", net.const(3), net.const(True, "bool"), start, body=body)
+    turns = net.op("Cast", net.op("ReduceMax", net.op("Abs", x), keepdims=0), to=7)
+    y = net.op("Loop", turns, net.const(True, "bool"), start, body=body)
     (reason,) = reasons(net.model(y)).reasons
     assert reason.op == "Loop"
 
