@@ -37,7 +37,7 @@ from runnel.compiler.streaming.ir import (
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.kinds.statics import add_static, with_statics
 from runnel.compiler.streaming.lengths import same_length
-from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs
+from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs, most_frames
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
 from runnel.compiler.streaming.rules.elementwise import BINARY
 from runnel.compiler.streaming.rules.join import joined_heads
@@ -343,22 +343,9 @@ def analyse(
         raise Refused(all_reasons(graph, analysis.reasons, early), by_decision(analysis.decided))
     inputs = [n.output for n in analysis.nodes if isinstance(n, Source)]
     carried = {name: stream for name in states or {} if isinstance(stream := outputs.pop(name), Stream)}
-    limit, why = _limit(analysis)
+    limit, why = most_frames(analysis)
     return StreamGraph(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
         remainders=analysis.remainders, max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
         mode_nodes=analysis.mode_nodes, decided=analysis.decided,
     )  # fmt: skip
-
-
-def _limit(analysis: Analysis) -> tuple[int | None, str]:
-    """The most input frames of a stream, and why."""
-    limits = list(analysis.limits)
-    if analysis.max_frames is not None:
-        limits.append((analysis.max_frames, f"it was compiled with max_frames={analysis.max_frames}"))
-    most, why = min(limits, default=(None, ""))
-    if most is not None and most < analysis.shortest:
-        raise InputError(
-            f"a stream may have {most} frames ({why}), and the model takes no fewer than {analysis.shortest}."
-        )
-    return most, why

@@ -84,3 +84,16 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
 def _maker(graph: Graph, name: str) -> Node:
     """The node that makes a tensor."""
     return next(n for n in graph.nodes if name in n.outputs)
+
+
+def most_frames(analysis: Analysis) -> tuple[int | None, str]:
+    """The most input frames of a stream, and why."""
+    limits = list(analysis.limits)
+    if analysis.max_frames is not None:
+        limits.append((analysis.max_frames, f"it was compiled with max_frames={analysis.max_frames}"))
+    most, why = min(limits, default=(None, ""))
+    if most is not None and most < analysis.shortest:
+        raise InputError(
+            f"a stream may have {most} frames ({why}), and the model takes no fewer than {analysis.shortest}."
+        )
+    return most, why

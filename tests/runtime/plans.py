@@ -20,12 +20,12 @@ from runnel.runtime.backends.native import NativeProgram, aligned
 
 HERE = Path(__file__).resolve().parent
 STATE, SCRATCH = 1, 2
-WEIGHTS, IN, OUT, RUN, LAST, FRAME = range(6)
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING = range(7)
 FILL, REFLECT, EDGE = range(3)
 needs_core = not native.LIBRARY.exists() or shutil.which("cc") is None
 SKIP = "needs the native core and a C compiler"
 ARGUMENTS = {"conv": 5, "conv_rows": 5, "conv_run": 4, "conv_run_rows": 4, "upsample": 4, "leaky": 5, "fails": 4}
-ARGUMENTS |= {"numbers": 3, "numbers_rows": 3}
+ARGUMENTS |= {"numbers": 3, "numbers_rows": 3, "ring": 3}
 
 
 @cache

@@ -14,6 +14,7 @@ from plans import (
     LAST,
     OUT,
     REFLECT,
+    RING,
     SCRATCH,
     SKIP,
     WEIGHTS,
@@ -168,6 +169,31 @@ def test_a_kernel_gets_its_frame_number_and_the_length_once_it_is_known(rows, ch
     np.testing.assert_array_equal(got[:, 0], data[0, :, 0])
     np.testing.assert_array_equal(got[:, 1], np.arange(9))
     np.testing.assert_array_equal(got[:, 2], [-1] * (9 - late) + [9] * late)
+
+
+@pytest.mark.parametrize("chunks", [[], [1] * 20, [3, 0, 7, 1]])
+def test_a_kernel_finds_frames_in_a_ring_itself(chunks):
+    hop, x_slots = 3, 7
+    plan = Plan(hop=hop)
+    x = plan.buffer(1, x_slots, lead=4)
+    y = plan.buffer(1, 8)
+    plan.input(x)
+    plan.call("ring", 0, 0, [[RING, x, 1, -4, 5, 1], [OUT, y, 1]])
+    plan.output(y, 0, 0)
+    data = np.arange(20, dtype=np.float32).reshape(1, 20, 1)
+    padded = np.concatenate([np.zeros(4), np.arange(20)])
+    wanted = [padded[i : i + 5].sum() for i in range(20)]
+    np.testing.assert_array_equal(play(plan.program(), data, chunks).ravel(), wanted)
+
+
+def test_a_ring_keeps_the_frames_that_a_kernel_reads():
+    plan = Plan(hop=1)
+    x, y = plan.buffer(1, 4, lead=4), plan.buffer(1, 8)
+    plan.input(x)
+    plan.call("ring", 0, 0, [[RING, x, 1, -4, 5, 1], [OUT, y, 1]])
+    plan.output(y, 0, 0)
+    with pytest.raises(Exception, match="does not keep so many"):
+        play(plan.program(), np.ones((1, 3, 1), np.float32), [])
 
 
 def test_history_costs_what_a_step_writes_whatever_the_dilation():

@@ -260,3 +260,12 @@ def masked(net: Net, scores: str, how: str, mask: str) -> str:
 def split(net: Net, x: str, heads: int, size: int) -> str:
     """[1, T, heads·size] → [1, heads, T, size]."""
     return net.op("Transpose", net.op("Reshape", x, net.const([0, 0, heads, size])), perm=[0, 2, 1, 3])
+
+
+def attend_channels(net: Net, x: str, channels: int, kind: str) -> str:
+    """One head over [1, channels, T]."""
+    rows = net.op("Transpose", x, perm=[0, 2, 1])
+    q, k, v = (net.op("MatMul", rows, net.weight(channels, channels)) for _ in range(3))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1]))
+    weights = net.op("Softmax", masked(net, scores, *MASKS[kind](net, rows)), axis=-1)
+    return net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1])

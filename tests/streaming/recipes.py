@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from masks import attend_channels
 from nets import TIME, Net, Turn
 
 Step = tuple[str, int, dict[str, Any]]
@@ -207,6 +208,9 @@ class Builder:
             self.net.op("Transpose", self.net.op("Squeeze", y, self.net.const([1])), perm=[1, 2, 0]), 3, x.lengths
         )
 
+    def attend(self, x: Tensor, mask: str) -> Tensor:
+        return Tensor(attend_channels(self.net, x.name, x.channels, mask), x.channels, x.lengths)
+
     def bins(self, x: Tensor) -> Tensor:
         """A recurrence over channels with time as its batch."""
         t = self.net.op(
@@ -304,7 +308,7 @@ KINDS: dict[str, Callable[..., Tensor | None]] = {
     n: getattr(Builder, n)
     for n in ("conv", "plane", "up", "pool", "act", "affine", "norm", "linear", "gate", "mask", "split", "cut", "pad",
               "resize", "every", "shuffle", "stack",
-              "behind", "multiple", "rnn", "bins", "scan", "join", "position", "frames", "output", "tail",
+              "behind", "multiple", "rnn", "bins", "scan", "join", "position", "attend", "frames", "output", "tail",
               "ending")
 }  # fmt: skip
 
@@ -357,6 +361,7 @@ def random_recipe(rng: np.random.Generator) -> Recipe:
         "multiple": lambda: {"of": i(2, 6)},
         "rnn": lambda: {"op": pick("GRU", "LSTM", "RNN"), "initial": i(0, 1), "linear": i(0, 1),
                         "last": pick(0, 0, 0, 1)},
+        "attend": lambda: {"mask": pick("window", "sliding", "chunked", "chunked_left", "only_ahead", "itself")},
         "bins": dict,
         "scan": lambda: {"initial": i(0, 1), "last": pick(0, 0, 1)},
         "join": lambda: {"with_": i(0, 8), "op": pick("Add", "Mul", "Sub", "Max", "Concat"), "front": i(0, 1)},

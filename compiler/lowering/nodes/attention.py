@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, Operand, Read, View
@@ -29,7 +31,7 @@ def attend(low: Lowering, node: Attend) -> View:
     operands: list[FrameValue | Operand] = [r.value for r in reads]
     if node.relative is not None:
         reads.append(low.read(low.view(node.streams[3]).reshaped(node.streams[3].frame_shape)))
-        operands += [reads[-1].value, node.relative]
+        operands += [reads[-1].value, np.ascontiguousarray(node.relative[..., ::-1, :])]
     band, fact = node.band, node.output.fact
     attrs = {
         "length": node.streams[1].fact.length, "low": band.low, "high": band.high, "left": band.left,

@@ -42,11 +42,11 @@ class Product:
 class Pattern:
     """One attention.
 
-    scores: Q·Kᵀ; weighted: the product with V, whose output is the node's. relative: a product that is added to the
-    scores after its rows were shifted. logits: the name of the softmax's input. weights: the name of what is multiplied
-    with V. nodes: what lies between the scores and V, and what it needs that depends on lengths alone. inner: the nodes
-    that are not needed without the pattern, for the case that time is no axis that it mixes. shapes: names of data
-    whose shape is read.
+    scores: Q·Kᵀ; weighted: the product with V, whose output is the node's. relative: a product with a table that is
+    added to the scores after its rows were shifted. logits: the name of the softmax's input. weights: the name of what
+    is multiplied with V. nodes: what lies between the scores and V, and what it needs that depends on lengths alone.
+    inner: the nodes that are not needed without the pattern, for the case that time is no axis that it mixes. shapes:
+    names of data whose shape is read.
     """
 
     scores: Product
@@ -164,15 +164,13 @@ def _pattern(index: _Index, softmax: Node) -> Pattern | None:
     if before is None:
         return None
     products, between = before
-    if not 1 <= len(products) <= 2 or (rank_free != -1 and rank_free < 1):
+    shifted = [p for p in products if p.node.inputs[1] not in index.tainted]
+    if len(products) != 1 + len(shifted) or len(shifted) > 1 or (rank_free != -1 and rank_free < 1):
         return None
-    scores, relative = products[0], None
-    if len(products) == 2:
-        ordered = sorted(products, key=lambda p: _steps_from(index, softmax.inputs[0], p))
-        scores, relative = ordered
-        if relative.labels is not None:
-            return None
-    nodes, shapes = _lengths_only(index, [*between, softmax, *behind], {p.node.outputs[0] for p in products})
+    scores = next(p for p in products if p not in shifted)
+    relative = shifted[0] if shifted else None
+    path = [*between, softmax, *behind, *(p.node for p in shifted)]
+    nodes, shapes = _lengths_only(index, path, {p.node.outputs[0] for p in products})
     constants = {i: index.graph.constants[i] for n in nodes for i in n.inputs if i in index.graph.constants}
     inside = {o for n in [*nodes, *(p.node for p in products)] for o in n.outputs}
     outer = [s for s in shapes if s not in inside]
@@ -217,6 +215,8 @@ def _to_scores(index: _Index, name: str) -> tuple[list[Product], list[Node]] | N
         if node is None:
             return None
         product = index.product(node)
+        if product is None and node.op == "MatMul" and node.inputs[0] in index.tainted:
+            product = Product(node, None)
         if product is not None:
             products.append(product)
             continue
@@ -228,23 +228,6 @@ def _to_scores(index: _Index, name: str) -> tuple[list[Product], list[Node]] | N
                 seen.add(i)
                 pending.append(i)
     return products, between
-
-
-def _steps_from(index: _Index, name: str, product: Product) -> int:
-    """How many nodes lie between a product and the softmax: the shifted one has more."""
-    pending, steps, seen = [(name, 0)], 0, set()
-    while pending:
-        at, n = pending.pop()
-        node = index.maker.get(at)
-        if node is None or at in seen:
-            continue
-        seen.add(at)
-        if node is product.node:
-            steps = max(steps, n)
-            continue
-        if index.product(node) is None:
-            pending += [(i, n + 1) for i in reads(node) if i in index.tainted]
-    return steps
 
 
 def _lengths_only(index: _Index, path: list[Node], leaves: set[str]) -> tuple[list[Node], list[str]]:

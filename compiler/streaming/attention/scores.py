@@ -29,7 +29,9 @@ class Scores:
 
     def __init__(self, graph: Graph, pattern: Pattern, shape: Shape) -> None:
         self.graph, self.pattern, self.shape = graph, pattern, shape
+        self._tables: dict[int, np.ndarray] = {}
         self.leaves = [p.node.outputs[0] for p in (pattern.scores, pattern.relative) if p is not None]
+        self.inner = self._downstream(self.leaves)
         self.tanh = next((n for n in pattern.nodes if n.op == "Tanh" and self._on_path(n)), None)
 
     def _on_path(self, node: Node) -> bool:
@@ -54,17 +56,30 @@ class Scores:
         """Scores of one value everywhere."""
         shape = self.shape(leaf, frames)
         assert shape is not None
+        if leaf != self.leaves[0]:
+            shape = (*shape[:-1], self.table(frames).shape[-1])
         if int(np.prod(shape, dtype=np.int64)) > MOST_ELEMENTS:
             raise TooLarge
         return np.full(shape, fill, np.float32)
+
+    def table(self, frames: int) -> np.ndarray:
+        """The table of the relative product, (batch…, features, columns)."""
+        assert self.pattern.relative is not None
+        name = self.pattern.relative.node.inputs[1]
+        if name in self.graph.constants:
+            return self.graph.constants[name]
+        if frames not in self._tables:
+            self._tables[frames] = self.run(frames, {}, name)
+        return self._tables[frames]
 
     def _proto(self, frames: int, leaves: dict[str, np.ndarray], output: str) -> onnx.ModelProto:
         needed, nodes = {output}, []
         for node in reversed(self.pattern.nodes):
             if not needed.intersection(node.outputs) or set(node.outputs).issubset(leaves):
                 continue
-            nodes.append(self._shape_of(node, frames) if node.op in SHAPES else node_proto(node))
-            if node.op not in SHAPES:
+            given = node.op in SHAPES and not (leaves and node.inputs[0] in self.inner)
+            nodes.append(self._shape_of(node, frames) if given else node_proto(node))
+            if not given:
                 needed.update(node.inputs)
         constants = [
             numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in self.graph.constants.items() if k in needed

@@ -36,6 +36,14 @@ def _attend(b: Builder, node: Attend, chunks: Chunks) -> Chunk:
     place = b.node("Add", [distance, b.constant(ahead)])
     place = b.node("Min", [b.node("Max", [place, b.constant(0)]), b.constant(distances - 1)])
     scores = b.node("Mul", [scores, b.constant(scale if scale.ndim == 0 else scale[..., None, None])])
+    if node.relative is not None:
+        r = node.streams[3]
+        late_r = b.delayed(r, chunks[r], delay).name
+        table = np.ascontiguousarray(np.moveaxis(node.relative, -1, -2))
+        product = b.node("MatMul", [late_r, b.constant(table)])
+        lead = np.broadcast_shapes(r.shape[:-2], table.shape[:-2])  # type: ignore[arg-type]
+        whole = b.constant([*lead, frames, frames + past])
+        scores = b.node("Add", [scores, b.node("GatherElements", [product, b.node("Expand", [place, whole])], axis=-1)])
     if band.softcap:
         cap = b.constant(np.array(band.softcap, np.float32))
         scores = b.node("Mul", [b.node("Tanh", [b.node("Div", [scores, cap])]), cap])

@@ -11,6 +11,7 @@ import numpy as np
 from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.attention.band import SMALL, Band, Observer, Sight, edges, with_bias
 from runnel.compiler.streaming.attention.pattern import ATTEND, Pattern, Product
+from runnel.compiler.streaming.attention.relative import relative_table
 from runnel.compiler.streaming.attention.scores import Scores, TooLarge
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream
@@ -38,22 +39,27 @@ def attend(a: Analysis, node: Node) -> list[Value]:
             a.visit(inner)
         return [a.values[o] for o in node.outputs]
     q, k, v = parts[:3]
-    for x in (q, v):
+    streams = [q, k, v]
+    if pattern.relative is not None:
+        streams.append(_queries_of_table(a, pattern))
+    for x in (q, v, *streams[3:]):
         if x.fact.length != k.fact.length and x.fact.length.later(a.shortest) != k.fact.length.later(a.shortest):
             raise Refusal(
                 f"attends between sequences of {q.fact.length} and {x.fact.length if x is v else k.fact.length} "
                 "frames for T input frames",
                 "attend within one sequence, or to a constant",
             )
-    band, endless = _band(a, pattern, k)
+    band, endless, table = _band(a, pattern, k)
     final = _final(k.fact.final.minimum_with(v.fact.final), band).minimum_with(q.fact.final)
+    for r in streams[3:]:
+        final = final.minimum_with(r.fact.final)
     labels = pattern.weighted.labels
     heads = a.shapes[pattern.logits][0][:-2]
     batch = np.broadcast_shapes(heads, *(x.shape[:-2] for x in (q, k, v)))  # type: ignore[arg-type]
     shape = (*batch, None, v.shape[-1])
     y = a.emit(
-        node, Attend, [q, k, v], len(batch), final, k.fact.length, shape=shape, op="Attention",
-        suffix="/attention" if labels else "", band=band, endless=endless,
+        node, Attend, streams, len(batch), final, k.fact.length, shape=shape, op="Attention",
+        suffix="/attention" if labels else "", band=band, endless=endless, relative=table,
     )  # fmt: skip
     if labels:
         made = labels.left[:-1] + next(c for c in labels.right if c not in labels.left)
@@ -139,8 +145,17 @@ def _transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix:
 # What a frame sees --------------------------------------------------------------------------------------------------
 
 
-def _band(a: Analysis, pattern: Pattern, k: Stream) -> tuple[Band, bool]:
-    """The band of keys, with both sides definite, and whether its left side is all of the past."""
+def _queries_of_table(a: Analysis, pattern: Pattern) -> Stream:
+    assert pattern.relative is not None
+    r = a.value(pattern.relative.node.inputs[0])
+    if not isinstance(r, Stream) or r.axis != len(r.shape) - 2:
+        raise Refusal("adds a product to its scores that is no relative position", "use q·kᵀ and a relative bias")
+    return r
+
+
+def _band(a: Analysis, pattern: Pattern, k: Stream) -> tuple[Band, bool, np.ndarray | None]:
+    """The band of keys, with both sides definite, whether its left side is all of the past, and the table of relative
+    positions."""
     scores = Scores(a.graph, pattern, lambda name, frames: _shape(a, pattern, k, name, frames))
     observer = Observer(scores, k.fact.length, lambda n: max(k.fact.length.first(n - 1), 1))
     try:
@@ -165,7 +180,16 @@ def _band(a: Analysis, pattern: Pattern, k: Stream) -> tuple[Band, bool]:
         replace(band, scale=scale, softcap=softcap), sights, min(band.back, max(s.length for s in sights) - 1),
         band.right,
     )  # fmt: skip
-    return band, most is not None
+    table = None
+    if pattern.relative is not None and band.back is not None and band.right is not None:
+        if softcap:
+            raise Refusal("bends scores with relative positions", "apply no cap to them")
+        ticks = [t for t, s in observer.known.items() if s is not None]
+        table, end = relative_table(observer, ticks, band, band.back, band.right)
+        if end is not None:
+            frames = observer.length(end)
+            a.limits.append((end, f"the table of relative positions of its attention ends after {frames} frames"))
+    return band, most is not None, table
 
 
 def _shape(a: Analysis, pattern: Pattern, k: Stream, name: str, frames: int) -> tuple[int, ...] | None:
@@ -177,7 +201,8 @@ def _shape(a: Analysis, pattern: Pattern, k: Stream, name: str, frames: int) -> 
     if name not in a.shapes:
         return None
     length, probed = k.fact.length(frames), a.shapes[name][0]
-    if len(probed) < 2 or probed[-2:] != a.shapes[pattern.logits][0][-2:]:
+    table = pattern.relative is not None and name == pattern.relative.node.outputs[0]
+    if len(probed) < 2 or (probed[-2:] != a.shapes[pattern.logits][0][-2:] and not table):
         return None
     return (*probed[:-2], length, length)
 
@@ -219,7 +244,7 @@ def _up_to(a: Analysis, observer: Observer, sights: list[Sight], most: int, scor
     largest = max(s.length for s in sights)
     if most <= largest:
         return sights
-    varies = any(np.any(s.value[..., s.seen] != 0) for s in sights)
+    varies = len(scores.leaves) > 1 or any(np.any(s.value[..., s.seen] != 0) for s in sights)
     if not varies and not any(largest <= n <= most for n in scores.numbers()):
         return sights
     try:
