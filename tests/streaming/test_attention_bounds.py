@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
-from masks import UNSTREAMED, Heads, attention, split
+from masks import UNSTREAMED, Heads, attention, masked, positions, split, within
 from nets import Net
 from oracle import Check
 from test_attention import HEADS, model
@@ -82,6 +82,18 @@ def test_causal_up_to_the_stated_frames_and_no_further(tmp_path: Path) -> None:
 def test_a_mask_table_ends_the_stream() -> None:
     graph = analyse(load(model("causal_table")))
     assert graph.max_frames == 80 and "80 frames" in graph.max_frames_reason
+
+
+def test_a_number_far_beyond_is_looked_at_or_refused() -> None:
+    """A mask that changes at frame 5000, or at frame 90000, fits no window."""
+    for far in (5000, 90000):
+        net, x = HEADS.net()
+        q, k, v = (net.op("MatMul", x, net.weight(8, 8)) for _ in range(3))
+        late = net.op("Less", net.const(far), positions(net, x))
+        seen = net.op("Or", within(net, x, 6, 0), net.op("And", late, within(net, x, 9, 0)))
+        scores = masked(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), "where", seen)
+        with pytest.raises(Refused, match="neither causal|more scores than can be looked at"):
+            analyse(load(net.model(net.op("MatMul", net.op("Softmax", scores, axis=-1), v))))
 
 
 def rotary(net: Net, x: str, size: int, tables: tuple[str, str]) -> str:

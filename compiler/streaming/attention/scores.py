@@ -13,7 +13,7 @@ from runnel.compiler.graph.fold import node_proto, session
 from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.streaming.attention.pattern import SHAPES, Pattern
 
-MOST_ELEMENTS = 64 << 20
+MOST_ELEMENTS = 96 << 20
 Shape = Callable[[str, int], tuple[int, ...] | None]
 
 
@@ -101,14 +101,14 @@ class Scores:
             value = np.array(dims[slice(node.attrs.get("start"), node.attrs.get("end"))], np.int64)
         return helper.make_node("Constant", [], list(node.outputs), value=numpy_helper.from_array(value))
 
-    def numbers(self) -> list[int]:
-        """Numbers and sizes written in this part of the model, up to which its masks may change."""
+    def numbers(self, kinds: str = "iuf") -> list[int]:
+        """Numbers (of these kinds) and sizes written in this part of the model, up to which its masks may change."""
         found: set[int] = set()
         used = {i for n in self.pattern.nodes for i in n.inputs} & set(self.graph.constants)
         for name in used:
             value = self.graph.constants[name]
             found.update(d for d in value.shape if d > 8)
-            if value.size <= 64 and value.dtype.kind in "iuf":
+            if value.size <= 64 and value.dtype.kind in kinds:
                 found.update(_whole(value))
         for node in self.pattern.nodes:
             for attribute in node.attrs.values():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 LONGEST = 4200
+FARTHEST = 1_000_000
 
 
 @rule(ATTEND)
@@ -213,7 +214,8 @@ def _look(a: Analysis, observer: Observer, scores: Scores) -> tuple[list[Sight],
     lengths = {*SMALL, 69, 130}
     for n in named:
         lengths |= {n, n + 1, 2 * n + 3, n + 37}
-    ticks = sorted({observer.ticks(n) for n in lengths if n <= LONGEST})
+    far = [n + m for n in scores.numbers("iu") if LONGEST <= n < FARTHEST for m in (0, 1, 130)]
+    ticks = sorted({observer.ticks(n) for n in (*far, *(n for n in lengths if n <= LONGEST))})
     ticks = sorted({*ticks, *(t + 1 for t in ticks[:8])})
     good = [t for t in ticks if observer.look(t) is not None]
     if not good:
