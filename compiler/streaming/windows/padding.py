@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from runnel.compiler.graph.model import Node
 
 PADDED = ("Conv", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger")
@@ -40,3 +42,16 @@ def explicit(node: Node, sizes: Sequence[int], made: Sequence[int], kernel: Sequ
     if "dilations" not in node.attrs and node.op in ("AveragePool", "LpPool"):
         del attrs["dilations"]  # an attribute since opset 19
     return attrs
+
+
+def pad_amounts(node: Node, operands: Sequence[Any], rank: int) -> tuple[list[int], np.ndarray]:
+    """What a Pad adds before and after each axis, and the value it pads with. operands: its inputs, as constants."""
+    given = [v if isinstance(v, np.ndarray) else None for v in (*operands[1:], None, None, None)][:3]
+    amounts = [int(v) for v in (node.attrs["pads"] if given[0] is None else given[0].reshape(-1))]
+    if given[2] is not None:
+        listed = [int(v) % rank for v in given[2].reshape(-1)]
+        full = [0] * (2 * rank)
+        for i, axis in enumerate(listed):
+            full[axis], full[rank + axis] = amounts[i], amounts[len(listed) + i]
+        amounts = full
+    return amounts, np.asarray(node.attrs.get("value", 0) if given[1] is None else given[1])

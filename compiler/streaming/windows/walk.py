@@ -27,7 +27,7 @@ from runnel.compiler.streaming.ir import (
 from runnel.compiler.streaming.registry import Refusal, missing_rule
 from runnel.compiler.streaming.unruled import reads
 from runnel.compiler.streaming.windows.columns import Columns
-from runnel.compiler.streaming.windows.padding import PADDED, explicit
+from runnel.compiler.streaming.windows.padding import PADDED, explicit, pad_amounts
 from runnel.errors import InternalError, Reason
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -139,6 +139,21 @@ class Walk:
         total = sum(int(p.shape[axis] or 0) for p in parts if p is not None)
         shape = [total if i == axis else d for i, d in enumerate(first.shape)]
         return self.apply(node, "Concat", parts, shape, suffix, {"axis": axis})
+
+    def filled(self, node: Node, x: Stream, pads: Sequence[int], fill: np.ndarray, suffix: str) -> Stream:
+        """A stacked tensor with constants around it, pads as in ONNX.
+
+        Joined and not padded: onnxruntime would fuse Pad into pools that cannot hold it.
+        """
+        rank = len(x.shape)
+        for axis in range(rank):
+            sides: list[Operand] = []
+            for count in (pads[axis], pads[rank + axis]):
+                shape = [count if a == axis else int(d or 0) for a, d in enumerate(x.shape)]
+                sides.append(np.full(shape, fill.reshape(()), x.dtype) if count else None)
+            parts = [p for p in (sides[0], x, sides[1]) if p is not None]
+            x = self.joined(node, parts, axis, f"{suffix}/{axis}")
+        return x
 
     # Columns --------------------------------------------------------------------------------------------------------
 
@@ -261,6 +276,10 @@ class Walk:
             value = self.values[name] if name else None
             assert not isinstance(value, Poisoned)
             operands.append(self.stacked(node, value) if isinstance(value, (Columns, Stream)) else value)
+        if node.op == "Pad" and isinstance(operands[0], Stream) and node.attrs.get("mode", "constant") == "constant":
+            pads, fill = pad_amounts(node, operands, len(operands[0].shape))
+            if min(pads) >= 0:
+                return [self.filled(node, operands[0], pads, fill, "/padded")]
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             if not name:

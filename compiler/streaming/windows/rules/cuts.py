@@ -11,6 +11,7 @@ from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.ir import Operand, Stream
 from runnel.compiler.streaming.windows.columns import Columns
 from runnel.compiler.streaming.windows.local import frame_local
+from runnel.compiler.streaming.windows.padding import pad_amounts
 from runnel.compiler.streaming.windows.rules.frames import framed
 from runnel.compiler.streaming.windows.walk import Value, Walk, window_rule
 
@@ -87,21 +88,14 @@ def pad(walk: Walk, node: Node) -> list[Value] | None:
     given = constants(walk, node)
     if not isinstance(x, Columns) or given is None:
         return None
-    given = [*given, None, None, None][:3]
     rank = len(x.stream.shape)
-    amounts = [int(v) for v in (node.attrs["pads"] if given[0] is None else given[0].reshape(-1))]
-    if given[2] is not None:
-        listed = [int(v) % rank for v in given[2].reshape(-1)]
-        full = [0] * (2 * rank)
-        for i, axis in enumerate(listed):
-            full[axis], full[rank + axis] = amounts[i], amounts[len(listed) + i]
-        amounts = full
+    amounts, fill = pad_amounts(node, [x, *given], rank)
+    fill = fill.astype(x.stream.dtype)
     mode = node.attrs.get("mode", "constant")
     before, after = amounts[x.axis], amounts[rank + x.axis]
     if mode not in MODES or (mode != "constant" and min(before, after) < 0):
         return None
     amounts[x.axis] = amounts[rank + x.axis] = 0
-    fill = np.array(node.attrs.get("value", 0), x.stream.dtype) if given[1] is None else given[1]
     value = crop(walk, node, x, max(0, -before), x.frames - max(0, -after))
     if isinstance(value, Columns):
         padded = pad_columns(walk, node, value, max(0, before), max(0, after), mode, fill)
@@ -127,12 +121,11 @@ def pad_columns(
     def padded(part: Stream, amounts: tuple[int, int], suffix: str) -> Stream:
         pads = [0] * (2 * len(part.shape))
         pads[x.axis], pads[len(part.shape) + x.axis] = amounts
-        operands: list[Operand] = [part, np.array(pads, np.int64)]
         if mode == "constant":
-            operands.append(fill.reshape(()))
+            return walk.filled(node, part, pads, fill, suffix)
+        operands: list[Operand] = [part, np.array(pads, np.int64)]
         shape = [int(d or 0) + sum(amounts) * (a == x.axis) for a, d in enumerate(part.shape)]
-        attrs = {} if mode == "constant" else {"mode": mode}
-        return walk.apply(node, "Pad", operands, shape, suffix, attrs)
+        return walk.apply(node, "Pad", operands, shape, suffix, {"mode": mode})
 
     left, right = x.left, x.right
     copied = mode != "constant" and max(before, after) <= MOST_COPIES
