@@ -48,6 +48,7 @@ def running(a: Analysis, node: Node, once: Stream) -> Stream:
             node, Accumulate, made.inputs, x.axis, x.fact.final, x.fact.length, shape=x.shape, op="Accumulate",
             suffix=suffix, how=made.how,
         )  # fmt: skip
+        so_far.dtype = once.dtype
         result = _stack(a, node, so_far, once, f"{suffix}/stack")
     elif isinstance(made, Last) and (made.start, made.stop) == (1, 0):
         result = _stack(a, node, made.streams[0], once, suffix)

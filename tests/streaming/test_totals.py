@@ -72,8 +72,8 @@ def test_mean_over_time_first_and_integers(check: oracle.Check) -> None:
     n = net.op("Cast", net.op("Mul", x, net.const(10.0)), to=7)
     y = net.recurrent("GRU", x, 3, 4)
     largest, total = reduced(net, "ReduceMax", n, [0]), reduced(net, "ReduceSum", n, [0], 0)
-    mean = reduced(net, "ReduceMean", y, [0], 0)
-    check(net.model(largest, total, mean, dtypes={largest: "int64", total: "int64"}))
+    mean, least = reduced(net, "ReduceMean", y, [0], 0), reduced(net, "ReduceMin", n, [0])
+    check(net.model(largest, least, total, mean, dtypes=dict.fromkeys((largest, least, total), "int64")))
 
 
 @pytest.mark.parametrize("runner", ["reference", "native"])

@@ -169,6 +169,23 @@ def _variance(u: Updates) -> States:
     return States([squares], lambda s, parts, count: s.cast(s("div", parts[0], count()), u.dtype))
 
 
+def _extreme(least: bool, last: bool) -> Callable[[Updates], States]:
+    better = ("less" if least else "greater") + ("_equal" if last else "")
+
+    def states(u: Updates) -> States:
+        limits = None if u.floats else np.iinfo(u.dtype)
+        lowest, highest = (-np.inf, np.inf) if limits is None else (limits.min, limits.max)
+        value, value_before = u.state("value", highest if least else lowest, u.dtype)
+        number, number_before = u.state("number", 0, "int64")
+        u("min" if least else "max", value_before, u.x, to=value)
+        found = u(better, u.x, value_before, dtype="bool")
+        now = u("frame_number", dtype="int64", attrs={"length": u.fact.length, "start": 0})
+        u("where", found, now, number_before, to=number, dtype="int64")
+        return States([number])
+
+    return states
+
+
 WAYS: dict[str, Callable[[Updates], States]] = {
     "sum": _simple("add", 0.0, True),
     "mean": _mean,
@@ -177,6 +194,10 @@ WAYS: dict[str, Callable[[Updates], States]] = {
     "prod": _simple("mul", 1.0, True),
     "logsumexp": _logsumexp,
     "variance": _variance,
+    "argmax": _extreme(False, False),
+    "argmin": _extreme(True, False),
+    "argmax_last": _extreme(False, True),
+    "argmin_last": _extreme(True, True),
     "weighted": _weighted,
     "sequential": _simple("add", 0.0, False),
 }

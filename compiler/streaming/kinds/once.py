@@ -63,9 +63,13 @@ class Total(Accumulate):
         return 1
 
 
-HOWS = ("sum", "mean", "max", "min", "prod", "logsumexp", "variance", "weighted", "sequential")
+HOWS = (
+    "sum", "mean", "max", "min", "prod", "logsumexp", "variance", "weighted", "sequential", "argmax", "argmin",
+    "argmax_last", "argmin_last",
+)  # fmt: skip
 """What frames can amount to. Sums are kept in float64, where 100,000 frames leave no trace of rounding; "sequential" is
-a sum in the type of x, in order; "weighted" one with weights that are a softmax over time of a second stream."""
+a sum in the type of x, in order; "weighted" one with weights that are a softmax over time of a second stream; "argmax"
+and the like are the number of the first, or last, of the frames with the largest or least value."""
 
 
 def ended(x: Stream) -> Ended:

@@ -16,7 +16,7 @@ from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.kinds.once import Accumulate, Total
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
-DOUBLE = 11
+DOUBLE, INT64 = 11, 7
 Parts = list[str]
 
 
@@ -97,7 +97,8 @@ def _scan(b: Builder, node: Accumulate, x: Stream, chunk: Chunk, ways: Running) 
 
 def _carried(b: Builder, node: Accumulate, x: Stream, chunk: Chunk, ways: Running, parts: Parts) -> Parts:
     shape = tuple(1 if d is None else d for d in x.shape)
-    ports = [b.state(f"{node.how}.{node.output.name}", shape, ways.dtype, v) for v in ways.neutral]
+    firsts = [v if isinstance(v, float) else np.full(shape, v, ways.dtype) for v in ways.neutral]
+    ports = [b.state(f"{node.how}.{node.output.name}", shape, ways.dtype, v) for v in firsts]
     parts = ways.join([state for state, _ in ports], parts)
     for (_, out), part in zip(ports, parts, strict=True):
         b.slice(part, chunk.frames - 1, chunk.frames, x.axis, out)
@@ -121,7 +122,7 @@ def _like(b: Builder, name: str, x: Stream) -> str:
 def _binary(op: str, neutral: float, wide: bool) -> Callable[[Builder, Stream, Chunk], Running]:
     def ways(b: Builder, x: Stream, chunk: Chunk) -> Running:
         limits = np.iinfo(x.dtype) if np.dtype(x.dtype).kind in "iu" else None
-        fill = neutral if limits is None or np.isfinite(neutral) else float(limits.min if neutral < 0 else limits.max)
+        fill = neutral if limits is None or np.isfinite(neutral) else int(limits.min if neutral < 0 else limits.max)
         double = wide and limits is None
 
         def lift() -> Parts:
@@ -211,6 +212,37 @@ def _variance(b: Builder, x: Stream, chunk: Chunk) -> Running:
     return Running(lift, join, finish, [0.0, 0.0, 0.0], "float64")
 
 
+def _extreme(least: bool, last: bool) -> Callable[[Builder, Stream, Chunk], Running]:
+    """Parts: the largest or least value, and the number of its first or last frame."""
+    better = ("Less" if least else "Greater") + ("OrEqual" if last else "")
+
+    def ways(b: Builder, x: Stream, chunk: Chunk) -> Running:
+        whole = np.dtype(x.dtype).kind in "iu"
+        limits = np.iinfo(x.dtype) if whole else None
+        lowest, highest = (-np.inf, np.inf) if limits is None else (limits.min, limits.max)
+        worst, kind = highest if least else lowest, INT64 if whole else DOUBLE
+
+        def lift() -> Parts:
+            value = b.node("Cast", [b.masked(x, chunk, worst)], to=kind)
+            final = b.node("Sub", [b.length(x.fact.length), b.constant(1)])
+            number = b.node("Min", [b.numbers(x.fact.rate, chunk.delay, chunk.frames), final])
+            number = b.node("Max", [number, b.constant(0)])
+            number = b.node("Reshape", [number, b.constant([chunk.frames if d is None else 1 for d in x.shape])])
+            shape = b.constant([chunk.frames if d is None else d for d in x.shape])
+            return [value, b.node("Expand", [b.node("Cast", [number], to=kind), shape])]
+
+        def join(p: Parts, q: Parts) -> Parts:
+            later = b.node(better, [q[0], p[0]])
+            return [b.node("Where", [later, v, w]) for v, w in zip(q, p, strict=True)]
+
+        def finish(parts: Parts, count: str) -> str:
+            return b.node("Cast", [parts[1]], to=INT64)
+
+        return Running(lift, join, finish, [worst, 0.0], "int64" if whole else "float64")
+
+    return ways
+
+
 WAYS: dict[str, Callable[[Builder, Stream, Chunk], Running]] = {
     "sum": _binary("Add", 0.0, True),
     "mean": _mean,
@@ -219,4 +251,8 @@ WAYS: dict[str, Callable[[Builder, Stream, Chunk], Running]] = {
     "prod": _binary("Mul", 1.0, True),
     "logsumexp": _logsumexp,
     "variance": _variance,
+    "argmax": _extreme(False, False),
+    "argmin": _extreme(True, False),
+    "argmax_last": _extreme(False, True),
+    "argmin_last": _extreme(True, True),
 }

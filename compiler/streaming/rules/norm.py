@@ -9,7 +9,7 @@ import numpy as np
 from runnel.compiler.streaming.ir import Weights
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 from runnel.compiler.streaming.rules.norm_over_time import layer_norm_over_time, lp_norm_over_time
-from runnel.compiler.streaming.rules.totals import WAYS, total
+from runnel.compiler.streaming.rules.totals import WAYS, extreme_frame, total
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -76,10 +76,7 @@ def reduction(a: Analysis, node: Node) -> list[Value]:
     if x.axis in axes and node.op in WAYS:
         return [total(a, node, x, axes, node.op)]
     if x.axis in axes:
-        raise MixesTime(
-            "reduces over the whole of time, so its value is known only at the end",
-            "use window mode (--window W) for a fixed-window classifier",
-        )
+        return [extreme_frame(a, node, x)]
     keep = bool(node.attrs.get("keepdims", 1))
     axis = x.axis if keep else x.axis - sum(v < x.axis for v in axes)
     return [a.pointwise(node, [x] if given is None else [x, given], axis)]

@@ -48,6 +48,17 @@ def total(a: Analysis, node: Node, x: Stream, axes: list[int], op: str) -> Strea
     return a.pointwise(node, [whole], STACKED, attrs={}, op=after) if after else whole
 
 
+def extreme_frame(a: Analysis, node: Node, x: Stream) -> Stream:
+    """The number of the frame with the largest or least value over time, for every place of a frame."""
+    if x.dtype == "bool":
+        raise Refusal("compares truth values over time", "cast to int32 before it")
+    how = node.op.lower() + ("_last" if node.attrs.get("select_last_index", 0) else "")
+    shape = a.shapes[node.outputs[0]][0]
+    number = a.emit(node, Total, [x], STACKED, ended(x), Count.const(1), shape=shape, op="Total", how=how)
+    number.dtype = "int64"
+    return number
+
+
 def inside_frames(a: Analysis, node: Node, x: Stream, axes: list[int], op: str) -> Stream:
     """The reduction of each frame, with the reduced axes kept as ones."""
     if not axes:
