@@ -54,3 +54,13 @@ def divides(a: Analysis, length: Count, count: int) -> None:
     if not kept:
         raise Refusal("takes no length that the layers before it take", "check the model's shapes")
     a.remainders = period, kept
+
+
+def not_negative(a: Analysis, size: Count) -> None:
+    """State that a layer takes only inputs for which ``size``, which grows with them, is at least zero."""
+    if size.gain <= 0 and size.later(a.shortest).minimum < 0:
+        raise Refusal(f"makes a part of {size} frames for T input frames", "give every part a size of zero or more")
+    if size.minimum < 0:
+        last = size.start + size.period * (1 - size.minimum // max(size.gain, 1))
+        frames = np.arange(last)
+        a.shortest = max([a.shortest, *(int(t) + 1 for t in frames if size(int(t)) < 0)])

@@ -11,6 +11,8 @@ import pytest
 from nets import TIME, Net, stack
 from oracle import Check
 
+from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.analysis import analyse
 from runnel.errors import Refused
 
 END = 1 << 62
@@ -338,8 +340,22 @@ def test_split_by_the_length(check: Check) -> None:
     check(net.model(net.conv(body, 2, 2, 5, pads=[2, 2]), last), lengths=range(4, 24))
 
 
-def test_split_into_fixed_parts_is_refused() -> None:
+def test_split_in_the_middle_and_too_short_inputs(check: Check) -> None:
+    net, x = stack(2)
+    h = net.conv(x, 2, 2, 3, pads=[1, 1], strides=[2])
+    rest = net.op("Sub", net.length(h, 2), net.const([5]))
+    first, body, last = split_at(net, h, [net.const([2]), rest, net.const([3])])
+    check(net.model(first, net.conv(body, 2, 2, 3, pads=[1, 1]), last), lengths=range(9, 24))
+    for read, least in (([body], 9), ([first], 9)):
+        assert analyse(load(net.model(*read))).shortest == least
+
+
+def test_split_into_fixed_or_equal_parts_is_refused() -> None:
     net, x = stack(2)
     parts = split_at(net, x, [net.const([32]), net.const([32])])
-    with pytest.raises(Refused, match="splits time"):
+    with pytest.raises(Refused, match="takes 64 frames alone"):
         oracle.check(net.model(parts[1]))
+    for options in ({"opset": 17}, {"opset": 18, "num_outputs": 2}):
+        net, x = stack(2, opset=options.pop("opset"))
+        with pytest.raises(Refused, match="into equal parts"):
+            oracle.check(net.model(net.op("Split", x, outputs=2, axis=2, **options)[0]))

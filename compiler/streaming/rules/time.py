@@ -10,6 +10,7 @@ from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Operand, Shift, Stream, Tail
 from runnel.compiler.streaming.kinds.geometry import Resample
 from runnel.compiler.streaming.kinds.once import first_frames
+from runnel.compiler.streaming.lengths import not_negative
 from runnel.compiler.streaming.registry import MixesTime, Refusal, rule
 
 if TYPE_CHECKING:
@@ -99,9 +100,18 @@ def split_time(a: Analysis, node: Node, x: Stream) -> list[Value]:
     """Parts of time whose sizes follow the stream's length: each is a slice. A part that nothing reads is left out."""
     from runnel.compiler.streaming.analysis import Poisoned
 
-    sizes = a.value(node.inputs[1]) if len(node.inputs) > 1 else None
-    if not isinstance(sizes, np.ndarray) or sizes.dtype != object:
-        raise MixesTime("splits time into parts of fixed sizes", "slice time, or compute the sizes from its length")
+    sizes = a.value(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+    if sizes is None:
+        raise MixesTime("splits time into equal parts, and where the second begins is known only at the end",
+                        "slice time by fixed numbers of frames from the start or the end")  # fmt: skip
+    if not isinstance(sizes, np.ndarray):
+        raise MixesTime("takes the sizes of its parts from data", "compute the sizes from the length of time")
+    if sizes.dtype != object:
+        raise MixesTime(f"splits time into parts of fixed sizes and so takes {int(sizes.sum())} frames alone",
+                        "compute one of the sizes from the length of time")  # fmt: skip
+    for size in sizes.reshape(-1):
+        if isinstance(size, Count):
+            not_negative(a, size)
     read = {i for n in a.graph.nodes for i in n.inputs} | {p.name for p in a.graph.outputs}
     results: list[Value] = []
     start: Any = 0
