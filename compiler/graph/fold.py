@@ -20,6 +20,7 @@ MOST_MEMORY = 2 << 30
 KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _LISTS = {"SequenceEmpty"}
+OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 
 
 def node_proto(node: Node) -> onnx.NodeProto:
@@ -167,8 +168,23 @@ def _drop_dead(graph: Graph) -> None:
             for value in node.attrs.values():
                 if isinstance(value, onnx.GraphProto):
                     needed |= captured_names(value)
+            node.outputs = _read_outputs(node, needed)
     graph.nodes = kept[::-1]
     graph.constants = {k: v for k, v in graph.constants.items() if k in needed}
+
+
+def _read_outputs(node: Node, needed: Collection[str]) -> list[str]:
+    """The node's outputs without optional ones that nothing reads, which exporters name all the same."""
+    if node.domain not in ("", "ai.onnx") or all(o in needed for o in node.outputs[1:]):
+        return node.outputs
+    ports = onnx.defs.get_schema(node.op).outputs if onnx.defs.has(node.op) else []
+    outputs = [
+        "" if i < len(ports) and ports[i].option == OPTIONAL and o not in needed else o
+        for i, o in enumerate(node.outputs)
+    ]
+    while len(outputs) > 1 and not outputs[-1]:
+        outputs.pop()
+    return outputs
 
 
 def fold_shapes(graph: Graph, axes: Mapping[str, int], length: int) -> None:

@@ -71,7 +71,11 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
                 analysis.reasons.append(why(_maker(graph, port.name), refusal))
                 continue
         if isinstance(value, Stream) and value.fact.once:
-            value = answers_so_far(analysis, node, value)
+            try:
+                value = answers_so_far(analysis, node, value)
+            except Refusal as refusal:
+                analysis.reasons.append(why(_maker(graph, port.name), refusal))
+                continue
         if isinstance(value, Tail) or (isinstance(value, Stream) and not value.fact.static):
             outputs[port.name] = value
         elif not isinstance(value, Poisoned):

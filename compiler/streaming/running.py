@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import STACKED, Operand, Pointwise, Stream
 from runnel.compiler.streaming.kinds.once import Accumulate, Last, Total
+from runnel.compiler.streaming.kinds.positions import Extent, Positions
 from runnel.compiler.streaming.kinds.running import Stack, Unstack
 from runnel.compiler.streaming.registry import RULES, Refusal
 from runnel.compiler.streaming.rules.elementwise import BINARY
+from runnel.compiler.streaming.rules.positions import cast, generate
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
@@ -37,8 +40,11 @@ def allow(a: Analysis, mode: tuple[str, str], reason: str) -> None:
     a.used_modes[name] = value
 
 
-def running(a: Analysis, node: Node, once: Stream) -> Stream:
-    """The stacked stream whose frame n is the value if the stream ended with frame n."""
+def running(a: Analysis, node: Node, once: Stream, frames: Count | None = None) -> Stream:
+    """The stacked stream whose frame n is the value if the stream ended with frame n.
+
+    frames: how many frames the stream has that is pooled, if that is known from elsewhere.
+    """
     if once in a.running:
         return a.running[once]
     made, suffix = once.node, f"/{once.name}/running"
@@ -52,8 +58,11 @@ def running(a: Analysis, node: Node, once: Stream) -> Stream:
         result = _stack(a, node, so_far, once, f"{suffix}/stack")
     elif isinstance(made, Last) and (made.start, made.stop) == (1, 0):
         result = _stack(a, node, made.streams[0], once, suffix)
+    elif isinstance(made, Extent):
+        result = _length_so_far(a, node, made, frames, suffix)
     elif isinstance(made, Pointwise):
-        inputs: list[Operand] = [running(a, node, x) if isinstance(x, Stream) else x for x in made.inputs]
+        frames = frames or _pooled_frames(once)
+        inputs: list[Operand] = [running(a, node, x, frames) if isinstance(x, Stream) else x for x in made.inputs]
         result = a.pointwise(
             node, inputs, STACKED, attrs=made.attrs, op=made.op, suffix=suffix, shape=once.shape
         )  # fmt: skip
@@ -65,6 +74,33 @@ def running(a: Analysis, node: Node, once: Stream) -> Stream:
     result.dtype = once.dtype
     a.running[once] = result
     return result
+
+
+def _pooled_frames(once: Stream) -> Count | None:
+    """How many frames the stream has that a value at the end is computed from; None for lengths alone."""
+    for x in once.node.streams:
+        found = _pooled_frames(x) if x.fact.once else x.fact.length
+        if found is not None:
+            return found
+    return None
+
+
+def _length_so_far(a: Analysis, node: Node, made: Extent, frames: Count | None, suffix: str) -> Stream:
+    """A length, if the stream ended with each frame: the number of that frame, and what the length has more or less."""
+    more = 0 if frames is None else made.count(a.probe_length) - frames(a.probe_length)
+    if frames is None or frames.affine(1, more, low=None).later(a.shortest) != made.count.later(a.shortest):
+        raise Refusal(
+            f"computes with a length, {made.count} for T input frames, that is not the pooled stream's",
+            "give it out alone, as a value at the end",
+        )
+    number = generate(a, node, Positions, (None,), "int64", frames, f"{suffix}/number", start=1 + more)
+    dtype = made.output.dtype
+    number = cast(a, node, number, dtype, f"{suffix}/cast")
+    if made.div != 1:
+        div = np.array(made.div, dtype)
+        number = a.pointwise(node, [number, div], 0, {}, op="Div", suffix=f"{suffix}/div", shape=(None,))
+        number.dtype = dtype
+    return _stack(a, node, number, made.output, f"{suffix}/stack")
 
 
 def _stack(a: Analysis, node: Node, x: Stream, once: Stream, suffix: str) -> Stream:

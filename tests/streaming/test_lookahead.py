@@ -9,6 +9,8 @@ import runners
 from nets import TIME, Net
 from oracle import Check
 
+from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.analysis import analyse
 from runnel.errors import Refused
 
 OPS = ("GRU", "LSTM", "RNN")
@@ -47,6 +49,18 @@ def test_behind_look_ahead_strides_and_before_a_convolution(check: Check) -> Non
     y = net.op("GRU", net.op("Transpose", h, perm=[2, 0, 1]), *weights, hidden_size=4, direction="bidirectional")
     y = net.op("Reshape", net.op("Transpose", y, perm=[1, 3, 2, 0]), net.const([1, 8, -1]))
     check(net.model(net.conv(y, 8, 2, 3, pads=[1, 1])), modes={"rnn": "lookahead:9"}, at_least=12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_states_that_are_named_but_not_read(op: str) -> None:
+    """PyTorch names every output of a recurrence."""
+    net = Net()
+    x = net.input([TIME, 1, 3])
+    gates, states = {"GRU": (3, 2), "LSTM": (4, 3), "RNN": (1, 2)}[op]
+    weights = [net.weight(2, gates * 4, 3), net.weight(2, gates * 4, 4), net.weight(2, 2 * gates * 4)]
+    y = net.op(op, x, *weights, outputs=states, hidden_size=4, direction="bidirectional")
+    graph = analyse(load(net.model(net.op("Relu", y[0]))), modes={"rnn": "lookahead:8"})
+    assert graph.modes == {"rnn": "lookahead:8"}
 
 
 def test_two_sequences_at_once(check: Check) -> None:

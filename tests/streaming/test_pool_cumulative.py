@@ -35,6 +35,42 @@ def test_running_classifier(runner: str) -> None:
     prefixes.check(net.model(head(net, pooled, 8)), runner, MODE)
 
 
+def pooled_spread(net: Net, h: str, less: int) -> str:
+    """Mean and variance over time, divided by T - less, as exporters write an unbiased variance."""
+    apart = net.op("Sub", h, net.op("ReduceMean", h, axes=[2]))
+    square = net.op("ReduceMean", net.op("Mul", apart, apart), axes=[2], keepdims=0)
+    number = net.op("Cast", net.op("Gather", net.op("Shape", h), net.const(2), axis=0), to=1)
+    spread = net.op("Div", net.op("Mul", square, number), net.op("Sub", number, net.const(np.float32(less))))
+    return str(net.op("Concat", reduced(net, "ReduceMean", h, [2], 0), spread, axis=1))
+
+
+@RUNNERS
+@pytest.mark.parametrize("less", [0, -2])
+def test_running_answers_that_are_divided_by_a_length(runner: str, less: int) -> None:
+    net, x = stack(3)
+    h = net.op("Relu", net.conv(x, 3, 4, 3, pads=[2, 0]))
+    y = net.op("Gemm", pooled_spread(net, h, less), net.weight(8, 2))
+    prefixes.check(net.model(y), runner, MODE)
+
+
+@RUNNERS
+def test_running_answers_of_a_stream_with_fewer_frames(runner: str) -> None:
+    net, x = stack(3)
+    model = net.model(pooled_spread(net, net.conv(x, 3, 4, 3), 0))
+    offline, data = oracle.Offline(model), np.random.default_rng(0).standard_normal((1, 3, 9), np.float32)
+    (got,) = runners.RUNNERS[runner](model, {"modes": MODE})().push({"x": data}).values()
+    wanted = [next(iter(offline({"x": data[..., : n + 3]}).values())) for n in range(7)]  # type: ignore[union-attr]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_length_that_is_not_the_pooled_streams_is_refused() -> None:
+    net, x = stack(3)
+    mean = reduced(net, "ReduceSum", net.conv(x, 3, 4, 4, strides=[2]), [2])
+    number = net.op("Cast", net.op("Gather", net.op("Shape", x), net.const(2), axis=0), to=1)
+    with pytest.raises(Refused, match="is not the pooled stream's"):
+        analyse(load(net.model(net.op("Div", mean, number))), modes=MODE)
+
+
 def squeezed(net: Net, h: str, channels: int, rank: int = 1) -> str:
     """Squeeze and excite: channels weighted by a small network of their means."""
     gate = net.op("Relu", net.conv(net.op("GlobalAveragePool", h), channels, 2, [1] * rank))

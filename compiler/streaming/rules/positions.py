@@ -96,10 +96,10 @@ def range_(a: Analysis, node: Node) -> list[Value]:
     kept = dtype == "int64"
     made = generate(a, node, Positions, (None,), "int64", length, "" if kept else "/int64", start=int(first),
                     step=int(delta))  # fmt: skip
-    return [made if kept else _cast(a, node, made, dtype)]
+    return [made if kept else cast(a, node, made, dtype)]
 
 
-def _cast(a: Analysis, node: Node, x: Stream, dtype: str, suffix: str = "") -> Stream:
+def cast(a: Analysis, node: Node, x: Stream, dtype: str, suffix: str = "") -> Stream:
     from onnx import helper
 
     to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -236,7 +236,7 @@ def counted(a: Analysis, node: Node, x: Stream, exclusive: bool) -> list[Value] 
     start = 0 if exclusive else int(each)
     n = generate(a, node, Positions, (None,), "int64", x.fact.length, "/positions", start=start, step=int(each))
     if x.dtype != "int64":
-        n = _cast(a, node, n, x.dtype, "/cast")
+        n = cast(a, node, n, x.dtype, "/cast")
     shape = tuple(None if i == x.axis else 1 for i in range(len(x.shape)))
     same = shape == x.shape
     n = a.pointwise(node, [n], x.axis, {"shape": list(shape)}, op="Reshape", suffix="" if same else "/n", shape=shape)
