@@ -23,6 +23,7 @@ from runnel.compiler.lowering import pointwise, recurrence
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.streaming import analysis, symbolic
+from runnel.compiler.streaming.attention.fused import FUSED
 from runnel.compiler.streaming.registry import RULES, WITHOUT_RULE, missing_rule
 from runnel.compiler.streaming.windows.analysis import WINDOW_RULES
 from runnel.runtime.program import BACKENDS
@@ -248,14 +249,17 @@ still mix frames.
 
 {table(head, unruled)}
 
+In sequence mode these are first taken apart into ops with rules, and stream as those do; the refusals above are of
+what cannot be: {", ".join(f"{op} ({domain})" if domain else op for domain, op in sorted(FUSED))}.
+
 Arithmetic on the model's own lengths ({", ".join(lengths)}) is carried out by the compiler and leaves no op behind.
 
 All others are refused with "{plain.reason}" and the remedy "{plain.remedy}". In window mode they run on whole
 windows, without a kernel but for {", ".join(spare) or "none of them"}:
 {", ".join(rest)}.
 
-Ops of other domains than the standard one are refused in both modes, unless the model defines them as functions,
-which are inlined.
+Other ops of other domains than the standard one are refused, unless the model defines them as functions, which are
+inlined.
 
 ## Uses that a rule refuses
 

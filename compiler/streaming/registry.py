@@ -64,6 +64,8 @@ WITHOUT_RULE = {
     "If": ("takes a branch that depends on the data or on the length", "export the model with one branch"),
     **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), ("keeps a past of its own, masks by data, or gives "
     "more than its result", "export the model without a cache and without padding: the stream keeps the past")),
+    "RotaryEmbedding": ("turns by a scale of its own, or the positions of a packed batch", "export one recording with "
+    "positions from a Range"),
     "TopK": ("orders values over time", "use window mode (--window W)"),
 }  # fmt: skip
 

@@ -183,9 +183,6 @@ def test_gemm(check: Check, transposed: int) -> None:
 
 
 def test_refusals() -> None:
-    def gather(net: Net, x: str) -> Any:
-        return net.op("Gather", x, net.const([0, 1]), axis=2)
-
     def split(net: Net, x: str) -> Any:
         return net.op("Split", x, net.const([32, 32]), outputs=2, axis=2)[0]
 
@@ -199,7 +196,7 @@ def test_refusals() -> None:
         return net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1]))
 
     for build, reason in (
-        (gather, "picks frames by number"), (split, "splits time"), (squeeze, "folds time"),
+        (split, "splits time"), (squeeze, "folds time"),
         (product, "every frame with every frame"), (over_time, "sums over time"),
     ):  # fmt: skip
         net, x = stack(3)

@@ -1,7 +1,7 @@
 """Attention that comes as one op, taken apart into the products, masks and softmax that it stands for.
 
 ONNX's Attention, and MultiHeadAttention, GroupQueryAttention and Attention of com.microsoft, without a past of their
-own.
+own; and the rotary positions of queries and keys (rotary.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from runnel.compiler.graph.fold import fold
 from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.streaming.attention.pattern import tainted_names
+from runnel.compiler.streaming.attention.rotary import microsoft, standard
 
 MICROSOFT = "com.microsoft"
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
@@ -87,18 +88,15 @@ class Parts:
             seen = self.add("And", seen, self.add("LessOrEqual", distance, self.const(left)))
         return self.open(seen)
 
-    def rotated(self, x: str, size: int) -> str:
-        """(B, heads, T, size) turned by its position, by the op's tables of cosines and sines (positions, size / 2)."""
-        half = self.shape(self.input(7))[1]
-        length = self.cut(self.add("Shape", self.input(0)), 1, 2, 0)
-        cos, sin = (self.add("Slice", self.input(n), self.const([0]), length, self.const([0])) for n in (7, 8))
-        if self.attr("rotary_interleaved", 0):
+    def rotated(self, x: str, size: int, half: int, cos: str, sin: str, interleaved: bool) -> str:
+        """(B, heads, T, size) turned by its position: the first 2·half features, by cosines and sines (…, T, half)."""
+        if interleaved:
             a, b = (self.cut(x, n, 2 * half, 3, 2) for n in (0, 1))
         else:
             a, b = self.cut(x, 0, half, 3), self.cut(x, half, 2 * half, 3)
         first = self.add("Sub", self.add("Mul", a, cos), self.add("Mul", b, sin))
         second = self.add("Add", self.add("Mul", b, cos), self.add("Mul", a, sin))
-        if self.attr("rotary_interleaved", 0):
+        if interleaved:
             pairs = (self.add("Unsqueeze", y, self.const([4])) for y in (first, second))
             turned = [self.add("Reshape", self.add("Concat", *pairs, axis=4), self.const([0, 0, 0, 2 * half]))]
         else:
@@ -229,7 +227,10 @@ def _grouped(p: Parts) -> bool:
     h = Heads(heads, keys, size, size)
     q, k, v = p.heads(q, heads), p.heads(k, keys), p.heads(v, keys)
     if p.attr("do_rotary", 0):
-        q, k = (p.rotated(x, size) for x in (q, k))
+        length = p.cut(p.add("Shape", p.input(0)), 1, 2, 0)
+        cos, sin = (p.add("Slice", p.input(n), p.const([0]), length, p.const([0])) for n in (7, 8))
+        half, pairs = p.shape(p.input(7))[1], bool(p.attr("rotary_interleaved", 0))
+        q, k = (p.rotated(x, size, half, cos, sin, pairs) for x in (q, k))
     window = int(p.attr("local_window_size", -1))
     masks = [p.causal(p.input(0), 1, window - 1 if window > 0 else None)]
     masks += [p.mask(p.input(10), h)] if p.input(10) else []
@@ -242,11 +243,14 @@ FUSED: dict[tuple[str, str], Callable[[Parts], bool]] = {
     (MICROSOFT, "MultiHeadAttention"): _multi_head,
     (MICROSOFT, "Attention"): _packed,
     (MICROSOFT, "GroupQueryAttention"): _grouped,
+    ("", "RotaryEmbedding"): standard,
+    (MICROSOFT, "RotaryEmbedding"): microsoft,
 }
 
 
 def take_apart(graph: Graph, shapes: Callable[[], Shapes]) -> None:
-    """Put products, masks and softmax in the place of every attention that is one op, in place.
+    """Put products, masks and softmax in the place of every attention that is one op, and products in that of rotary
+    positions, in place.
 
     shapes: gives the shapes of all tensors at one length; asked only where there is such an op. An op that keeps a past
     of its own, or gives more than its result, stays.
