@@ -6,6 +6,8 @@ import hashlib
 import mmap
 import os
 import platform
+import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -26,10 +28,13 @@ Bytes = NDArray[np.uint8]
 
 # LLVM's names of processor features that the kernel of the system calls otherwise.
 FLAGS = {
-    "neon": "asimd", "dotprod": "asimddp", "fullfp16": "asimdhp", "fp-armv8": "fp", "crc": "crc32", "lse": "atomics",
-    "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sse3": "pni", "bmi": "bmi1", "lzcnt": "abm", "avx512vnni": "avx512_vnni",
-    "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni",
+    "dotprod": "asimddp", "fullfp16": "asimdhp", "rdm": "asimdrdm", "fp-armv8": "fp", "crc": "crc32", "lse": "atomics",
+    "vfp4": "vfpv4", "hwdiv-arm": "idiva", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sse3": "pni", "bmi": "bmi1",
+    "lzcnt": "abm", "avx512vnni": "avx512_vnni", "avx512vbmi2": "avx512_vbmi2", "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq", "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16",
+    "avxvnni": "avx_vnni",
 }  # fmt: skip
+ADVANCED_SIMD = "asimd"  # an ARMv8 processor reports this for what LLVM calls neon, vfp4 and hwdiv-arm
 
 
 @cache
@@ -43,8 +48,18 @@ def processor() -> tuple[str, frozenset[str]]:
                     flags.update(line.partition(":")[2].split())
     except OSError:
         pass
+    if ADVANCED_SIMD in flags:
+        flags |= {"neon", "vfpv4", "idiva"}
     arch = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(arch, arch), frozenset(flags)
+    arch = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}.get(arch, arch)
+    if arch == "aarch64" and sys.maxsize < 1 << 32:
+        arch = "armv7"  # a 32-bit system on a 64-bit kernel
+    return arch, frozenset(flags)
+
+
+def missing_features(needed: Iterable[str], flags: frozenset[str]) -> list[str]:
+    """Those of LLVM's features that a processor does not report; none where it reports nothing at all."""
+    return [f for f in needed if FLAGS.get(f, f) not in flags] if flags else []
 
 
 class Bundle:
@@ -199,8 +214,7 @@ class Bundle:
                 f"'{self.path}' is made for {target['arch']} ({target['name']}) and this machine is {arch}; "
                 "compile the model for this machine."
             )
-        lacking = [f for f in target["features"] if FLAGS.get(f, f) not in flags]
-        if flags and lacking:
+        if lacking := missing_features(target["features"], flags):
             raise BundleError(
                 f"'{self.path}' needs a processor with {', '.join(lacking)}, which this one lacks; "
                 "compile the model for this machine."

@@ -90,6 +90,8 @@ class _Checker:
         self.need(all(isinstance(target.get(k), str) for k in ("name", "arch", "os")), "target")
         features = target.get("features")
         self.need(isinstance(features, list) and all(isinstance(f, str) for f in features), "target")
+        self.need(isinstance(target.get("glibc", ""), str), "target")
+        self.number(target.get("page_bytes", 4096), "target", 1 << 12, 1 << 16)
 
     def _clock(self, clock: Mapping[str, Any]) -> None:
         rate = clock.get("rate")

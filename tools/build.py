@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
+from runnel.runtime.bundle import missing_features, processor
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
@@ -146,13 +146,13 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
-    targets.load(request.target)
+    board = targets.load(request.target)
+    target = kernel_target(board)
     folder = writable(out).parent
     rewritten = rewrite(model, request)
     graph = rewritten.graph
     if request.calibration is not None:  # a recording that does not fit is said before the work
         read_calibration(request.calibration, [*graph.inputs, *graph.statics], request.tick_rate)
-    target = _target(request.target)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
     native, refusal = (None, "not asked for") if request.backend == "onnxruntime" else _native(graph, request, target)
@@ -163,10 +163,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.tick_rate, form=form)
     request.say("running the offline model")
     cases = golden_cases(rewritten, figures)
-    entries = _entries(rewritten, form, native, cases, request.target) | _licences(model)
-    manifest = _manifest(rewritten, form, native, refusal, request, target, figures)
+    entries = _entries(rewritten, form, native, cases, board.name) | _licences(model)
+    manifest = _manifest(rewritten, form, native, refusal, request, board, target, figures)
     out = Path(out)
-    here = platform.machine() == target.arch
+    here, absent = runs_here(target)
     backends = ["onnxruntime", "native"] if native is not None and here else ["onnxruntime"]
     axes = {port["name"]: port["axis"] for port in manifest["inputs"]}
     handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
@@ -192,20 +192,27 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         if graph.modes.get("window") == "reuse":
             manifest["window"]["nrmse"] = reuse_deviation(manifest["modes"], request.reuse_threshold, graph.name)
         if native is not None and not here:
-            manifest["proof"]["not_covered"] += f"; the native kernels, which are for {target.arch}: verify them there"
+            manifest["proof"]["not_covered"] += f"; the native kernels, which are for {absent}: verify them there"
     finally:
         os.unlink(name)
     request.say("writing the bundle")
     return BundleInfo(out, write_bundle(out, manifest, entries))
 
 
-def _target(name: str) -> Target:
+def kernel_target(board: targets.Target) -> Target:
+    """What code generation makes of a target. Raises InputError for a processor or feature that LLVM does not know."""
     from runnel.compiler.codegen import Target
 
-    known = targets.load(name)
-    if known.triple == targets.NATIVE:
-        return Target.host()
-    return Target(known.triple, known.cpu, known.features)
+    return Target.host() if board.native else Target.of(board.triple, board.cpu, board.features)
+
+
+def runs_here(target: Target) -> tuple[bool, str]:
+    """Whether this machine can run a target's kernels, and else what for they are."""
+    arch, flags = processor()
+    if arch != target.arch:
+        return False, target.arch
+    lacking = missing_features(target.needs, flags)
+    return not lacking, f"{target.arch} with {', '.join(lacking)}"
 
 
 def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[NativeProgram | None, str | None]:
@@ -316,7 +323,7 @@ def _port(stream: Stream, name: str) -> dict[str, Any]:
 
 
 def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, refusal: str | None,
-              request: Request, target: Target, figures: Report) -> dict[str, Any]:  # fmt: skip
+              request: Request, board: targets.Target, target: Target, figures: Report) -> dict[str, Any]:  # fmt: skip
     graph = rewritten.graph
     hop = native.hop if native is not None else form.hop
     latencies = {o["name"]: o["latency_frames"] for o in figures.outputs}
@@ -340,8 +347,8 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     return {
         "name": Path(graph.name).stem,
         "target": {
-            "name": request.target, "arch": target.arch, "os": "linux",
-            "features": [f[1:] for f in target.features if f.startswith("+")],
+            "name": board.name, "arch": target.arch, "os": board.os, "features": list(target.needs),
+            "glibc": board.glibc, "page_bytes": board.page_kib << 10,
         },
         "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
         "hop": hop,

@@ -10,6 +10,7 @@ import math
 
 from tvm import tirx
 
+from runnel.compiler.codegen import wide
 from runnel.compiler.codegen.builder import Builder, Expr, constant, lanes_of, vector_type
 from runnel.compiler.codegen.math import _exp_float64, _polynomial, like
 
@@ -38,9 +39,8 @@ def _turned(b: Builder, x: Expr, quarters: int) -> Expr:
     square = b.let(r * r)
     sine = b.let(b.fma(_polynomial(b, square, _SIN) * square, r * like(w, -1.0), r))
     cosine = _polynomial(b, square, _COS)
-    kind = vector_type("int64", lanes)
     known = tirx.Select(n >= like(w, -(2.0**60)), n, like(w, 0.0))
-    turn = b.let(tirx.Cast(kind, known) + constant(quarters, "int64", lanes))
+    turn = b.let(wide.cast(b, known, "int64") + constant(quarters, "int64", lanes))
     odd = tirx.NE(turn & constant(1, "int64", lanes), constant(0, "int64", lanes))
     below = tirx.NE(turn & constant(2, "int64", lanes), constant(0, "int64", lanes))
     value = b.let(tirx.Select(odd, cosine, sine))

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen import math as m
-from runnel.compiler.codegen import ops
+from runnel.compiler.codegen import ops, wide
 from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, splat
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.elementwise import apply_epilogue
@@ -89,8 +89,8 @@ def _keys(context: Context, attrs: dict[str, Any]) -> _Keys:
         return constant(value, "int64")
 
     n, length = b.load_vector(words, 0, 1), b.load_vector(words, 1, 1)
-    first = tirx.max(n - tirx.truncmod(n, word(attrs["low"])) - word(attrs["left"]), word(0))
-    last = n - tirx.truncmod(n, word(attrs["high"])) + word(attrs["right"])
+    first = tirx.max(n - wide.remainder(b, n, word(attrs["low"])) - word(attrs["left"]), word(0))
+    last = n - wide.remainder(b, n, word(attrs["high"])) + word(attrs["right"])
     last = tirx.Select(length < word(0), last, tirx.min(last, length - word(1)))
     start = first - tirx.truncmod(first, word(BLOCK)) - n
     first, last, start = (b.let(tirx.Cast("int32", x)) for x in (first - n, last - n, start))

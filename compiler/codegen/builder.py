@@ -15,6 +15,8 @@ from tvm.tirx import stmt
 
 from runnel.compiler.codegen.errors import CodegenError
 
+_ROUNDING = ("llvm.floor", "llvm.ceil", "llvm.trunc", "llvm.roundeven")
+
 Expr = Any  # TVM's expressions overload the arithmetic operators; Python ints stand for int32 constants
 Buffer = Any
 
@@ -66,9 +68,14 @@ def shuffle(value: Expr, indices: Sequence[int]) -> Expr:
 
 
 class Builder:
-    """Statements of one kernel, in order. ``lanes`` is the width that loads at a lane position have."""
+    """Statements of one kernel, in order. ``lanes`` is the width that loads at a lane position have.
 
-    def __init__(self) -> None:
+    fused: whether the machine rounds a product and a sum once. rounds: whether it has instructions that round to whole
+    numbers. wide: whether it divides and converts int64.
+    """
+
+    def __init__(self, fused: bool = True, rounds: bool = True, wide: bool = True) -> None:
+        self.fused, self.rounds, self.wide = fused, rounds, wide
         self._blocks: list[list[Any]] = [[]]
         self._pointers: list[Any] = []
         self._names = 0
@@ -225,9 +232,12 @@ class Builder:
         self.emit(stmt.BufferStore(buffer, value, [self.index_vector(position)]))
 
     def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
-        """``a * b + c``, rounded once."""
+        """``a * b + c``, rounded once; float32 twice where the machine does not fuse."""
         lanes = max(lanes_of(a), lanes_of(b), lanes_of(c))
         kind = vector_type(dtype_of(c), lanes)
+        if not self.fused:
+            a, b, c = splat(a, lanes), splat(b, lanes), splat(c, lanes)
+            return a * b + c if dtype_of(c) == "float32" else self._product_and_sum(a, b, c)
         return tirx.call_llvm_pure_intrin(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
 
     def fence(self, value: Expr) -> Expr:
@@ -242,7 +252,41 @@ class Builder:
 
     def intrinsic(self, name: str, value: Expr, *more: Expr) -> Expr:
         """An LLVM intrinsic whose result has the type of its first operand."""
+        if not self.rounds and name in _ROUNDING:
+            return self._whole(name, value)
         return tirx.call_llvm_pure_intrin(str(value.ty), name, value, *more)
+
+    def _product_and_sum(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """``a * b + c`` in float64 with the errors of the product and of the sum put back (Dekker, Knuth)."""
+        split = constant(2.0**27 + 1, "float64", lanes_of(c))
+
+        def halves(x: Expr) -> tuple[Expr, Expr]:
+            wide = self.let(x * split)
+            high = self.let(wide - (wide - x))
+            return high, self.let(x - high)
+
+        product = self.let(a * b)
+        (ah, al), (bh, bl) = halves(a), halves(b)
+        lost = self.let(((ah * bh - product) + ah * bl + al * bh) + al * bl)
+        total = self.let(product + c)
+        back = self.let(total - product)
+        return total + (((product - (total - back)) + (c - back)) + lost)
+
+    def _whole(self, name: str, value: Expr) -> Expr:
+        """``value`` rounded to a whole number by sums alone: from 2^23 (float32) or 2^52 on there is no fraction."""
+        kind, lanes = dtype_of(value), lanes_of(value)
+        least = constant(2.0 ** (23 if kind == "float32" else 52), kind, lanes)
+        one = constant(1.0, kind, lanes)
+        size = self.let(self.intrinsic("llvm.fabs", value))
+        near = self.let(self.intrinsic("llvm.copysign", (size + least) - least, value))
+        if name == "llvm.floor":
+            near = tirx.Select(near > value, near - one, near)
+        elif name == "llvm.ceil":
+            near = tirx.Select(near < value, near + one, near)
+        elif name == "llvm.trunc":
+            towards = self.intrinsic("llvm.copysign", one, value)
+            near = tirx.Select(self.intrinsic("llvm.fabs", near) > size, near - towards, near)
+        return tirx.Select(size < least, self.intrinsic("llvm.copysign", self.let(near), value), value)
 
 
 def _floor_division(a: Expr, divisor: Expr, remainder: bool) -> Expr:

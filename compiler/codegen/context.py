@@ -62,7 +62,7 @@ class Context:
         self.target = target
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder()
+        self.b = Builder(target.fused, target.rounds, target.wide)
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}

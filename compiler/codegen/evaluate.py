@@ -14,7 +14,7 @@ import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen import math as m
-from runnel.compiler.codegen import ops
+from runnel.compiler.codegen import ops, wide
 from runnel.compiler.codegen.builder import Expr, constant, dtype_of, int32, lanes_of, splat
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.errors import CodegenError, Unsupported
@@ -189,7 +189,7 @@ class Evaluator:
             raise Unsupported("table_row", "the table is not constant")
         number, rows = self._number(node.attrs["length"]), constant(len(table), "int64")
         if node.attrs.get("wrap"):
-            row = tirx.truncmod(number, rows)
+            row = wide.remainder(self.b, number, rows)
         else:
             row = tirx.min(number, rows - constant(1, "int64"))
         at = self.b.let(tirx.Cast("int32", row))

@@ -75,8 +75,8 @@ def _reachable(obj: elf.Object, roots: list[int]) -> list[int]:
                 pending.append(r.symbol.section)
     if undefined:
         raise CodegenError(
-            f"kernels call what an image cannot import: {', '.join(sorted(undefined))} (fma, roundeven and the like"
-            " mean that the target's features lack an instruction: x86-64 needs at least AVX2 and FMA)"
+            f"kernels call what an image cannot import: {', '.join(sorted(undefined))} (floor, roundeven and the like"
+            " mean that the target's features lack an instruction: x86-64 needs at least SSE4.2, x86-64-v2)"
         )
     for index in kept:
         section = obj.sections[index]
@@ -89,7 +89,7 @@ def _reachable(obj: elf.Object, roots: list[int]) -> list[int]:
 
 def _patch(arch: str, r: elf.Relocation, code: bytearray, place: int, target: int) -> None:
     """Resolve one relocation; ``place`` and ``target`` are offsets in the image."""
-    patch = (_X86_64 if arch == "x86_64" else _AARCH64).get(r.kind)
+    patch = _KINDS[arch].get(r.kind)
     if patch is None:
         raise CodegenError(f"relocation type {r.kind} ({arch}) against {r.symbol.name} has no place in an image")
     patch(code, place, target)
@@ -133,6 +133,21 @@ def _low12(shift: int) -> Callable[[int, int], int]:
     return fields
 
 
+def _arm_branch(code: bytearray, place: int, target: int) -> None:
+    (word,) = struct.unpack_from("<I", code, place)
+    _check((target - place) % 4 == 0 and -(1 << 25) <= target - place < 1 << 25, place)
+    struct.pack_into("<I", code, place, word & 0xFF000000 | (target - place) >> 2 & 0xFFFFFF)
+
+
+def _arm_move(shift: int) -> Callable[[bytearray, int, int], None]:
+    def patch(code: bytearray, place: int, target: int) -> None:
+        (word,) = struct.unpack_from("<I", code, place)
+        half = (target - place) >> shift & 0xFFFF
+        struct.pack_into("<I", code, place, word & 0xFFF0F000 | (half & 0xF000) << 4 | half & 0xFFF)
+
+    return patch
+
+
 def _check(fits: bool, place: int) -> None:
     if not fits:
         raise CodegenError(f"a reference at {place} of the image is out of reach or misaligned")
@@ -156,3 +171,11 @@ _AARCH64: dict[int, Callable[[bytearray, int, int], None]] = {
     286: _instruction(_low12(3)),  # R_AARCH64_LDST64_ABS_LO12_NC
     299: _instruction(_low12(4)),  # R_AARCH64_LDST128_ABS_LO12_NC
 }
+_ARMV7: dict[int, Callable[[bytearray, int, int], None]] = {
+    elf.R_ARM_REL32: _relative("<i"),
+    elf.R_ARM_CALL: _arm_branch,
+    elf.R_ARM_JUMP24: _arm_branch,
+    elf.R_ARM_MOVW_PREL_NC: _arm_move(0),
+    elf.R_ARM_MOVT_PREL: _arm_move(16),
+}
+_KINDS = {"x86_64": _X86_64, "aarch64": _AARCH64, "armv7": _ARMV7}

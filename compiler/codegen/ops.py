@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen import angles
+from runnel.compiler.codegen import angles, wide
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen.builder import Builder, Expr, constant, dtype_of, lanes_of, vector_type
 from runnel.compiler.codegen.errors import Unsupported
@@ -28,7 +28,7 @@ def cast(b: Builder, x: Expr, dtype: str) -> Expr:
         return b.let(tirx.NE(x, m.like(x, 0)))
     if dtype_of(x) == "bool":
         return b.let(tirx.Select(x, m.like(x, 1, dtype), m.like(x, 0, dtype)))
-    return b.let(tirx.Cast(vector_type(dtype, lanes_of(x)), x))
+    return b.let(wide.cast(b, x, dtype))
 
 
 def is_float(x: Expr) -> bool:
@@ -171,21 +171,21 @@ def _pow(b: Builder, x: Expr, y: Expr) -> Expr:
 
 
 def _divide(b: Builder, x: Expr, y: Expr) -> Expr:
-    return b.let(x / y if is_float(x) else tirx.truncdiv(x, y))
+    return b.let(x / y if is_float(x) else wide.quotient(b, x, y))
 
 
 def _mod(b: Builder, x: Expr, y: Expr) -> Expr:
     """The remainder with the divisor's sign."""
     if is_float(x):
         raise Unsupported("mod", "of real numbers; only fmod")
-    r = b.let(tirx.truncmod(x, y))
+    r = b.let(wide.remainder(b, x, y))
     zero = m.like(x, 0)
     away = tirx.Or(tirx.And(r < zero, y > zero), tirx.And(r > zero, y < zero))
     return b.let(tirx.Select(away, r + y, r))
 
 
 def _fmod(b: Builder, x: Expr, y: Expr) -> Expr:
-    return angles.remainder(b, x, y) if is_float(x) else b.let(tirx.truncmod(x, y))
+    return angles.remainder(b, x, y) if is_float(x) else b.let(wide.remainder(b, x, y))
 
 
 def _xor(b: Builder, x: Expr, y: Expr) -> Expr:

@@ -1,25 +1,82 @@
-"""List the boards and chips that bundles can be made for."""
+"""List the boards and chips that bundles can be made for, show one, or read a real one."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from pathlib import Path
 
 from runnel import targets
+from runnel.errors import InputError
 from runnel.tools import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("action", nargs="?", choices=("list", "show", "probe"), default="list")
+    parser.add_argument(
+        "what", nargs="?", help="show: a target's name or file; probe: local, or ssh://user@board[:port]"
+    )
+    parser.add_argument("-o", "--out", metavar="FILE.toml", help="probe: where to write (default: your own targets)")
+    parser.add_argument("--name", help="probe: the target's name (default: the machine's)")
+    parser.add_argument("--storage", metavar="FILE", help="probe: a large file there, whose reading is timed")
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.action != "list" and args.what is None:
+        needed = "a target, as in: runnel targets show rpi5" if args.action == "show" else "local or ssh://user@board"
+        raise InputError(f"targets {args.action} needs {needed}.")
+    if args.action == "list":
+        return _list(args)
+    return _show(targets.load(args.what), args.json) if args.action == "show" else _probe(args)
+
+
+def _list(args: argparse.Namespace) -> int:
     known = [targets.load(name) for name in targets.names()]
     if args.json:
-        print(json.dumps([asdict(target) for target in known], indent=1))
-    else:
-        print(
-            terminal.table(["target", "processor", "what it is"], [[t.name, t.arch, t.summary] for t in known], left=3)
-        )
+        print(json.dumps([target.to_dict() for target in known], indent=1))
+        return 0
+    rows = []
+    for t in known:
+        own = "yours: " if Path(t.source).parent != targets.FOLDER else ""
+        rows.append([t.name, "this one" if t.native else t.arch, "" if t.native else t.cpu, own + t.summary])
+    print(terminal.table(["target", "processor", "model", "what it is"], rows, left=4))
     return 0
+
+
+def _show(t: targets.Target, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(t.to_dict(), indent=1))
+        return 0
+    rows = {
+        "what it is": t.summary,
+        "triple": t.triple,
+        "glibc": f"{t.glibc} or newer",
+        "processor": t.cpu + (f" with {' '.join(t.features)}" if t.features else ""),
+        "cores": str(t.cores),
+        "memory": terminal.size(t.ram_mib << 20) + _rate(t.memory_mb_s, "measured"),
+        "pages": terminal.size(t.page_kib << 10),
+        "storage": f"{t.storage_mb_s:g} MB/s to assume until measured",
+    }
+    for a in t.accelerators:
+        facts = [a.name, f"capability {a.capability}" if a.capability else "", f"{a.tops:g} TOPS" if a.tops else ""]
+        rows[a.kind] = ", ".join(fact for fact in facts if fact)
+    print(terminal.pairs(rows | {"file": t.source}))
+    return 0
+
+
+def _rate(rate: float, how: str) -> str:
+    return f", {rate:g} MB/s {how}" if rate else ""
+
+
+def _probe(args: argparse.Namespace) -> int:
+    from runnel.tools import probe
+
+    found = probe.probe(args.what, args.storage)
+    target = probe.as_target(found, args.name)
+    if args.out is None:
+        targets.own_folder().mkdir(parents=True, exist_ok=True)
+    out = Path(args.out) if args.out else targets.own_folder() / f"{target.name}.toml"
+    probe.write(target, out)
+    if not args.json:
+        print(f"wrote {out}")
+    return _show(targets.load(str(out.resolve())), args.json)
