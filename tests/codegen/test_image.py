@@ -15,7 +15,8 @@ from runnel.compiler.lowering.frame import FrameNode
 
 ARM = Target("aarch64-linux-gnu", "cortex-a76")
 TARGETS = {
-    "host": Target.host(), "aarch64": ARM, "armv7": Target.of("armv7l-linux-gnueabihf", "cortex-a7", ("+neon", "+vfp4")),
+    "host": Target.host(), "aarch64": ARM,
+    "armv7": Target.of("armv7l-linux-gnueabihf", "cortex-a7", ("+neon", "+vfp4")),
     "x86-64-v2": Target.of("x86_64-linux-gnu", "x86-64-v2"), "x86-64-v3": Target.of("x86_64-linux-gnu", "x86-64-v3"),
 }  # fmt: skip
 
