@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.deviation import deviating, reduced_axes
 from runnel.compiler.streaming.ir import STACKED, Stream, Weights
 from runnel.compiler.streaming.kinds.once import Total
 from runnel.compiler.streaming.registry import MixesTime
+from runnel.compiler.streaming.running import with_values
 
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
     from runnel.compiler.streaming.analysis import Analysis, Value
+
+
+LAYOUT = ("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity")
 
 
 def known_too_late() -> MixesTime:
@@ -41,7 +47,39 @@ def weighting(a: Analysis, node: Node) -> list[Value]:
         x = weights.x
         if reduced_axes(a, node, x) == {x.axis}:
             return [_summed(a, node, weights.scores, x)]
+    if node.op == "MatMul" and weights.x is None and x is not None and len(x.shape) == len(weights.scores.shape):
+        return [_product(a, node, weights.scores, x, values[0] is weights)]
+    if node.op in LAYOUT and weights.x is None:
+        (moved,) = with_values(a, node, [weights.scores, *values[1:]])
+        if isinstance(moved, Stream) and moved.fact.length == weights.scores.fact.length:
+            return [Weights(moved)]
     raise known_too_late()
+
+
+def _product(a: Analysis, node: Node, scores: Stream, x: Stream, first: bool) -> Stream:
+    """weights (…, rows, T) · x (…, T, C), or x (…, C, T) · weights (…, T, columns)."""
+    rank = len(x.shape)
+    time, other = (rank - 1, rank - 2) if first else (rank - 2, rank - 1)
+    if scores.axis != time or x.axis != other or scores.shape[:-2] != x.shape[:-2] or rank < 2:
+        raise known_too_late()
+    rows = scores.shape[other]
+    assert rows is not None
+    x = _with_axis(a, node, x, rank - 2 if first else rank, "/x")
+    scores = _with_axis(a, node, scores, rank if first else rank - 2, "/scores")
+    if rows > 1:
+        ones = np.ones((rows, 1, 1) if first else (rows,), x.dtype)
+        at = rank - 2 if first else rank
+        shape = tuple(rows if i == at else d for i, d in enumerate(x.shape))
+        x = a.pointwise(node, [x, ones], x.axis, attrs={}, op="Mul", suffix="/each", shape=shape)
+    if not _fits(scores, x):
+        raise known_too_late()
+    return _summed(a, node, scores, x)
+
+
+def _with_axis(a: Analysis, node: Node, x: Stream, at: int, suffix: str) -> Stream:
+    shape = (*x.shape[:at], 1, *x.shape[at:])
+    axis = x.axis + (at <= x.axis)
+    return a.pointwise(node, [x, np.array([at])], axis, attrs={}, op="Unsqueeze", suffix=suffix, shape=shape)
 
 
 def _fits(scores: Stream, x: Stream) -> bool:

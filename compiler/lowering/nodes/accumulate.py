@@ -12,7 +12,7 @@ import numpy as np
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.nodes.once import read_last
 from runnel.compiler.lowering.registry import lowers
-from runnel.compiler.lowering.signals import NoKernel, Read, Signal, View
+from runnel.compiler.lowering.signals import Read, Signal, View
 from runnel.compiler.streaming.ir import StreamFact
 from runnel.compiler.streaming.kinds.once import Accumulate, Total
 
@@ -78,6 +78,7 @@ class Updates(Scribe):
         super().__init__(low, node.output.name, fact)
         self.others = [low.view(other) for other in node.streams[1:]]
         view = low.view(x)
+        self.whole = view.shape
         self.x = view.reshaped(tuple(d for d in view.shape if d != 1))
         self.dtype = view.signal.dtype
         self.floats = np.dtype(self.dtype).kind == "f"
@@ -141,9 +142,8 @@ def _logsumexp(u: Updates) -> States:
 
 
 def _weighted(u: Updates) -> States:
-    scores = u.others[0].reshaped(tuple(d for d in u.others[0].shape if d != 1))
-    if scores.shape not in ((), u.x.shape):
-        raise NoKernel("weights frames by scores of some of their axes")
+    pairs = zip(u.whole, u.others[0].shape, strict=True)
+    scores = u.others[0].reshaped(tuple(of for d, of in pairs if d != 1))
     shape, dtype = scores.shape, "float64"
     top, top_before = u.state("top", float(np.finfo(np.float32).min), "float32", shape)
     total, total_before = u.state("sum", 0.0, dtype, shape)
