@@ -97,6 +97,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         stream = analyse(
             graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
             max_frames=request.max_frames, rates=request.rates, window_mode=request.window_mode,
+            padding=request.padding,
         )  # fmt: skip
     optimise(stream)
     if request.align:
@@ -139,10 +140,11 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     with different delays come out together); mode ("exact" or "reuse" of windows, and named modes such as
     "norm=running": one, several or a mapping); max_frames (the most input frames of a stream); calibration (what named
     modes and reuse are measured on: a .npy, .npz or .wav file, an array, or arrays by input name; noise where it is
-    left out); reuse_threshold (the largest NRMSE that reuse may have there); time_axis {input: axis}; window (frames:
-    window mode, one result every ``hop`` frames); state {output: input} of a model that brings its own states; static
-    (inputs of such a model that a stream is given once); bind {input: value};
-    shape {input: dims}; backend ("native" insists on kernels, "onnxruntime" does without); progress(stage, fraction).
+    left out); reuse_threshold (the largest NRMSE that reuse may have there); padding ("zero", or "signal": where layers
+    pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
+    every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
+    that a stream is given once); bind {input: value}; shape {input: dims}; backend ("native" insists on kernels,
+    "onnxruntime" does without); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
@@ -189,7 +191,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             manifest["modes"] = record_modes(
                 Path(name), rewritten, request.calibration, request.tick_rate, backends[-1], offline_cases[0]
             )
-        if graph.modes.get("window") == "reuse":
+        if graph.modes.keys() & {"window", "padding"}:
             manifest["window"]["nrmse"] = reuse_deviation(manifest["modes"], request.reuse_threshold, graph.name)
         if native is not None and not here:
             manifest["proof"]["not_covered"] += f"; the native kernels, which are for {absent}: verify them there"

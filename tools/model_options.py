@@ -39,6 +39,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="the largest deviation that --mode reuse may have on the calibration recording (default: 0.05)",
     )  # fmt: skip
     parser.add_argument(
+        "--padding", default="zero", metavar="KIND",
+        help="what --mode reuse reads where layers pad time: zero, or signal, the neighbours of the window, for models "
+        "trained so (default: zero)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-frames", type=int, metavar="N", help="the most input frames of a stream, for what grows with it"
     )
     parser.add_argument(
@@ -74,6 +79,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "mode": args.mode or "exact",
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,
+        "padding": args.padding,
         "calibration": args.calibration,
         "state": dict(args.state) or None,
         "static": tuple(args.static),

@@ -17,6 +17,7 @@ from runnel.runtime.program import BACKENDS
 from runnel.tools.calibrate import Calibration
 
 WINDOW_MODES = ("exact", "reuse")
+PADDINGS = ("zero", "signal")
 Progress = Callable[[str, "float | None"], None]
 
 
@@ -34,6 +35,7 @@ class Request:
     max_frames: int | None = None
     calibration: Calibration | None = None
     reuse_threshold: float = 0.05
+    padding: str = "zero"
     state: Mapping[str, str] | None = None
     static: Sequence[str] = ()
     bind: Mapping[str, Any] | None = None
@@ -62,6 +64,10 @@ class Request:
             raise InputError(f"reuse_threshold {self.reuse_threshold} is no deviation; give 0 or more, such as 0.05.")
         if self.window_mode == "reuse" and self.window is None:
             raise InputError("the mode 'reuse' is about windows; give a window too.")
+        if self.padding not in PADDINGS:
+            raise InputError(f"there is no padding '{self.padding}'; use one of {', '.join(PADDINGS)}.")
+        if self.padding == "signal" and self.window_mode != "reuse":
+            raise InputError("signal padding is for windows that reuse what they share; give mode=reuse and a window.")
         for what, value in [("hop", h) for h in self.hops] + [("window", self.window)]:
             if value is not None and not (isinstance(value, Integral) and 1 <= value <= MOST_FRAMES):
                 raise InputError(f"{what} {value} is not a number of frames; give 1 to {MOST_FRAMES}.")

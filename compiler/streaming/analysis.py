@@ -294,14 +294,16 @@ def analyse(
     rates: Mapping[str, float] | None = None,
     statics: Sequence[str] = (),
     window_mode: str = "exact",
+    padding: str = "zero",
 ) -> StreamGraph:
     """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
 
     modes: named modes that may be used where a node cannot be exact (modes.py). max_frames: the most input frames of a
     stream, for what would grow with it. rates: frames a second of inputs with different rates; the stream's frames are
     then ticks (graph/rates.py). statics: inputs that a model with states reads at every step but that do not change;
-    elsewhere an input without time is static. window_mode: "exact" or "reuse". Raises Refused with every reason at
-    once, InputError where the time axis is not clear or the model does not run.
+    elsewhere an input without time is static. window_mode: "exact" or "reuse". padding: "signal" for reuse with
+    signal padding. Raises Refused with every reason at once, InputError where the time axis is not clear or the model
+    does not run.
     """
     integer_form(graph)
     fold(graph)
@@ -313,7 +315,7 @@ def analyse(
         if window is not None:
             from runnel.compiler.streaming.windows.analysis import analyse_windows
 
-            return analyse_windows(graph, axes, (window, hop or 1), window_mode)
+            return analyse_windows(graph, axes, (window, hop or 1), window_mode, padding)
     per_tick = ticks(rates)[0] if rates else {}
     longest = max(per_tick.values(), default=1)
     lengths = [1] if states else [-(-n // longest) for n in PROBE_LENGTHS]

@@ -243,6 +243,7 @@ def check(
     model: bytes, *, runner: runners.Runner = runners.reference, lengths: Sequence[int] | None = None,
     steps: Sequence[int | None] = (None, 4, 11), seed: int = 0, tolerance: float = TOLERANCE, scale: float = 1.0,
     at_least: int = 3, feeds: Any = None, expected: bytes | None = None, codes: int = 0,
+    context: tuple[int, int] = (0, 0),
     **options: Any,
 ) -> Proof:  # fmt: skip
     """Compare stream and offline model; raises AssertionError, or Refused as the compiler does.
@@ -250,7 +251,8 @@ def check(
     lengths: input lengths to try (those the offline model refuses are left out). steps: frames a call asked of the
     compiler, None for the smallest. at_least: how many lengths must have been compared. feeds: length → inputs, instead
     of noise. expected: the offline model to compare with, where it is another one. codes: how far 8-bit codes may be
-    apart. options: what the compiler takes (time_axis, window, hop, ...).
+    apart. context: frames before and behind each window that the offline model takes too, zeros outside the input.
+    options: what the compiler takes (time_axis, window, hop, ...).
     """
     offline = Offline(model if expected is None else expected, options.get("statics"))
     window, hop = options.get("window"), options.get("hop") or 1
@@ -268,7 +270,7 @@ def check(
     usual: dict[str, float] = {}
     for turn, length in enumerate(tried):
         x = feeds(length) if feeds is not None else source(length)
-        wanted = offline(x) if window is None else windows(offline, source, x, length, window, hop)
+        wanted = offline(x) if window is None else windows(offline, source, x, length, window, hop, context)
         if wanted is None:
             proof.refused_lengths.append(length)
             continue
@@ -283,7 +285,7 @@ def check(
             got = streamed(make(), x, cuts, source, joins)
             proof.runs.append((step, length, compare(got, wanted, what, tolerance, usual, codes)))
     compared = len({n for _, n, _ in proof.runs})
-    if proof.runs:
+    if proof.runs and not any(context):  # another network than the model
         record.saw(model, options, getattr(runner, "runs_on", "reference"), record.EXACT)
     assert compared >= min(at_least, len(tried)), f"the offline model takes only {compared} of the lengths {tried}"
     return proof
@@ -297,13 +299,21 @@ def _survey(
     return joined_along(results[0], results[-1]), {n: max(1e-6, *(extent(r[n]) for r in results)) for n in results[0]}
 
 
-def windows(offline: Offline, source: Source, x: Frames, length: int, window: int, hop: int) -> Frames | None:
-    """What the offline model gives on frames i … i + window - 1 for every i that is a multiple of ``hop``, stacked."""
-    results = [offline(source.cut(x, i, i + window)) for i in range(0, length - window + 1, hop)]
+def windows(
+    offline: Offline, source: Source, x: Frames, length: int, window: int, hop: int, context: tuple[int, int] = (0, 0)
+) -> Frames | None:
+    """What the offline model gives on frames i … i + window - 1 for every i that is a multiple of ``hop``, stacked.
+
+    context: so many frames before and behind them too, which are zeros outside the input.
+    """
+    wider = window + sum(context)
+    if any(context):
+        x = {n: np.pad(v, [context if a == source.axes[n] else (0, 0) for a in range(v.ndim)]) for n, v in x.items()}
+    results = [offline(source.cut(x, i, i + wider)) for i in range(0, length - window + 1, hop)]
     if any(r is None for r in results):
         return None
     if not results:
-        one = offline(source(window))
+        one = offline(source(wider))
         return None if one is None else {n: np.stack([v])[:0] for n, v in one.items()}
     return {n: np.stack([r[n] for r in results if r is not None]) for n in offline.given}
 

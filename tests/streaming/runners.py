@@ -66,6 +66,8 @@ def _bundle(backend: str) -> Runner:
         statics = options.pop("statics", {})
         if "modes" in options:
             options["mode"] = options.pop("modes")
+        if "window_mode" in options:
+            options |= {"mode": options.pop("window_mode"), "reuse_threshold": 1e9}
         with tempfile.TemporaryDirectory(prefix="runnel-test-") as folder:
             out = Path(folder) / "model.rnl"
             compile_model(model, out, **options)

@@ -66,8 +66,15 @@ class Walk:
     """The state of one walk.
 
     share: whether windows share anything; without, every op runs on whole windows, as a user who calls the model again
-    would do.
+    would do. neighbours: whether padding of time is the signal's own neighbours (signal.py).
     """
+
+    neighbours = False
+    bounded = True
+    """Whether the start of every stream is known: no window reads before it."""
+
+    def pads(self, node: Node, x: Columns) -> None:
+        """Called with signal padding where the node pads the time of x."""
 
     def __init__(self, graph: Graph, window: tuple[int, int], shapes: Mapping[str, tuple[tuple[int, ...], str]],
                  share: bool = True) -> None:  # fmt: skip
@@ -178,7 +185,7 @@ class Walk:
         count = stop - start
         first = x.offset + x.spacing * start
         ahead = first + (count - 1) * x.spacing + 1 - x.hop
-        if first < 0:
+        if first < 0 and self.bounded:
             raise InternalError(f"a window would read before the start of '{x.stream.name}'; please report this model")
         fact = x.stream.fact
         return self.add(

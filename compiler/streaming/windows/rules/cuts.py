@@ -9,6 +9,7 @@ import numpy as np
 
 from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.ir import Operand, Stream
+from runnel.compiler.streaming.registry import Refusal
 from runnel.compiler.streaming.windows.columns import Columns
 from runnel.compiler.streaming.windows.local import frame_local
 from runnel.compiler.streaming.windows.padding import pad_amounts
@@ -114,6 +115,13 @@ def pad_columns(
 ) -> Columns | None:
     """x with columns added at the window's edges; None where that reads a whole window."""
     begin, end = x.inner
+    if walk.neighbours and (before or after):
+        if mode != "constant" or np.any(fill != 0):
+            raise Refusal(
+                "pads time with something else than zeros, which signal padding does not replace", "use mode=exact"
+            )
+        walk.pads(node, x)
+        return Columns(x.stream, x.frames + before + after, x.offset - before * x.spacing, x.hop, x.spacing)
     least = {"constant": 1, "edge": 1, "reflect": max(before, after) + 1}[mode]
     if least > x.frames:
         return None
@@ -158,6 +166,10 @@ def concat(walk: Walk, node: Node) -> list[Value] | None:
     axis = int(node.attrs["axis"]) % len(columns[0].stream.shape)
     if any(v.axis != axis for v in columns):
         return frame_local(walk, node)
+    if walk.neighbours and any(isinstance(v, np.ndarray) and not v.any() for v in values):
+        raise Refusal(
+            "pads time by joining zeros, which signal padding does not replace", "export it with Pad, or use mode=exact"
+        )
     main = max(columns, key=lambda v: v.inner[1] - v.inner[0])
     at = next(i for i, v in enumerate(values) if v is main)
     begin, end = main.inner

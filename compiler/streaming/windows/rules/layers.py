@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -72,6 +72,9 @@ def layer(walk: Walk, node: Node) -> list[Value] | None:
     dilations = attrs.get("dilations", [1] * rank)
     made = walk.shapes[node.outputs[0]][0][x.axis]
     taps = Taps.of(x, made, attrs["kernel_shape"][i], attrs["strides"][i], dilations[i], attrs["pads"][i])
+    if walk.neighbours and (attrs["pads"][i] or attrs["pads"][rank + i]):
+        walk.pads(node, x)
+        taps = replace(taps, begin=0, end=made)
     columns = _shared(walk, node, x, weights, taps, attrs)
     if columns is None:
         return None
