@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from runnel.compiler.graph.upgrade import upgrade_to_13
+from runnel.compiler.graph.upgrade import convert, upgrade_to_13
 from runnel.errors import InputError
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
@@ -72,7 +72,9 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
         opset = RULES_OPSET
     elif opset < RULES_OPSET:
         try:
-            model = onnx.version_converter.convert_version(model, RULES_OPSET)
+            model = convert(model, RULES_OPSET)
+        except InputError:
+            raise
         except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
             raise InputError(
                 f"{name} uses opset {opset} and could not be brought to opset {RULES_OPSET} "

@@ -1,4 +1,5 @@
-"""Opset 11 and 12 models in the form of opset 13: axes and sizes become inputs, softmax gets one axis."""
+"""Opset 11 and 12 models in the form of opset 13: axes and sizes become inputs, softmax gets one axis. Models before
+opset 11 are converted by the onnx package, which forgets where their resizes take values from."""
 
 from __future__ import annotations
 
@@ -45,6 +46,34 @@ def upgrade_to_13(model: onnx.ModelProto) -> None:
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = 13
+
+
+def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """A model of opset 7 to 10 in a newer opset. Raises InputError for a resize whose places cannot be kept.
+
+    Before opset 11 place i of a resize was i / scale of the input, rounded down for nearest, and up where it makes
+    fewer (as onnxruntime has it); the converter leaves the newer default, centres of pixels.
+    """
+    old = {n.output[0]: n.op_type for n in _nodes(model.graph) if n.op_type in ("Upsample", "Resize")}
+    model = onnx.version_converter.convert_version(model, opset)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in _nodes(model.graph):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in _nodes(model.graph):
+        if node.op_type != "Resize" or node.output[0] not in old:
+            continue
+        scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+        fewer = old[node.output[0]] == "Resize" and (scales is None or bool((scales < 1).any()))
+        if fewer and (scales is None or (scales > 1).any()):
+            raise InputError(
+                f"{node.op_type} '{node.name}' resizes by factors below and above 1, or by factors that it computes "
+                f"(opset 10); export the model with opset 11 or newer."
+            )
+        rounding = "ceil" if fewer else "floor"
+        node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        node.attribute.append(helper.make_attribute("nearest_mode", rounding))
+    return model
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -78,7 +78,7 @@ def running(a: Analysis, node: Node, once: Stream, frames: Count | None = None) 
 
 def _pooled_frames(once: Stream) -> Count | None:
     """How many frames the stream has that a value at the end is computed from; None for lengths alone."""
-    for x in once.node.streams:
+    for x in once.node.streams if once.node is not None else []:
         found = _pooled_frames(x) if x.fact.once else x.fact.length
         if found is not None:
             return found

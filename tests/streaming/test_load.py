@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,6 +99,27 @@ def test_softmax_of_opset_12_over_several_axes() -> None:
     net = Net(opset=12)
     x = net.input([1, 3, TIME])
     assert "several axes at once" in complaint(net.model(net.op("Softmax", x, axis=1)))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("opset", "scale"), [(7, 2), (8, 3), (9, 1.5), (10, 2), (10, 0.5), (10, 0.25), (10, 2.5)])
+def test_resizes_before_opset_11(opset: int, scale: float, mode: str) -> None:
+    """They take their values from other places than later ones."""
+    import oracle
+
+    net, x = stack(2, opset=opset)
+    scales = np.array([1, 1, scale], np.float32)
+    given: dict[str, Any] = {"scales": scales.tolist()} if opset < 9 else {}
+    inputs = [] if opset < 9 else [net.const(scales)]
+    y = net.op("Resize" if opset == 10 else "Upsample", net.conv(x, 2, 2, 3, pads=[1, 1]), *inputs, mode=mode, **given)
+    oracle.check(net.model(y), lengths=(2, 5, 10, 17, 20), steps=(None, 12))
+
+
+def test_resizes_of_opset_10_that_cannot_be_kept() -> None:
+    net = Net(opset=10)
+    x = net.input([1, 2, TIME, 4])
+    said = complaint(net.model(net.op("Resize", x, net.const(np.array([1, 1, 2, 0.5], np.float32)), mode="nearest")))
+    assert "below and above 1" in said
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10])

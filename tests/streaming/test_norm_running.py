@@ -40,6 +40,21 @@ def test_instance_norm_of_planes(runner: str, time: int) -> None:
 
 
 @RUNNERS
+@pytest.mark.parametrize("axes", [None, [2, 3], [0, 1, 2, 3]])
+def test_mean_variance_normalization(runner: str, axes: list[int] | None) -> None:
+    net = Net()
+    x = net.input([1, 3, TIME, 5])
+    h = net.op("MeanVarianceNormalization", x, axes=axes)
+    y = net.op("Mul", h, net.const(0.5))
+    prefixes.check(net.model(y), runner, MODE, {y: 2})
+
+
+def test_mean_variance_normalization_over_other_axes() -> None:
+    net, x = stack(4)
+    oracle.check(net.model(net.op("MeanVarianceNormalization", x, axes=[0, 1])))
+
+
+@RUNNERS
 def test_group_norm(runner: str) -> None:
     net = Net(opset=21)
     x = net.input([1, 6, TIME])

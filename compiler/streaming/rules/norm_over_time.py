@@ -91,6 +91,21 @@ def instance_normalization(a: Analysis, node: Node) -> list[Value]:
     return norm.scaled(made, parameter(a, node, 1, shape), parameter(a, node, 2, shape))
 
 
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(a: Analysis, node: Node) -> list[Value]:
+    x = a.stream(node)
+    axes = [int(v) % len(x.shape) for v in node.attrs.get("axes", [0, 2, 3])]
+    if x.axis not in axes:
+        return [a.pointwise(node, [x], x.axis)]
+    norm = Norm(a, node, x, axes)
+    mean = norm.total(x, "ReduceMean", "mean")
+    counted = frozenset(i for i in axes if x.shape[i] != 1)
+    spread = norm.step("Sqrt", variance(a, node, x, mean, counted, norm.kept, "/variance"))
+    apart = norm.step("Sub", x, norm.so_far(mean))
+    root = norm.so_far(norm.step("Add", spread, np.array(1e-9, np.float32)))
+    return [a.pointwise(node, [apart, root], x.axis, attrs={}, op="Div")]
+
+
 @rule("GroupNormalization")
 def group_normalization(a: Analysis, node: Node) -> list[Value]:
     x = a.stream(node)
