@@ -7,6 +7,10 @@ import pytest
 from nets import TIME, Net, stack
 from oracle import Check
 
+from runnel.compiler.graph.model import load
+from runnel.compiler.streaming.analysis import analyse
+from runnel.errors import Refused
+
 END = 1 << 62
 
 
@@ -82,6 +86,37 @@ def test_first_frames_repeated_before_the_stream(check: Check) -> None:
     first = sliced(net, h, 0, 1)
     y = net.op("Concat", first, first, net.op("Neg", sliced(net, h, 1, 3)), h, axis=2)
     check(net.model(y, net.conv(y, 2, 2, 5, pads=[2, 2])), lengths=(3, 4, 5, 9, 14))
+
+
+@pytest.mark.parametrize("how", ["once", "thrice", "tiled", "expanded", "gathered"])
+@pytest.mark.parametrize("front", [False, True])
+def test_the_last_frame_again_behind_the_stream(check: Check, how: str, front: bool) -> None:
+    """A pad with the edge, as joins write it."""
+    net, x = stack(2)
+    h = net.conv(x, 2, 3, 4, pads=[2, 1], strides=[2])
+    last = sliced(net, h, -1, END)
+    if how == "gathered":
+        last = net.op("Unsqueeze", net.op("Gather", h, net.const(-1), axis=2), net.const([2]))
+    elif how == "tiled":
+        last = net.op("Tile", last, net.const([1, 1, 4]))
+    elif how == "expanded":
+        last = net.op("Expand", last, net.const([1, 3, 2]))
+    parts = ([sliced(net, h, 0, 1)] if front else []) + [h] + [last] * (3 if how == "thrice" else 1)
+    y = net.op("Concat", *parts, axis=2)
+    check(net.model(net.conv(y, 3, 2, 3, pads=[1, 1])), lengths=(1, 2, 3, 5, 8, 13, 20))
+
+
+def test_a_difference_to_the_next_frame(check: Check) -> None:
+    net, x = stack(3)
+    following = net.op("Concat", sliced(net, x, 1, END), sliced(net, x, -1, END), axis=2)
+    check(net.model(net.op("Sub", following, x)), lengths=(1, 2, 3, 5, 9))
+
+
+def test_the_last_frame_behind_others_is_refused() -> None:
+    net, x = stack(2)
+    last = sliced(net, x, -1, END)
+    with pytest.raises(Refused, match="behind other frames than its own"):
+        analyse(load(net.model(net.op("Concat", last, x, last, axis=2))))
 
 
 def test_zeros_made_of_the_first_frame(check: Check) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.ir import Pointwise, Shift, Stream
 from runnel.compiler.streaming.kinds.geometry import Fill
-from runnel.compiler.streaming.kinds.once import First
+from runnel.compiler.streaming.kinds.once import First, Last
 from runnel.compiler.streaming.kinds.positions import HOLD, Positions, Table
 from runnel.compiler.streaming.registry import MixesTime, Refusal
 from runnel.compiler.streaming.rules.elementwise import BINARY, UNARY
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
 MOST_BEHIND = 16
+SAME_ORDER = ("Reshape", "Unsqueeze", "Squeeze", "Identity")
 ELEMENTWISE = frozenset({*UNARY, *BINARY, "Cast", "Clip"})
 
 
@@ -36,10 +37,20 @@ class Head:
         return tuple(self.frames if d is None else d for d in self.stream.shape)
 
 
-def joined_heads(a: Analysis, node: Node) -> list[Value] | None:
-    """A join along time of first frames, or what is made of them element by element, and a stream; None for others.
+@dataclass(frozen=True, eq=False)
+class Again:
+    """The last frame of a stream, as many times as given."""
 
-    Such frames are taken from the whole stream by number, so that nothing waits for a value known once.
+    stream: Stream
+    frames: int
+
+
+def joined_heads(a: Analysis, node: Node) -> list[Value] | None:
+    """A join along time of first frames, or what is made of them element by element, a stream, and its last frame
+    again; None for others.
+
+    First frames are taken from the whole stream by number, and the last frame again is padding, so that nothing waits
+    for a value known once.
     """
     if node.op != "Concat":
         return None
@@ -53,11 +64,68 @@ def joined_heads(a: Analysis, node: Node) -> list[Value] | None:
         if not isinstance(value, Stream) or not value.fact.once:
             operands.append(value)
             continue
+        if (again := _again(value, axis)) is not None and again.stream in (going[0], _cut(going[0])[0]):
+            operands.append(again)
+            continue
         stream = _whole(a, value)
         if stream is None or stream.axis != axis or None in value.shape:
             return None
         operands.append(Head(stream, int(value.shape[axis] or 0)))
-    return concat_time(a, node, operands, axis)
+    return concat_time(a, node, _repeated(a, node, operands, going[0]), axis)
+
+
+def _again(x: Stream, axis: int) -> Again | None:
+    """The last frame of a stream along an axis, if x is that, perhaps repeated."""
+    one = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
+    made = x.node
+    if isinstance(made, Pointwise) and made.op in ("Expand", "Tile"):
+        if made.streams[0].shape != one:
+            return None
+        made = made.streams[0].node
+    elif x.shape != one:
+        return None
+    while isinstance(made, Pointwise) and _keeps_order(made):
+        made = made.streams[0].node
+    if not isinstance(made, Last) or (made.start, made.stop) != (1, 0):
+        return None
+    stream = made.streams[0]
+    same = stream.axis == axis and tuple(1 if d is None else d for d in stream.shape) == one
+    return Again(stream, int(x.shape[axis] or 0)) if same else None
+
+
+def _keeps_order(made: Pointwise) -> bool:
+    """Whether its values are those of its first input, one after the other."""
+    if made.op == "Gather" and isinstance(made.inputs[0], Stream):
+        x = made.inputs[0]
+        return x.shape[int(made.attrs.get("axis", 0)) % len(x.shape)] == 1
+    return made.op in SAME_ORDER
+
+
+def _cut(x: Stream) -> tuple[Stream, int]:
+    """What x is all the frames of but for some at the start, and how many."""
+    made = x.node
+    if isinstance(made, Shift) and not made.pads and made.right == 0 and made.offset > 0:
+        return made.streams[0], made.offset
+    return x, 0
+
+
+def _repeated(a: Analysis, node: Node, operands: list[Any], x: Stream) -> list[Any]:
+    """The operands with the frames that repeat the last one of x as padding of x, or of what x is cut from."""
+    at, count = next(i for i, v in enumerate(operands) if v is x), 0
+    whole, cut = (x, 0) if at + 1 == len(operands) or not isinstance(operands[at + 1], Again) else _cut(x)
+    while at + 1 < len(operands) and isinstance(operands[at + 1], Again):
+        count += operands.pop(at + 1).frames
+    if any(isinstance(v, Again) for v in operands):
+        raise MixesTime("puts its last frame behind other frames than its own", "repeat it right behind the stream")
+    alone = len(operands) == 1
+    if count:
+        y = pad_time(a, node, whole, 0, count, 0.0, "edge", "" if alone and not cut else "/again")
+        if cut:
+            final, length = (c.affine(1, -cut) for c in (y.fact.final, y.fact.length))
+            y = a.emit(node, Shift, [y], y.axis, final, length, shape=y.shape, op="Shift",
+                       suffix="" if alone else "/cut", offset=cut)  # fmt: skip
+        operands[at] = y
+    return operands
 
 
 def _whole(a: Analysis, x: Stream) -> Stream | None:
@@ -94,6 +162,8 @@ def concat_time(a: Analysis, node: Node, operands: list[Any], axis: int) -> list
         raise MixesTime("puts one stream behind another in time", "the first would have to end; join them on channels")
     x = operands[at[0]]
     before, after = operands[: at[0]], operands[at[0] + 1 :]
+    if not (before or after):
+        return [x]
     left, right = (sum(v.shape[axis] for v in part) for part in (before, after))
     heads = [v for v in before if isinstance(v, Head)]
     if any(isinstance(v, Head) for v in after):
