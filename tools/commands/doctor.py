@@ -11,8 +11,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from runnel import runtime
-from runnel.tools import terminal
+from runnel import runtime, targets
+from runnel.errors import InputError
+from runnel.tools import terminal, toolchain
 
 LIBRARY = "_lib/librunnel.so"
 
@@ -50,6 +51,22 @@ def _core() -> str | None:
     return next((str(path) for path in found if path.exists()), None)
 
 
+def _boards() -> list[Finding]:
+    """What makes and tries programs for boards."""
+    found = []
+    for name in ("aarch64", "armv7"):
+        try:
+            chain = toolchain.find(targets.load(name)).name
+        except InputError:
+            chain = None
+        remedy = f"pip install ziglang, or set {toolchain.NAMED} to a cross compiler"
+        found.append(Finding(f"tool chain for {name}", chain, "building the core for a board", remedy))
+        qemu = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}[name]
+        path = shutil.which(qemu) or shutil.which(f"{qemu}-static")
+        found.append(Finding(f"emulated {name}", path, "running bundles of a board here", "apt-get install qemu-user"))
+    return [*found, Finding("ssh", shutil.which("ssh"), "reading and reaching boards", "install openssh-client")]
+
+
 def findings() -> list[Finding]:
     """Everything that is looked for, in the order of need."""
     laptop = "pip install 'runnel[compiler]'"
@@ -62,6 +79,7 @@ def findings() -> list[Finding]:
         _package("onnx", "compiling models", laptop),
         _package("onnxruntime", "proving models; the reference backend", laptop),
         _package("apache-tvm", "compiling models to machine code", laptop),
+        *_boards(),
         _package("soxr", "sound whose rate is not the model's", "pip install soxr"),
         _package("matplotlib", "the demo's picture", "pip install 'runnel[demo]'"),
     ]

@@ -1,9 +1,10 @@
-"""List the boards and chips that bundles can be made for, show one, or read a real one."""
+"""List the boards and chips that bundles can be made for, show one, read a real one, or build the core for one."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from runnel import targets
@@ -12,21 +13,22 @@ from runnel.tools import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "show", "probe"), default="list")
-    parser.add_argument(
-        "what", nargs="?", help="show: a target's name or file; probe: local, or ssh://user@board[:port]"
-    )
-    parser.add_argument("-o", "--out", metavar="FILE.toml", help="probe: where to write (default: your own targets)")
+    parser.add_argument("action", nargs="?", choices=("list", "show", "probe", "core"), default="list")
+    parser.add_argument("what", nargs="?", help="a target's name or file; probe: local, or ssh://user@board[:port]")
+    parser.add_argument("-o", "--out", metavar="FILE", help="where to write (probe: default your own targets)")
     parser.add_argument("--name", help="probe: the target's name (default: the machine's)")
     parser.add_argument("--storage", metavar="FILE", help="probe: a large file there, whose reading is timed")
+    parser.add_argument("--cxx", help="core: the C++ compiler (default: $RUNNEL_CXX, ziglang, or the system's)")
 
 
 def main(args: argparse.Namespace) -> int:
     if args.action != "list" and args.what is None:
-        needed = "a target, as in: runnel targets show rpi5" if args.action == "show" else "local or ssh://user@board"
+        needed = "local or ssh://user@board" if args.action == "probe" else "a target, such as rpi5"
         raise InputError(f"targets {args.action} needs {needed}.")
     if args.action == "list":
         return _list(args)
+    if args.action == "core":
+        return _core(args)
     return _show(targets.load(args.what), args.json) if args.action == "show" else _probe(args)
 
 
@@ -80,3 +82,20 @@ def _probe(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"wrote {out}")
     return _show(targets.load(str(out.resolve())), args.json)
+
+
+def _core(args: argparse.Namespace) -> int:
+    from runnel.tools import toolchain
+
+    target = targets.load(args.what)
+    if target.native:
+        raise InputError("this machine's core is built when runnel is installed; name a board.")
+    out = Path(args.out or "librunnel.so")
+    elf = toolchain.build_core(target, out, args.cxx)
+    size = out.stat().st_size
+    if args.json:
+        print(json.dumps({"path": str(out), "bytes": size, **asdict(elf)}, indent=1))
+    else:
+        needs = ", ".join([*elf.needed, *elf.versions])
+        print(terminal.pairs({"core": f"{out}, {terminal.size(size)}", "for": target.arch, "needs": needs}))
+    return 0

@@ -1,0 +1,101 @@
+"""Kernels and the core for ARM, run under qemu-user against the bundle's golden output."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import runnel
+from runnel.runtime.bundle import Bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+ZOO = Path(os.environ.get("RUNNEL_ZOO", "/nowhere"))
+TARGETS = ("rpi5", "rpi4", "armv7")
+
+
+def layers(kind: str) -> onnx.ModelProto:
+    """x (1, 24, T) through one kind of layer."""
+    rng = np.random.default_rng(0)
+    names, nodes, weights = ["x"], [], {}
+
+    def node(op: str, *inputs: str, **attrs: object) -> str:
+        names.append(f"v{len(names)}")
+        nodes.append(helper.make_node(op, [names[-2], *inputs], [names[-1]], **attrs))
+        return names[-1]
+
+    def weight(name: str, *shape: int) -> str:
+        weights[name] = (rng.standard_normal(shape) * 0.3).astype(np.float32)
+        return name
+
+    if kind == "conv":
+        node("Conv", weight("w", 40, 24, 3), weight("b", 40), pads=[2, 0])
+        node("Tanh")
+        node("Conv", weight("d", 40, 1, 3), group=40, pads=[1, 1])
+        node("Sigmoid")
+        node("Conv", weight("o", 24, 40, 1))
+    elif kind == "gru":
+        node("Transpose", perm=[2, 0, 1])
+        of = [names[-1], weight("w", 1, 96, 24), weight("r", 1, 96, 32), weight("b", 1, 192)]
+        nodes.append(helper.make_node("GRU", of, ["h"], hidden_size=32))
+        names.append("h")
+        weights["one"] = np.array([1], np.int64)
+        node("Squeeze", "one")
+        node("Transpose", perm=[1, 2, 0])
+    else:
+        node("Exp")
+        node("Erf")
+        node("Floor")
+        node("Add", "x")
+        node("Sin")
+    graph = helper.make_graph(
+        nodes, kind, [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 24, "T"])],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["B", "C", "U"])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def golden(bundle: Bundle, kind: str, count: int) -> list[np.ndarray]:
+    """The bundle's own example."""
+    return [np.load(io.BytesIO(bundle.read(f"golden/{kind}_{i}.npy"))) for i in range(count)]
+
+
+def check(bundle: Bundle, play) -> float:
+    """Plays the example in several cuts; the largest error of the outputs' ranges."""
+    manifest = bundle.manifest
+    inputs = golden(bundle, "input", len(manifest["inputs"]))
+    expected = golden(bundle, "output", len(manifest["outputs"]))
+    frames = inputs[0].shape[manifest["inputs"][0]["axis"]] // manifest["inputs"][0]["per_tick"]
+    rng = np.random.default_rng(3)
+    cuts, left = [], frames
+    while left:
+        cuts.append(min(left, int(rng.integers(1, 3 * manifest["hop"] + 2))))
+        left -= cuts[-1]
+    whole, cut = play(bundle, inputs, [frames]), play(bundle, inputs, cuts)
+    worst = 0.0
+    for a, b, y in zip(whole, cut, expected, strict=True):
+        assert a.tobytes() == b.tobytes()
+        assert a.shape == y.shape
+        worst = max(worst, float(np.abs(a.astype(np.float64) - y).max() / max(np.ptp(y.astype(np.float64)), 1e-6)))
+    assert worst <= manifest["proof"]["limit"]
+    return worst
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", ["conv", "gru", "pointwise"])
+def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
+    info = runnel.compile(layers(kind), tmp_path / "m.rnl", target=target, backend="native")
+    assert "verify them there" in info.manifest["proof"]["not_covered"]
+    check(Bundle(info.path), play)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_denoiser(target: str, tmp_path: Path, play) -> None:
+    info = runnel.compile(ROOT / "models/denoiser/denoiser.onnx", tmp_path / "m.rnl", target=target, backend="native")
+    check(Bundle(info.path), play)
