@@ -149,10 +149,11 @@ class _Checker:
         self.need(isinstance(used, dict) and bool(used) and isinstance(modes["deviation"], dict), "modes")
         self.need(isinstance(recording, dict) and recording.keys() == {"name", "frames", "sha256"}, "modes")
         for mode in used.values() if isinstance(used, dict) else ():
-            self.need(isinstance(mode, dict) and mode.keys() == {"value", "nodes", "deviation"}, "modes")
+            self.need(isinstance(mode, dict) and mode.keys() - {"why"} == {"value", "nodes", "deviation"}, "modes")
             self.need(isinstance(mode["value"], str) and isinstance(mode["nodes"], list), "modes")
             self.need(all(isinstance(node, str) for node in mode["nodes"]), "modes")
             self.need(mode["deviation"] is None or isinstance(mode["deviation"], dict), "modes")
+            self.need(isinstance(mode.get("why", ""), str), "modes")
 
     def _port(self, port: Any, key: str) -> None:
         self.need(isinstance(port, dict) and isinstance(port.get("name"), str), key)

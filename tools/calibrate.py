@@ -21,6 +21,7 @@ from runnel.tools.replay import SMALLEST_RANGE, leading, opened, play
 if TYPE_CHECKING:
     from runnel.tools.build import Rewritten
 
+TOGETHER = "measured together with the other modes: without them the model does not stream"
 NOISE = "noise"
 NOISE_HOPS = 1000
 NOISE_WINDOWS = 200
@@ -106,7 +107,7 @@ def record_modes(
     used = {
         mode: {
             "value": value, "nodes": graph.mode_nodes.get(mode, []),
-            "deviation": deviation if len(graph.modes) == 1 else None,
+            **({"deviation": deviation} if len(graph.modes) == 1 else {"deviation": None, "why": TOGETHER}),
         }
         for mode, value in sorted(graph.modes.items())
     }  # fmt: skip

@@ -88,6 +88,19 @@ def test_deviation_on_a_recording(model: Path, tmp_path: Path, kind: str) -> Non
     assert measured["snr_db"] == pytest.approx(-20 * np.log10(rms), rel=1e-3)
 
 
+def test_several_modes_are_measured_together(tmp_path: Path) -> None:
+    net, x = stack(2)
+    h = net.op("InstanceNormalization", x, net.weight(2), net.weight(2))
+    h = net.op("Mul", h, net.op("Sigmoid", net.op("GlobalAveragePool", x)))
+    (tmp_path / "model.onnx").write_bytes(net.model(h))
+    modes = ["pool=cumulative", "norm=running"]
+    info = runnel.compile(tmp_path / "model.onnx", tmp_path / "m.rnl", mode=modes, backend="onnxruntime")
+    assert info.manifest["modes"]["deviation"]
+    for used in info.manifest["modes"]["used"].values():
+        assert used["deviation"] is None and "together" in used["why"]
+    assert runnel.load(tmp_path / "m.rnl", backend="onnxruntime").manifest["modes"] == info.manifest["modes"]
+
+
 def test_proof_and_verify_are_about_the_streamed_model(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
