@@ -30,6 +30,10 @@ const char* rn_message(int code) {
       return "the stream would get longer than the program allows; reset it";
     case RN_UNSUPPORTED:
       return "the plan needs a newer runtime; update runnel";
+    case RN_BAD_BUNDLE:
+      return "the file is not a whole bundle for this machine";
+    case RN_BAD_LENGTH:
+      return "the offline model takes no recording of this length";
     default:
       return "unknown error";
   }

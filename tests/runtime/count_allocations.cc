@@ -1,5 +1,7 @@
-// Counts the blocks that the core asks for: linked with --wrap, so that every allocation passes here.
+// Counts the blocks that the core asks for, of a plan or a bundle: linked with --wrap, so that every allocation passes
+// here.
 #include "harness.h"
+#include "runnel_bundle.h"
 
 static int allocations = 0;
 
@@ -19,17 +21,24 @@ void* __wrap__Znwm(size_t n) { return ++allocations, __real_malloc(n); }
 
 int main(int, char** arguments) {
   const uint8_t hash[32] = {};
-  Block plan = ReadFile(arguments[1]);
-  int64_t weights_bytes;
-  memcpy(&weights_bytes, plan.data + 96, 8);
-  Block weights = Room(static_cast<size_t>(weights_bytes)), out = Room(1 << 20), in = Room(1 << 16);
-  rn_program* program = nullptr;
-  allocations = 0;
-  if (rn_open(plan.data, plan.size, weights.data, weights.size, reinterpret_cast<const void*>(&Nothing), 1, hash,
-              &program, nullptr, 0) != RN_OK) {
-    return 2;
+  Block file = ReadFile(arguments[1]), out = Room(1 << 20), in = Room(1 << 16);
+  rn_program* own_program = nullptr;
+  rn_bundle* bundle = nullptr;
+  if (memcmp(file.data, "PK", 2) == 0) {
+    allocations = 0;
+    if (rn_load(arguments[1], &bundle, nullptr, 0) != RN_OK) return 2;
+  } else {
+    int64_t weights_bytes;
+    memcpy(&weights_bytes, file.data + 96, 8);
+    Block weights = Room(static_cast<size_t>(weights_bytes));
+    allocations = 0;
+    if (rn_open(file.data, file.size, weights.data, weights.size, reinterpret_cast<const void*>(&Nothing), 1, hash,
+                &own_program, nullptr, 0) != RN_OK) {
+      return 2;
+    }
   }
   const int at_open = allocations;
+  const rn_program* program = bundle ? rn_bundle_program(bundle) : own_program;
   Block state = Room(rn_state_bytes(program)), scratch = Room(rn_scratch_bytes(program));
   void* outputs[4] = {out.data, out.data, out.data, out.data};
   const void* inputs[4] = {in.data, in.data, in.data, in.data};
@@ -69,6 +78,7 @@ int main(int, char** arguments) {
   }
   many += allocations - own;
   printf("%d %d\n", at_open, many);
-  rn_close(program);
+  rn_close(own_program);
+  rn_unload(bundle);
   return 0;
 }

@@ -35,7 +35,9 @@ enum rn_code {
   RN_BAD_STATE = 7,     // not a state of this program, or one left broken by a failed step
   RN_KERNEL = 8,        // a kernel reported a failure; the state must be initialised again
   RN_TOO_LONG = 9,      // more frames than the plan allows, at most 2^44
-  RN_UNSUPPORTED = 10   // the plan uses an instruction or a schema that this runtime lacks
+  RN_UNSUPPORTED = 10,  // the plan uses an instruction or a schema that this runtime lacks
+  RN_BAD_BUNDLE = 11,   // not a whole bundle for this machine; the message says why
+  RN_BAD_LENGTH = 12    // the offline model takes no recording of this length
 };
 
 enum rn_nonfinite { RN_NONFINITE_ERROR = 0, RN_NONFINITE_ZERO = 1, RN_NONFINITE_RESET = 2 };

@@ -1,0 +1,388 @@
+// The C ABI: bundles.
+#include "arena.h"
+#include "cpu.h"
+#include "files.h"
+#include "manifest.h"
+#include "runnel_bundle.h"
+#include "sha256.h"
+#include "zipfile.h"
+
+namespace runnel {
+namespace {
+
+constexpr uint64_t kAlignment = 64 * 1024;
+constexpr uint64_t kMostManifest = uint64_t{16} << 20;
+constexpr size_t kMostReading = size_t{64} << 20;
+constexpr char kManifest[] = "manifest.json", kSum[] = "manifest.sha256", kPad[] = ".pad/";
+
+bool IsListed(Text name) { return !name.Is(kManifest) && !name.Is(kSum) && !name.Starts(kPad); }
+
+}  // namespace
+
+// An entry that the manifest lists.
+struct Listed {
+  Text name;
+  const uint8_t* data;
+  uint64_t bytes;
+  uint8_t sha256[32];
+};
+
+}  // namespace runnel
+
+using runnel::Arena;
+using runnel::Directory;
+using runnel::Json;
+using runnel::Listed;
+using runnel::Report;
+using runnel::Shown;
+using runnel::Text;
+using runnel::ZipEntry;
+
+struct rn_bundle {
+  explicit rn_bundle(size_t most) : arena(most) {}
+
+  Arena arena;
+  const char* path = nullptr;
+  runnel::Mapped file, image;
+  runnel::Manifest manifest = {};
+  Listed* entries = nullptr;
+  int32_t entry_count = 0;
+  rn_program* program = nullptr;
+
+  bool CheckEntry(const Listed& entry, const Report& report) const {
+    uint8_t digest[32];
+    runnel::Sha256(entry.data, entry.bytes, digest);
+    if (memcmp(digest, entry.sha256, sizeof digest) == 0) return true;
+    return report.Say("'%s': entry '%.*s' was altered (its sha256 differs); copy the bundle again.", path,
+                      Shown(entry.name), entry.name.data);
+  }
+  const Listed* Find(Text name) const {
+    for (int32_t i = 0; i < entry_count; ++i) {
+      if (entries[i].name.Is(name)) return &entries[i];
+    }
+    return nullptr;
+  }
+};
+
+namespace runnel {
+namespace {
+
+class Loader {
+ public:
+  Loader(rn_bundle& bundle, const Report& report) : bundle_(bundle), report_(report), reading_(kMostReading) {}
+  ~Loader() {
+    if (fd_ >= 0) CloseFile(fd_);
+  }
+
+  bool Load() {
+    return Open() && ReadDirectory(bundle_.file, reading_, report_, &directory_) && ReadTheManifest() &&
+           CheckEntries() && CheckCode() && CheckBackend() && CheckProcessor() && MapKernels() && CheckWeights() &&
+           MakeProgram() && CheckPorts(true) && CheckPorts(false);
+  }
+
+ private:
+  bool Open() {
+    uint64_t bytes = 0;
+    if (const int error = OpenFile(bundle_.path, &fd_, &bytes)) {
+      return report_.Say("'%s' cannot be opened: %s; check the path.", bundle_.path, Reason(error));
+    }
+    if (!bytes) return report_.Say("'%s' is empty; copy or compile the bundle again.", bundle_.path);
+    const int error = bytes > SIZE_MAX ? -1 : MapFile(fd_, 0, static_cast<size_t>(bytes), false, &bundle_.file);
+    return !error || report_.Say("'%s' cannot be mapped (%s); name a bundle's file.", bundle_.path, Reason(error));
+  }
+
+  static const char* Reason(int error) { return error < 0 ? "it is too large" : ErrorText(error); }
+
+  bool ReadTheManifest() {
+    const ZipEntry* entry = directory_.Find(kManifest);
+    if (!entry || entry->bytes > kMostManifest) {
+      return report_.Say("'%s' has no '%s', so it is no bundle; name one made by runnel compile.", bundle_.path,
+                         kManifest);
+    }
+    const ZipEntry* given = directory_.Find(kSum);
+    if (!given) {
+      return report_.Say("'%s': '%s' lacks its '%s'; compile the model again.", bundle_.path, kManifest, kSum);
+    }
+    const uint8_t* text = bundle_.file.data + entry->offset;
+    uint8_t digest[32];
+    char sum[65];
+    Sha256(text, entry->bytes, digest);
+    WriteHex(digest, sum);
+    sum[64] = '\n';
+    const uint8_t* said = bundle_.file.data + given->offset;
+    if (given->bytes != sizeof sum || memcmp(said, sum, sizeof sum) != 0) {
+      return report_.Say("'%s': entry '%s' was altered (its sha256 differs); copy the bundle again.", bundle_.path,
+                         kManifest);
+    }
+    return ReadManifest(text, entry->bytes, reading_, bundle_.arena, report_, &bundle_.manifest);
+  }
+
+  bool CheckEntries() {
+    const Json& listed = *bundle_.manifest.json->Find("entries");
+    for (int32_t i = 0; i < directory_.size; ++i) {
+      const Text name = directory_.entries[i].name;
+      if (IsListed(name) && !listed.Find(name)) {
+        return report_.Say("'%s': entry '%.*s' is not in the manifest; compile the model again.", bundle_.path,
+                           Shown(name), name.data);
+      }
+    }
+    bundle_.entries = bundle_.arena.Make<Listed>(static_cast<size_t>(listed.size) + 1);
+    if (!bundle_.entries) return report_.NoMemory();
+    for (const Json* item = listed.child; item; item = item->next) {
+      const ZipEntry* entry = directory_.Find(item->key);
+      if (!entry) {
+        return report_.Say("'%s': entry '%.*s' is missing; copy the bundle again.", bundle_.path, Shown(item->key),
+                           item->key.data);
+      }
+      const int64_t bytes = item->Find("bytes")->integer;
+      if (entry->bytes != static_cast<uint64_t>(bytes)) {
+        return report_.Say("'%s': entry '%.*s' has %llu bytes and should have %lld; copy the bundle again.",
+                           bundle_.path, Shown(item->key), item->key.data,
+                           static_cast<unsigned long long>(entry->bytes), static_cast<long long>(bytes));
+      }
+      Listed& kept = bundle_.entries[bundle_.entry_count++];
+      kept.name = entry->name;
+      kept.data = bundle_.file.data + entry->offset;
+      kept.bytes = entry->bytes;
+      const Text sum = item->Find("sha256")->text;
+      ReadHex(sum.data, sum.bytes, kept.sha256);
+    }
+    return true;
+  }
+
+  bool CheckCode() const {
+    for (int32_t i = 0; i < bundle_.entry_count; ++i) {
+      const Listed& entry = bundle_.entries[i];
+      if ((entry.name.Is("plan") || entry.name.Starts("kernels/")) && !bundle_.CheckEntry(entry, report_)) return false;
+    }
+    return true;
+  }
+
+  bool CheckBackend() const {
+    for (const Json* item = bundle_.manifest.json->Find("backends")->child; item; item = item->next) {
+      if (item->text.Is("native")) return true;
+    }
+    const Json& why = *bundle_.manifest.json->Find("native_refusal");
+    return report_.Say(
+        "'%s' has no form for the native backend%s%.*s%s; run it from Python with backend='onnxruntime'.", bundle_.path,
+        why.text.bytes ? " (" : "", Shown(why.text), why.text.data, why.text.bytes ? ")" : "");
+  }
+
+  bool CheckProcessor() const {
+    const rn_facts& facts = bundle_.manifest.facts;
+    if (strcmp(facts.arch, Architecture()) != 0) {
+      return report_.Say("'%s' is made for %s (%s) and this machine is %s; compile the model for this machine.",
+                         bundle_.path, facts.arch, facts.target, Architecture());
+    }
+    const Features features;
+    char lacking[256];
+    size_t used = 0;
+    for (const Json* item = bundle_.manifest.json->Find("target")->Find("features")->child; item; item = item->next) {
+      if (!features.Known() || features.Has(item->text) || used + item->text.bytes + 3 > sizeof lacking) continue;
+      if (used) lacking[used++] = ',', lacking[used++] = ' ';
+      memcpy(lacking + used, item->text.data, item->text.bytes);
+      used += item->text.bytes;
+    }
+    return !used || report_.Say(
+                        "'%s' needs a processor with %.*s, which this one lacks; compile the model for this "
+                        "machine.",
+                        bundle_.path, static_cast<int>(used), lacking);
+  }
+
+  // The entry <folder>/<name>, at a multiple of 64 KiB.
+  bool Aligned(const char* folder, Text name, const Listed** found) const {
+    *found = nullptr;
+    for (int32_t i = 0; i < bundle_.entry_count && !*found; ++i) {
+      const Text whole = bundle_.entries[i].name;
+      const size_t before = strlen(folder);
+      if (whole.Starts(folder) && Text{whole.data + before, whole.bytes - before}.Is(name)) {
+        *found = &bundle_.entries[i];
+      }
+    }
+    if (!*found) {
+      return report_.Say("'%s' has no entry '%s%.*s'; compile the model for this target.", bundle_.path, folder,
+                         Shown(name), name.data);
+    }
+    if (static_cast<uint64_t>((*found)->data - bundle_.file.data) % kAlignment == 0) return true;
+    return report_.Say("'%s': entry '%s%.*s' is not aligned to 64 KiB; write the bundle again.", bundle_.path, folder,
+                       Shown(name), name.data);
+  }
+
+  bool MapKernels() {
+    const Listed* entry = nullptr;
+    const char* target = bundle_.manifest.facts.target;
+    if (!Aligned("kernels/", {target, strlen(target)}, &entry)) return false;
+    if (!entry->bytes) {
+      return report_.Say("'%s': entry 'kernels/%s' is empty; compile the model again.", bundle_.path, target);
+    }
+    const auto offset = static_cast<uint64_t>(entry->data - bundle_.file.data);
+    const int error = MapFile(fd_, offset, static_cast<size_t>(entry->bytes), true, &bundle_.image);
+    return !error || report_.Say(
+                         "'%s': the system does not let code run from there (%s); move the bundle to a folder "
+                         "that is not mounted noexec.",
+                         bundle_.path, Reason(error));
+  }
+
+  bool CheckWeights() {
+    const Json& weights = *bundle_.manifest.json->Find("weights");
+    if (!weights.size) return true;
+    if (!Aligned("weights/", weights.Find("layout")->text, &weights_)) return false;
+    for (const Json* segment = weights.Find("segments")->child; segment; segment = segment->next) {
+      const int64_t start = segment->Find("offset")->integer, size = segment->Find("bytes")->integer;
+      const uint32_t found = rn_crc32c(weights_->data + start, static_cast<size_t>(size), 0);
+      if (found == static_cast<uint32_t>(segment->Find("crc32c")->integer)) continue;
+      return report_.Say("'%s': entry '%.*s' is damaged between bytes %lld and %lld; copy the bundle again.",
+                         bundle_.path, Shown(weights_->name), weights_->name.data, static_cast<long long>(start),
+                         static_cast<long long>(start + size));
+    }
+    return true;
+  }
+
+  bool Unfit(const char* why) const {
+    return report_.Say("the plan of '%s' cannot be used: %s; compile the model again.", bundle_.manifest.facts.name,
+                       why);
+  }
+
+  bool MakeProgram() {
+    const Listed* plan = bundle_.Find({"plan", 4});
+    if (!plan) return report_.Say("'%s' has no entry 'plan'; compile the model again.", bundle_.path);
+    char why[256] = "";
+    const int code = rn_open(plan->data, static_cast<size_t>(plan->bytes), weights_ ? weights_->data : nullptr,
+                             weights_ ? static_cast<size_t>(weights_->bytes) : 0, bundle_.image.data,
+                             bundle_.image.bytes, bundle_.manifest.program_hash, &bundle_.program, why, sizeof why);
+    return code == RN_OK || Unfit(why[0] ? why : rn_message(code));
+  }
+
+  bool CheckPorts(bool inputs) const {
+    const rn_program* program = bundle_.program;
+    const runnel::Manifest& manifest = bundle_.manifest;
+    const int32_t count = inputs ? rn_input_count(program) : rn_output_count(program);
+    const int32_t said = inputs ? manifest.input_count : manifest.output_count;
+    char why[256];
+    if (count != said) {
+      snprintf(why, sizeof why, "it has %d ports and the manifest %d", count, said);
+      return Unfit(why);
+    }
+    for (int32_t i = 0; i < count; ++i) {
+      const rn_port& port = (inputs ? manifest.inputs : manifest.outputs)[i];
+      if (inputs && rn_input_rate(program, i) != port.per_tick) {
+        snprintf(why, sizeof why, "input '%.100s' has another rate than in the manifest", port.name);
+        return Unfit(why);
+      }
+      const int64_t planned = inputs ? rn_input_frame_bytes(program, i) : rn_output_frame_bytes(program, i);
+      int64_t bytes = port.item_bytes;
+      for (int32_t k = 0; k < port.dimensions; ++k) bytes *= port.shape[k] < 0 ? 1 : port.shape[k];
+      // What has no time may be several frames, of which the last ones are all that is given.
+      if (port.axis < 0 && !inputs ? planned > 0 && bytes % planned == 0 : planned == bytes) continue;
+      snprintf(why, sizeof why, "a frame of '%.100s' has %lld bytes and %lld in the manifest", port.name,
+               static_cast<long long>(planned), static_cast<long long>(bytes));
+      return Unfit(why);
+    }
+    return true;
+  }
+
+  rn_bundle& bundle_;
+  const Report& report_;
+  Arena reading_;
+  Directory directory_;
+  const Listed* weights_ = nullptr;
+  int fd_ = -1;
+};
+
+}  // namespace
+}  // namespace runnel
+
+extern "C" {
+
+int rn_load(const char* path, rn_bundle** out, char* message, size_t message_bytes) {
+  if (message && message_bytes) message[0] = 0;
+  if (!out) return RN_BAD_ARGUMENT;
+  *out = nullptr;
+  if (!path) return RN_BAD_ARGUMENT;
+  int code = RN_OK;
+  const Report report = {path, message, message_bytes, &code};
+  void* block = runnel::PlatformAlloc(sizeof(rn_bundle));
+  if (!block) return report.NoMemory(), code;
+  auto* bundle = runnel::Place<rn_bundle>(block, SIZE_MAX / 2);
+  bundle->path = bundle->arena.Copy({path, strlen(path)});
+  if (!bundle->path) {
+    report.NoMemory();
+  } else {
+    runnel::Loader(*bundle, report).Load();
+  }
+  bundle->manifest.json = nullptr;  // it was in the reader's memory
+  if (code != RN_OK) {
+    rn_unload(bundle);
+  } else {
+    *out = bundle;
+  }
+  return code;
+}
+
+void rn_unload(rn_bundle* bundle) {
+  if (!bundle) return;
+  rn_close(bundle->program);
+  runnel::Unmap(&bundle->image);
+  runnel::Unmap(&bundle->file);
+  bundle->~rn_bundle();
+  runnel::PlatformFree(bundle);
+}
+
+const rn_program* rn_bundle_program(const rn_bundle* bundle) { return bundle->program; }
+const rn_facts* rn_bundle_facts(const rn_bundle* bundle) { return &bundle->manifest.facts; }
+
+const rn_port* rn_bundle_input(const rn_bundle* bundle, int32_t input) {
+  if (input < 0 || input >= bundle->manifest.input_count) return nullptr;
+  return &bundle->manifest.inputs[input];
+}
+
+const rn_port* rn_bundle_output(const rn_bundle* bundle, int32_t output) {
+  if (output < 0 || output >= bundle->manifest.output_count) return nullptr;
+  return &bundle->manifest.outputs[output];
+}
+
+int rn_bundle_entry(const rn_bundle* bundle, const char* name, const void** bytes, size_t* size, char* message,
+                    size_t message_bytes) {
+  if (!bundle || !name || !bytes || !size) return RN_BAD_ARGUMENT;
+  int code = RN_OK;
+  const Report report = {bundle->path, message, message_bytes, &code};
+  const Listed* entry = bundle->Find({name, strlen(name)});
+  if (!entry) {
+    report.Say("'%s' has no entry '%s'; compile the model again.", bundle->path, name);
+  } else if (bundle->CheckEntry(*entry, report)) {
+    *bytes = entry->data;
+    *size = static_cast<size_t>(entry->bytes);
+  }
+  return code;
+}
+
+int rn_bundle_verify(const rn_bundle* bundle, char* message, size_t message_bytes) {
+  if (!bundle) return RN_BAD_ARGUMENT;
+  int code = RN_OK;
+  const Report report = {bundle->path, message, message_bytes, &code};
+  for (int32_t i = 0; i < bundle->entry_count && code == RN_OK; ++i) bundle->CheckEntry(bundle->entries[i], report);
+  return code;
+}
+
+int rn_check_length(const rn_bundle* bundle, int64_t frames, char* message, size_t message_bytes) {
+  if (!bundle || frames < 0) return RN_BAD_ARGUMENT;
+  const rn_facts& facts = bundle->manifest.facts;
+  int code = RN_OK;
+  const Report report = {bundle->path, message, message_bytes, &code};
+  if (frames < facts.shortest) {
+    report.Say("the stream has %lld frames and the offline model takes no fewer than %lld; push more before flush.",
+               static_cast<long long>(frames), static_cast<long long>(facts.shortest));
+    return RN_BAD_LENGTH;
+  }
+  int64_t more = facts.period;  // frames until the next length that is taken
+  for (int64_t i = 0; i < facts.remainder_count; ++i) {
+    const int64_t wait = (facts.remainders[i] - frames % facts.period + facts.period) % facts.period;
+    if (wait < more) more = wait;
+  }
+  if (more == 0) return RN_OK;
+  report.Say("the stream has %lld frames, a length that the offline model does not take; push %lld more before flush.",
+             static_cast<long long>(frames), static_cast<long long>(more));
+  return RN_BAD_LENGTH;
+}
+
+}  // extern "C"
