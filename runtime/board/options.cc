@@ -1,0 +1,87 @@
+#include "options.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "runnel_bundle.h"
+#include "say.h"
+
+namespace runnel_run {
+namespace {
+
+double ReadNumber(const char* name, const char* text, double least, double most) {
+  char* end = nullptr;
+  const double value = strtod(text, &end);
+  if (end == text || *end || !(value >= least && value <= most)) {
+    Refuse("%s got '%s' and takes a number from %g to %g.", name, text, least, most);
+  }
+  return value;
+}
+
+int Choose(const char* name, const char* text, const char* const* words, int count) {
+  for (int i = 0; i < count; ++i) {
+    if (strcmp(words[i], text) == 0) return i;
+  }
+  Refuse("%s got '%s', which it does not know; the first it knows is %s.", name, text, words[0]);
+}
+
+void Add(const char* name, const char* value, const char** list, int* size) {
+  if (*size == kMostNamed) Refuse("%s is given more than %d times.", name, kMostNamed);
+  list[(*size)++] = value;
+}
+
+}  // namespace
+
+const char* ValueOf(const char* text, const char* name) {
+  const size_t n = strlen(name);
+  return strncmp(text, name, n) == 0 && text[n] == '=' ? text + n + 1 : nullptr;
+}
+
+Options ReadOptions(int count, char** words) {
+  static const char* const kPolicies[] = {"error", "zero", "reset"};
+  static const char* const kLate[] = {"catch-up", "drop"};
+  Options options;
+  for (int i = 0; i < count; ++i) {
+    const char* word = words[i];
+    auto is = [word](const char* name) { return strcmp(word, name) == 0; };
+    if (is("--realtime") || is("--json")) {
+      (is("--json") ? options.json : options.realtime) = true;
+      continue;
+    }
+    if (strncmp(word, "--", 2) != 0) {
+      if (options.bundle) Refuse("'%s' is one bundle too many.", word);
+      options.bundle = word;
+      continue;
+    }
+    const char* value = i + 1 < count ? words[++i] : nullptr;
+    if (!value) Refuse("%s needs a value.", word);
+    if (is("--in")) {
+      Add(word, value, options.in, &options.ins);
+    } else if (is("--out")) {
+      Add(word, value, options.out, &options.outs);
+    } else if (is("--set")) {
+      Add(word, value, options.set, &options.sets);
+    } else if (is("--chunk")) {
+      options.chunk = value;
+      if (strcmp(value, "all") != 0) ReadNumber(word, value, 1, 1 << 24);
+    } else if (is("--rate")) {
+      options.rate = ReadNumber(word, value, 1e-6, 1e9);
+    } else if (is("--seconds")) {
+      options.seconds = ReadNumber(word, value, 0.001, 1e6);
+    } else if (is("--priority")) {
+      options.priority = static_cast<int>(ReadNumber(word, value, 1, 99));
+    } else if (is("--core")) {
+      options.core = static_cast<int>(ReadNumber(word, value, 0, 1023));
+    } else if (is("--on-nonfinite")) {
+      options.nonfinite = Choose(word, value, kPolicies, 3);
+    } else if (is("--late")) {
+      options.drop = Choose(word, value, kLate, 2) == 1;
+    } else {
+      Refuse("'%s' is not known; see runnel-run --help.", word);
+    }
+  }
+  if (!options.bundle) Refuse("name a bundle, m.rnl.");
+  return options;
+}
+
+}  // namespace runnel_run

@@ -1,0 +1,35 @@
+// The words of the command line.
+#ifndef RUNNEL_BOARD_OPTIONS_H_
+#define RUNNEL_BOARD_OPTIONS_H_
+
+#include <cstdint>
+
+namespace runnel_run {
+
+constexpr int kMostNamed = 64;
+
+struct Options {
+  const char* bundle = nullptr;
+  const char* in[kMostNamed] = {};
+  const char* out[kMostNamed] = {};
+  const char* set[kMostNamed] = {};
+  int ins = 0, outs = 0, sets = 0;
+  const char* chunk = nullptr;
+  double rate = 0, seconds = 2;
+  int nonfinite = 0, priority = 0, core = -1;
+  bool realtime = false, drop = false, json = false;
+};
+
+// What follows the command's name; exits with a sentence for what is not known.
+Options ReadOptions(int count, char** words);
+
+// The value behind NAME= where the name is `name`; null otherwise.
+const char* ValueOf(const char* text, const char* name);
+
+int Run(const Options& options);
+int Verify(const Options& options);
+int Bench(const Options& options);
+
+}  // namespace runnel_run
+
+#endif  // RUNNEL_BOARD_OPTIONS_H_

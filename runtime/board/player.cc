@@ -1,0 +1,107 @@
+#include "player.h"
+
+#include <cstdio>
+#include <initializer_list>
+
+namespace runnel_run {
+
+Layout::Layout(const rn_port& port) : inner_bytes(port.item_bytes) {
+  for (int32_t i = 0; i < port.dimensions; ++i) {
+    if (i < port.axis) {
+      outer *= port.shape[i];
+    } else if (port.shape[i] >= 0) {
+      inner_bytes *= port.shape[i];
+    }
+  }
+}
+
+rn_bundle* OpenBundle(const char* path) {
+  rn_bundle* bundle = nullptr;
+  char message[1024];
+  const int code = rn_load(path, &bundle, message, sizeof message);
+  if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
+  return bundle;
+}
+
+Player::Player(const rn_bundle* bundle, int nonfinite)
+    : bundle_(bundle),
+      program_(rn_bundle_program(bundle)),
+      inputs_(rn_input_count(program_)),
+      outputs_(rn_output_count(program_)),
+      nonfinite_(nonfinite),
+      state_(Allocate(rn_state_bytes(program_))),
+      scratch_(Allocate(rn_scratch_bytes(program_))),
+      data_(static_cast<void**>(Allocate(static_cast<size_t>(outputs_) * sizeof(void*)))),
+      capacity_(static_cast<int64_t*>(Allocate(static_cast<size_t>(outputs_) * 8))),
+      written_(static_cast<int64_t*>(Allocate(static_cast<size_t>(outputs_) * 8))),
+      due_(static_cast<int64_t*>(Allocate(static_cast<size_t>(outputs_) * 8))) {
+  for (int32_t i = 0; i < outputs_; ++i) data_[i] = Allocate(0);
+  if (const int code = rn_init(program_, state_, 0)) Explain(code, 0);
+}
+
+Player::~Player() {
+  for (int32_t i = 0; i < outputs_; ++i) free(data_[i]);
+  for (void* block : {state_, scratch_, static_cast<void*>(data_), static_cast<void*>(capacity_),
+                      static_cast<void*>(written_), static_cast<void*>(due_)}) {
+    free(block);
+  }
+}
+
+void Player::Explain(int code, int64_t frames) const {
+  const rn_facts& facts = *rn_bundle_facts(bundle_);
+  if (code == RN_TOO_LONG && facts.max_frames) {
+    Refuse("a push of %lld frames to a stream of %lld passes its limit of %lld: %s; flush the stream, and start again.",
+           static_cast<long long>(frames), static_cast<long long>(position()), static_cast<long long>(facts.max_frames),
+           facts.max_frames_reason[0] ? facts.max_frames_reason : "the program says so");
+  }
+  if (code == RN_NOT_FINITE) {
+    Refuse("an input sample is NaN or infinite after frame %lld; mend the input, or give --on-nonfinite zero.",
+           static_cast<long long>(position()));
+  }
+  Fail("%s.", rn_message(code));
+}
+
+void Player::Set(int32_t input, const void* value) {
+  if (const int code = rn_set(program_, state_, input, value)) Explain(code, 0);
+}
+
+void Player::Reset() { rn_reset(program_, state_); }
+
+void Player::Grow(const int64_t* frames) {
+  for (int32_t i = 0; i < outputs_; ++i) {
+    if (frames[i] <= capacity_[i]) continue;
+    free(data_[i]);
+    capacity_[i] = frames[i];
+    data_[i] = Allocate(static_cast<size_t>(frames[i] * rn_output_frame_bytes(program_, i)));
+  }
+}
+
+void Player::Prepare(int64_t frames) {
+  const rn_facts& facts = *rn_bundle_facts(bundle_);
+  const int64_t most = facts.max_frames && facts.max_frames < 2 * frames ? facts.max_frames : 2 * frames;
+  if (rn_due(program_, state_, most, 0, due_) == RN_OK) Grow(due_);
+}
+
+void Player::Push(const void* const* inputs, int64_t frames) {
+  int code = rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+  if (code == RN_CAPACITY) {
+    Grow(written_);
+    code = rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+  }
+  if (code != RN_OK) Explain(code, frames);
+}
+
+bool Player::MayEnd(char* message, size_t bytes) const {
+  return rn_check_length(bundle_, position(), message, bytes) == RN_OK;
+}
+
+void Player::Flush() {
+  int code = rn_due(program_, state_, 0, 1, due_);
+  if (code == RN_OK) {
+    Grow(due_);
+    code = rn_flush(program_, state_, scratch_, data_, capacity_, written_);
+  }
+  if (code != RN_OK) Explain(code, 0);
+}
+
+}  // namespace runnel_run

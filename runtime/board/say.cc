@@ -1,0 +1,95 @@
+#include "say.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include <cstdarg>
+#include <cstdio>
+
+namespace runnel_run {
+namespace {
+
+constexpr int kMostFiles = 32;
+const char* unfinished[kMostFiles];
+
+[[noreturn]] void End(int code, const char* format, va_list arguments) {
+  fflush(stdout);
+  fputs("runnel-run: ", stderr);
+  vfprintf(stderr, format, arguments);
+  fputc('\n', stderr);
+  for (const char* path : unfinished) {
+    if (path) unlink(path);
+  }
+  _exit(code);
+}
+
+}  // namespace
+
+void Refuse(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  End(2, format, arguments);
+}
+
+void Fail(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  End(1, format, arguments);
+}
+
+void OutputFile::Open(const char* path) {
+  path_ = path;
+  if (strcmp(path, "-") == 0) {
+    file_ = stdout;
+    return;
+  }
+  const size_t bytes = strlen(path) + 32;
+  temporary_ = static_cast<char*>(Allocate(bytes));
+  snprintf(temporary_, bytes, "%s.%d.part", path, static_cast<int>(getpid()));
+  file_ = fopen(temporary_, "wb");
+  if (!file_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
+  for (const char*& slot : unfinished) {
+    if (slot) continue;
+    slot = temporary_;
+    return;
+  }
+  Refuse("there are more than %d outputs.", kMostFiles);
+}
+
+void OutputFile::Write(const void* bytes, size_t n) {
+  if (n && fwrite(bytes, 1, n, static_cast<FILE*>(file_)) != n) {
+    Refuse("'%s' cannot be written: %s.", path_, strerror(errno));
+  }
+}
+
+void OutputFile::WriteAt(long offset, const void* bytes, size_t n) {
+  if (fseek(static_cast<FILE*>(file_), offset, SEEK_SET) != 0) {
+    Refuse("'%s' cannot be finished: %s; give a file.", path_, strerror(errno));
+  }
+  Write(bytes, n);
+}
+
+void OutputFile::Flush() {
+  if (fflush(static_cast<FILE*>(file_)) != 0) Refuse("'%s' cannot be written: %s.", path_, strerror(errno));
+}
+
+void OutputFile::Finish() {
+  Flush();
+  if (!temporary_) return;
+  if (fclose(static_cast<FILE*>(file_)) != 0 || rename(temporary_, path_) != 0) {
+    Refuse("'%s' cannot be written: %s.", path_, strerror(errno));
+  }
+  for (const char*& slot : unfinished) {
+    if (slot == temporary_) slot = nullptr;
+  }
+}
+
+void* Allocate(size_t bytes) {
+  void* block = nullptr;
+  const size_t rounded = (bytes + 64) & ~size_t{63};
+  if (rounded < bytes || posix_memalign(&block, 64, rounded) != 0) Fail("there is not enough memory.");
+  memset(block, 0, rounded);
+  return block;
+}
+
+}  // namespace runnel_run
