@@ -55,7 +55,7 @@ int Channels(const rn_port& port) {
 }
 
 Source::Source(const rn_port& port, const char* uri, double rate, bool zero)
-    : port_(port), layout_(port), place_(ReadPlace(uri)), zero_(zero) {
+    : layout_(port), place_(ReadPlace(uri)), zero_(zero) {
   if (port.axis < 0) Refuse("input '%s' has no time axis; give it with --set.", port.name);
   const bool standard = strcmp(place_.path, "-") == 0;
   if (place_.scheme == Scheme::kWav || place_.scheme == Scheme::kNpy) {

@@ -38,7 +38,6 @@ class Source {
   int64_t ReadRawFrames(int64_t frames, uint8_t* into);
   size_t ReadBytes(uint8_t* into, size_t bytes);
 
-  const rn_port& port_;
   Layout layout_;
   Place place_;
   bool zero_;

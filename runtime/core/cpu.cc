@@ -22,12 +22,16 @@ constexpr Alias kAliases[] = {{"sse3", "pni"},
                               {"avx512vnni", "avx512_vnni"},
                               {"avx512bf16", "avx512_bf16"},
                               {"avxvnni", "avx_vnni"},
-                              {"neon", "asimd"},
                               {"dotprod", "asimddp"},
                               {"fullfp16", "asimdhp"},
                               {"fp-armv8", "fp"},
                               {"crc", "crc32"},
-                              {"lse", "atomics"}};
+                              {"lse", "atomics"},
+                              {"rdm", "asimdrdm"},
+                              {"avx512vbmi2", "avx512_vbmi2"},
+                              {"avx512bitalg", "avx512_bitalg"},
+                              {"avx512vpopcntdq", "avx512_vpopcntdq"},
+                              {"avx512fp16", "avx512_fp16"}};
 
 #ifdef RUNNEL_HWCAP
 struct Bit {
@@ -55,8 +59,8 @@ const char* Architecture() {
   return "x86_64";
 #elif defined(__aarch64__)
   return "aarch64";
-#elif defined(__arm__)
-  return "arm";
+#elif defined(__arm__) && __ARM_ARCH >= 7
+  return "armv7";
 #elif defined(__riscv) && __riscv_xlen == 64
   return "riscv64";
 #elif defined(__i386__)

@@ -104,6 +104,8 @@ class Checker {
     for (const Json* item = features->child; item; item = item->next) {
       if (!item->IsString()) return Wrong("target");
     }
+    const Json *glibc = target.Find("glibc"), *page = target.Find("page_bytes");
+    if ((glibc && !glibc->IsString()) || (page && !page->Between(1 << 12, 1 << 16))) return Wrong("target");
     return Keep(*target.Find("name"), &out_.facts.target) && Keep(*target.Find("arch"), &out_.facts.arch);
   }
 
