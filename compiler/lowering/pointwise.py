@@ -141,17 +141,36 @@ def layer_normalization(low: Lowering, node: Pointwise) -> View:
     rank = len(node.output.shape)
     first = int(node.attrs.get("axis", -1)) % rank
     axes = tuple(frame_axis(node.streams[0], v) for v in range(first, rank))
-    attrs = {"axes": axes, "keepdims": True}
-    if node.op == "LayerNormalization":
-        x = low.elementwise(node, "sub", [x, low.reduce(node, "reduce_mean", x, attrs)], {})
-    square = low.elementwise(node, "mul", [x, x], {})
-    variance = low.reduce(node, "reduce_mean", square, attrs)
-    epsilon = np.array(node.attrs.get("epsilon", 1e-5), np.float32)
-    root = low.elementwise(node, "sqrt", [low.elementwise(node, "add", [variance, epsilon], {})], {})
-    x = low.elementwise(node, "div", [x, root], {})
+    x = _standardised(low, node, x, axes, node.op == "LayerNormalization")
     for op, value in zip(("mul", "add"), node.inputs[1:3], strict=False):
         if isinstance(value, np.ndarray):
             x = low.elementwise(node, op, [x, without_time(node, value)], {})
+    return x
+
+
+def _standardised(low: Lowering, node: Pointwise, x: View, axes: tuple[int, ...], centred: bool = True) -> View:
+    """x less its mean over the axes of a frame, divided by its deviation."""
+    attrs = {"axes": axes, "keepdims": True}
+    if centred:
+        x = low.elementwise(node, "sub", [x, low.reduce(node, "reduce_mean", x, attrs)], {})
+    variance = low.reduce(node, "reduce_mean", low.elementwise(node, "mul", [x, x], {}), attrs)
+    epsilon = np.array(node.attrs.get("epsilon", 1e-5), np.float32)
+    root = low.elementwise(node, "sqrt", [low.elementwise(node, "add", [variance, epsilon], {})], {})
+    return low.elementwise(node, "div", [x, root], {})
+
+
+@handler("InstanceNormalization", "GroupNormalization")
+def norm_of_groups(low: Lowering, node: Pointwise) -> View:
+    x, shape = low.view(node.streams[0]), node.streams[0].frame_shape
+    lead = shape[:1] if node.output.axis == STACKED else ()  # else time is the batch
+    channels, *rest = shape[len(lead) :]
+    groups = int(node.attrs.get("num_groups", channels))
+    x = x.reshaped((*lead, groups, channels // groups, *rest))
+    at = len(lead)
+    x = _standardised(low, node, x, tuple(range(at + 1, at + 2 + len(rest)))).reshaped(shape)
+    for op, value in zip(("mul", "add"), node.inputs[1:3], strict=True):
+        assert isinstance(value, np.ndarray)
+        x = low.elementwise(node, op, [x, value.reshape(channels, *(1 for _ in rest))], {})
     return x
 
 
@@ -250,8 +269,8 @@ def gemm(low: Lowering, node: Pointwise) -> View:
 def conv(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
     view = low.view(x).reshaped((1, *x.frame_shape) if x.axis != STACKED else x.frame_shape)
-    if view.shape[0] != 1:
-        raise NoKernel("convolves a batch inside a frame")
+    if view.shape[0] != 1 and node.op == "ConvInteger":
+        raise NoKernel("convolves a batch of codes inside a frame")
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     more: dict[str, Any] = {}
     if node.op == "ConvInteger":
@@ -262,6 +281,9 @@ def conv(low: Lowering, node: Pointwise) -> View:
     rank = weight.ndim - 2
     attrs = conv_attrs(node.attrs, rank) | more
     out = node.output.frame_shape if node.output.axis == STACKED else (1, *node.output.frame_shape)
+    if view.shape[0] != 1:
+        view, weight, bias, attrs["group"] = batch_as_groups(view, weight, bias, attrs["group"])
+        out = (1, out[0] * out[1], *out[2:])
     if node.op == "ConvTranspose":
         attrs["output_padding"] = list(node.attrs.get("output_padding", [0] * rank))
         made = low.step(node, "conv_transpose", [view, weight, bias], out, attrs)
@@ -281,8 +303,9 @@ def pool(low: Lowering, node: Pointwise) -> View:
     shape, out = x.frame_shape, node.output.frame_shape
     if x.axis != STACKED:
         shape, out = (1, *shape), (1, *out)
-    if shape[0] != 1 or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise NoKernel("pools a batch inside a frame, or with auto_pad")
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise NoKernel("pools inside a frame with auto_pad")
+    shape, out = ((1, s[0] * s[1], *s[2:]) for s in (shape, out))
     if node.attrs.get("ceil_mode") and node.attrs.get("count_include_pad"):
         raise NoKernel("counts padding but not what lies behind it (ceil_mode)")
     attrs = conv_attrs(node.attrs, len(shape) - 2) | {"kernel": list(node.attrs["kernel_shape"])}
@@ -290,6 +313,16 @@ def pool(low: Lowering, node: Pointwise) -> View:
     if node.op == "AveragePool":
         op, attrs["count_include_pad"] = "avg_pool", bool(node.attrs.get("count_include_pad", 0))
     return low.step(node, op, [low.view(x).reshaped(shape)], out, attrs).reshaped(node.output.frame_shape)
+
+
+def batch_as_groups(
+    view: View, weight: np.ndarray, bias: np.ndarray | None, group: int
+) -> tuple[View, np.ndarray, np.ndarray | None, int]:
+    """A convolution of a batch as one with a group of channels for each element: its view, weights, biases, groups."""
+    batch, channels, *rest = view.shape
+    weight = np.tile(weight, (batch, *(1 for _ in weight.shape[1:])))
+    bias = None if bias is None else np.tile(bias.reshape(-1), batch)
+    return view.reshaped((1, batch * channels, *rest)), weight, bias, group * batch
 
 
 def conv_attrs(attrs: dict[str, Any], rank: int, without: int | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from runnel.compiler.graph.fold import fold, fold_node, fold_shapes, probe_shapes
+from runnel.compiler.graph.group_norm import keep_axes
 from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
@@ -322,6 +323,7 @@ def analyse(
     probe_axes = {} if states else axes
     if not states:
         take_apart(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
+        keep_axes(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
     analysis = Analysis(graph, axes, None, modes, max_frames)
     early = [] if states else ops_without_rule(graph, axes)
     try:

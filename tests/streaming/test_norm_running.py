@@ -74,6 +74,21 @@ def test_group_norm_as_it_is_exported(runner: str) -> None:
 
 
 @RUNNERS
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("spectrum", [False, True])
+def test_group_norm_as_pytorch_exports_it(runner: str, groups: int, spectrum: bool) -> None:
+    """All that is not a group in one axis, and the shape of before after it."""
+    net = Net()
+    x = net.input([1, 6, TIME, 2] if spectrum else [1, 6, TIME])
+    h = net.op("Reshape", x, net.const([0, groups, -1]))
+    ones, zeros = net.const(np.ones(groups)), net.const(np.zeros(groups))
+    h = net.op("InstanceNormalization", h, ones, zeros, epsilon=1e-2)
+    h = net.op("Reshape", h, net.op("Shape", x))
+    y = net.op("Mul", h, net.weight(6, *([1, 1] if spectrum else [1])))
+    prefixes.check(net.model(y), runner, MODE, {y: 2})
+
+
+@RUNNERS
 @pytest.mark.parametrize(("op", "opset"), [("LayerNormalization", 17), ("RMSNormalization", 23)])
 def test_layer_norm_over_time_and_channels(runner: str, op: str, opset: int) -> None:
     net = Net(opset=opset)

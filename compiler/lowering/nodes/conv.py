@@ -8,12 +8,12 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.nodes.geometry import moved_axes, spread_frames
-from runnel.compiler.lowering.pointwise import conv_attrs
+from runnel.compiler.lowering.pointwise import batch_as_groups, conv_attrs
 from runnel.compiler.lowering.quantised import integer_conv
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, Operand, Read, Signal, View
 from runnel.compiler.streaming.count import Count
-from runnel.compiler.streaming.ir import Upsample, Window
+from runnel.compiler.streaming.ir import Stream, Upsample, Window
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -28,15 +28,18 @@ def window(low: Lowering, node: Window) -> View:
     rank = len(node.attrs["kernel_shape"])
     time = x.axis - 2
     attrs = conv_attrs(node.attrs, rank, time)
-    out = (1, *node.output.frame_shape[1:])
-    if x.shape[0] != 1:
-        raise NoKernel("convolves a batch")
+    batch, channels, *rest = node.output.frame_shape
+    out = (1, batch * channels, *rest)
     operands: list[Any] = []
     if node.op in ("Conv", "ConvInteger"):
         weight, bias = np.asarray(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
         if node.op == "ConvInteger":
             weight, bias, more = integer_conv(node)
             attrs |= more
+        if batch != 1:
+            if node.op == "ConvInteger" or isinstance(bias, Stream):
+                raise NoKernel("convolves a batch of codes")
+            view, weight, bias, attrs["group"] = batch_as_groups(view, weight, bias, attrs["group"])
         weight = np.moveaxis(weight, 2 + time, 2)
         operands = [np.ascontiguousarray(weight), bias]
         op = "conv"
@@ -46,6 +49,7 @@ def window(low: Lowering, node: Window) -> View:
             view, out = view.reshaped(view.shape[:2]), out[:2]
     else:
         op = "max_pool" if node.op == "MaxPool" else "avg_pool"
+        view = view.reshaped((1, batch * channels, *view.shape[2:]))
         kernel = node.attrs["kernel_shape"]
         attrs |= {"kernel": [kernel[i] for i in range(rank) if i != time]}
         if op == "avg_pool":
@@ -64,30 +68,33 @@ def window(low: Lowering, node: Window) -> View:
 @lowers(Upsample)
 def upsample(low: Lowering, node: Upsample) -> View:
     x = node.streams[0]
+    view = low.view(x)
     weight = np.asarray(node.inputs[1], np.float32)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if node.span == 1 and node.stride == 1 and node.crop == 0:
         return _upsample_inside(low, node, weight, bias if isinstance(bias, np.ndarray) else None)
-    if x.shape[0] != 1:
-        raise NoKernel("convolves a batch")
     time, taps = x.axis - 2, node.taps
     group, unit = int(node.attrs.get("group", 1)), node.stride
+    batch, channels, *rest = node.output.frame_shape
+    frame = (1, batch * channels, *rest)
+    if batch != 1:
+        constant = bias if isinstance(bias, np.ndarray) else None
+        view, weight, bias, group = batch_as_groups(view, weight, constant, group)
     weight = np.moveaxis(weight, 2 + time, 2)
     inputs, each = weight.shape[:2]
     phases = np.zeros((inputs, unit, each, taps, *weight.shape[3:]), np.float32)
     for k in range(node.kernel):
         i, phase = divmod(k * node.dilation, unit)
         phases[:, phase, :, taps - 1 - i] += weight[:, :, k]
-    view = low.padded(low.view(x), 0.0, taps - 1, taps, node.name)
+    view = low.padded(view, 0.0, taps - 1, taps, node.name)
     read = low.read(view, offset=-(taps - 1), taps=taps)
     fact = node.output.fact
     made, length = x.fact.made, fact.length.affine(1, node.crop + unit - 1, unit)
-    frame = node.output.frame_shape
     full = np.zeros(group * each, np.float32) if not isinstance(bias, np.ndarray) else bias.astype(np.float32)
     if weight.ndim == 3 and group == 1:
         blocks = _blocks(low, node, read, phases, full, made, length)
         return View(blocks, node.crop, 1, frame, fact.length)
-    attrs = conv_attrs(node.attrs, weight.ndim - 2, time)
+    attrs = conv_attrs(node.attrs, weight.ndim - 2, time) | {"group": group}
     padding = node.attrs.get("output_padding", [0] * (weight.ndim - 2))
     attrs["output_padding"] = [int(v) for i, v in enumerate(padding) if i != time]
     op = "conv_transpose"
@@ -134,10 +141,13 @@ def _upsample_inside(low: Lowering, node: Upsample, weight: np.ndarray, bias: np
     """A transposed convolution that does nothing to time."""
     x, time = node.streams[0], node.streams[0].axis - 2
     rank = weight.ndim - 2
-    if x.shape[0] != 1:
-        raise NoKernel("convolves a batch")
+    view = low.view(x)
+    batch, channels, *rest = node.output.frame_shape
     attrs = conv_attrs(node.attrs, rank, time)
+    if batch != 1:
+        view, weight, bias, attrs["group"] = batch_as_groups(view, weight, bias, attrs["group"])
     padding = node.attrs.get("output_padding", [0] * rank)
     attrs["output_padding"] = [int(v) for i, v in enumerate(padding) if i != time]
-    operands: list[Operand] = [low.view(x), np.ascontiguousarray(weight.squeeze(2 + time)), bias]
-    return low.step(node, "conv_transpose", operands, node.output.frame_shape, attrs)
+    operands: list[Operand] = [view, np.ascontiguousarray(weight.squeeze(2 + time)), bias]
+    made = low.step(node, "conv_transpose", operands, (1, batch * channels, *rest), attrs)
+    return made.reshaped(node.output.frame_shape)
