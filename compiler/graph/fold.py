@@ -279,7 +279,7 @@ def probe_shapes(
         if any(0 in s for s, _ in shapes.values()) and length != lengths[-1]:
             continue
         return length, shapes | {p.name: (tuple(int(d or 0) for d in p.shape), p.dtype) for p in ports}
-    raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {lengths}: {complaint}.")
+    raise InputError(f"{graph.name} runs in onnxruntime at none of the lengths {sorted(set(lengths))}: {complaint}.")
 
 
 def _lists(node: Node) -> set[str]:

@@ -287,13 +287,14 @@ class NativeStream(Stream):
     def restore(self, state: bytes) -> None:
         size = self.program.block_bytes
         try:
+            state = bytes(memoryview(state))
             if self._core.rn_check_state(self.program._handle, state[:size], len(state[:size])) != native.OK:
                 raise ValueError
             if self._feed is not None:
                 self._feed.load(state[size:])
             elif len(state) != size:
                 raise ValueError
-        except ValueError:
+        except (TypeError, ValueError):
             raise StreamError(FOREIGN_STATE) from None
         self._memory[:] = np.frombuffer(state, np.uint8, size)
 

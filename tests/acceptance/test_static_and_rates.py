@@ -114,7 +114,7 @@ def test_rates_by_name(lips: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--rate", "16000"], "candidate time axes"),
+        (["--rate", "16000"], "inputs of different rates take them by name"),
         (["--rate", "16000", "--rate", "25"], "--rate is given once, or once for each input"),
         (["--rate", "audio:16000"], "'video' has an open axis 2, so it needs a rate too"),
         ([*RATES, "--rate", "mouse:60"], "'mouse' needs to be an input with a rate"),
