@@ -1,6 +1,8 @@
-"""Write docs/coverage.md: which op streams, on which backend, a reason in every hole; all read from the code.
+"""Write docs/coverage.md: which op streams, on which backend, a reason in every hole.
 
-``python -m runnel.tools.coverage`` writes the page; ``--check`` only says whether it is stale (exit code 1).
+What is exact comes from docs/coverage.json, which the tests of streams record (``make coverage``); what is refused is
+read from the code. ``python -m runnel.tools.coverage`` writes the page; ``--check`` only says whether it is stale (exit
+code 1).
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -30,6 +33,9 @@ from runnel.runtime.program import BACKENDS
 
 ROOT = Path(tools.__path__[0]).resolve().parent
 PAGE = ROOT / "docs" / "coverage.md"
+RECORD = ROOT / "docs" / "coverage.json"
+EXACT = "exact"
+UNTESTED = "no test yet"
 NO_KERNEL = "no kernel is written for it; the bundle runs on onnxruntime"
 # What a rule emits for time itself, and the part of the lowering that makes it native.
 OVER_TIME = {kind.__name__: function for kind, function in LOWERERS.items()}
@@ -127,42 +133,64 @@ def _ours(function: Callable[..., Any]) -> bool:
 # Cells --------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def tested() -> dict[str, dict[str, dict[str, str]]]:
+    """Op → mode → runner → EXACT or why not, as the tests of streams recorded it (``make coverage``)."""
+    found: dict[str, dict[str, dict[str, str]]] = json.loads(RECORD.read_text("utf-8"))
+    return found
+
+
+def seen(op: str, mode: str) -> dict[str, str]:
+    """Runner → result of an op in a mode."""
+    return tested().get(op, {}).get(mode, {})
+
+
 def rule_link(op: str) -> str:
-    """The rule's file, as a link from the page."""
+    """The rule's file, as a link from the page; ops of other domains are rewritten before the walk."""
+    if op not in RULES:
+        return "rewritten"
     family = RULES[op].__module__.rpartition(".")[2]
     return f"[{family}](../compiler/streaming/rules/{family}.py)"
 
 
 def sequence_cell(op: str) -> str:
-    return f"exact, {rule_link(op)}" + (" ¹" if source(RULES[op]).raised else "")
+    if any(result == EXACT for result in seen(op, "sequence").values()):
+        return f"exact, {rule_link(op)}" + (" ¹" if op in RULES and source(RULES[op]).raised else "")
+    raised = [c for c in source(RULES[op]).raised if c.kind in ("Refusal", "MixesTime")] if op in RULES else []
+    return f"refused: {raised[0].reason}, {rule_link(op)}" if raised else UNTESTED
 
 
 def window_cell(op: str) -> str:
-    if op in WINDOW_RULES:
-        return "on whole windows" if op == "Attention" else "shared by windows, edges made for each"
-    emitted = source(RULES[op])
-    if not emitted.pointwise:
-        return "on whole windows"
-    mixes = emitted.kinds or any(c.kind == "MixesTime" for c in emitted.raised)
-    return "shared by windows; on whole windows where it mixes frames" if mixes else "shared by windows"
+    """Exact where a test says so; an op that no test of windows has is told apart."""
+    if any(result == EXACT for result in seen(op, "window").values()):
+        return "exact" + (", shared" if op in RULES and shares(op) else "")
+    return "as in sequence mode" if any(r == EXACT for r in seen(op, "sequence").values()) else UNTESTED
+
+
+def shares(op: str) -> bool:
+    """Whether windows share frames of this op: it has a rule of its own in window mode or is frame-local."""
+    return op in WINDOW_RULES or not source(RULES[op]).kinds
+
+
+def modes_cell(op: str) -> str:
+    """The named modes under which the op ran."""
+    named = [mode for mode in tested().get(op, {}) if mode not in ("sequence", "window")]
+    return ", ".join(sorted(named)) or "none"
 
 
 def native_cell(op: str) -> str:
-    """Whether the native backend has it: the parts that the rule emits, each with what the lowering refuses."""
-    emitted = source(RULES[op])
-    parts: list[tuple[str, bool, list[Complaint]]] = []
-    for kind in sorted(emitted.kinds):
-        parts.append(("over time", True, source(OVER_TIME[kind]).raised))
-    for other in sorted(emitted.pointwise, key=str):
-        handler = pointwise.HANDLERS.get(other or op)
-        parts.append(("inside a frame", handler is not None, source(handler).raised if handler else []))
-    if not any(good for _, good, _ in parts):
-        return f"no: {NO_KERNEL}"
-    words = "kernel" if all(good for _, good, _ in parts) else ""
-    if not words:
-        words = "; ".join(f"{where}: {'kernel' if good else 'no kernel'}" for where, good, _ in parts)
-    lacks = list(dict.fromkeys(c.reason for _, _, raised in parts for c in raised))
-    return words + (f"; not where it {', or '.join(lacks)}" if lacks else "")
+    """A kernel where a test ran one, and what the lowering refuses all the same; else why there is none."""
+    results = [runners["native"] for runners in tested().get(op, {}).values() if "native" in runners]
+    if EXACT in results:
+        emitted = source(RULES[op]) if op in RULES else Source()
+        parts = [source(OVER_TIME[kind]).raised for kind in sorted(emitted.kinds)]
+        handlers = [pointwise.HANDLERS.get(other or op) for other in sorted(emitted.pointwise, key=str)]
+        parts += [source(handler).raised for handler in handlers if handler]
+        lacks = list(dict.fromkeys(c.reason for raised in parts for c in raised if c.reason != "has no kernel"))
+        return "kernel" + (f"; not where it {', or '.join(lacks)}" if lacks else "")
+    if results:
+        return "no: " + results[0].partition("' ")[2]
+    return f"no: {NO_KERNEL}" if op not in pointwise.HANDLERS else UNTESTED
 
 
 def unruled_native_cell(op: str) -> str:
@@ -215,28 +243,28 @@ def common_rows() -> list[list[str]]:
 
 def page() -> str:
     """The whole page."""
-    known = [op for op in schemas() if op in RULES]
+    known = [op for op in schemas() if op in RULES] + sorted(op for op in tested() if "." in op)
     named = [op for op in sorted(WITHOUT_RULE) if op not in RULES]
     lengths = sorted(symbolic.SYMBOLIC_OPS - set(RULES))
     rest = [op for op in schemas() if op not in RULES and op not in WITHOUT_RULE and op not in lengths]
     plain = missing_rule("")
-    head = ["op", "sequence mode", "window mode", *BACKENDS[::-1]]
-    rows = [[op, sequence_cell(op), window_cell(op), "yes", native_cell(op)] for op in known]
+    head = ["op", "sequence mode", "window mode", "named modes", *BACKENDS[::-1]]
+    rows = [[op, sequence_cell(op), window_cell(op), modes_cell(op), "yes", native_cell(op)] for op in known]
     unruled = [
-        [op, f"refused: {missing_rule(op).reason}; {missing_rule(op).remedy}", "on whole windows", "yes",
+        [op, f"refused: {missing_rule(op).reason}; {missing_rule(op).remedy}", "on whole windows", "none", "yes",
          unruled_native_cell(op)]
         for op in named
     ]  # fmt: skip
     spare = [f"{op} ({unruled_native_cell(op)})" for op in rest if op in pointwise.HANDLERS]
     return f"""# Which ops stream
 
-Made by `python -m runnel.tools.coverage` from the rules and the lowering; a test fails when it is stale.
-{len(known)} ops of the standard domain have a rule. An op that does not depend on the streamed input is folded into a
-constant and needs none.
+Made by `make coverage`: what is exact is what the tests of streams compared with the offline model in a full run, what
+is refused is read from the rules and the lowering; a test fails when a claim is not seen again. {len(known)} ops have a
+rule. An op that does not depend on the streamed input is folded into a constant and needs none.
 
-*Exact*: pushed in any chunks and flushed, the op gives what it gives on the whole recording. *Shared by windows*:
-computed once a frame. *On whole windows*: run on each window as it is, so that nothing is saved there.
-¹: some uses are refused, see below.
+*Exact*: pushed in any chunks and flushed, the op gives what it gives on the whole recording; in window mode, on every
+window. *Shared*: windows share its frames, and only what a window's edges touch is computed again. *On whole windows*:
+run on each window as it is, so that nothing is saved there. ¹: some uses are refused, see below.
 
 ## Ops with a rule
 
