@@ -260,7 +260,8 @@ def probe_shapes(
                     f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}; give its shape "
                     f"with --shape {p.name}:SIZE,SIZE,..."
                 )
-        _check_memory(graph.name, length, ports)
+        if complaint := _beyond_memory(length, ports):
+            continue
         feeds = {p.name: np.zeros([int(d or 0) for d in p.shape], p.dtype) for p in ports}
         for port in ports:
             if port.dtype == "float32":
@@ -269,7 +270,8 @@ def probe_shapes(
         for out in model.graph.output:
             if out.type.HasField("tensor_type"):
                 out.type.tensor_type.ClearField("shape")
-        _check_memory(graph.name, length, _inferred(model))
+        if complaint := _beyond_memory(length, _inferred(model)):
+            continue
         try:
             values = session(model).run(wanted, feeds) if wanted else []
         except Exception as error:
@@ -309,11 +311,9 @@ def _inferred(model: onnx.ModelProto) -> list[Port]:
     return ports
 
 
-def _check_memory(name: str, length: int, ports: list[Port]) -> None:
-    """Raises InputError before a model that is damaged or too large takes all memory."""
-    sizes = [math.prod(int(d or 1) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports]
-    if sum(sizes) > MOST_MEMORY:
-        raise InputError(
-            f"{name} needs {sum(sizes) >> 30} GiB for one run over {length} frames, and runnel takes models of up to "
-            f"{MOST_MEMORY >> 30} GiB; check its shapes."
-        )
+def _beyond_memory(length: int, ports: list[Port]) -> str:
+    """Why a run over ``length`` frames is not tried: a model that is damaged or too large would take all memory."""
+    needed = sum(math.prod(int(d or 1) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports)
+    if needed <= MOST_MEMORY:
+        return ""
+    return f"a run over {length} frames needs {needed >> 30} GiB, and runnel tries up to {MOST_MEMORY >> 30} GiB"
