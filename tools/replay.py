@@ -66,10 +66,21 @@ def cut(value: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
     return np.ascontiguousarray(value[tuple(index)])
 
 
-def deviation(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
+def extent(values: NDArray[Any]) -> float:
+    """The largest finite magnitude, 0 where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.abs(finite.astype(np.float64)).max()) if finite.size else 0.0
+
+
+def deviation(
+    got: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, NDArray[Any]],
+    usual: Mapping[str, float] | None = None,
+) -> float:
     """The largest difference, of the expected output's largest value; infinite for a wrong shape or a NaN.
 
-    Codes of 8 bits deviate by 255ths, other integers by 0 or 1.
+    usual: the largest value of each output in other recordings, where that is larger: silence has no range. Codes
+    of 8 bits deviate by 255ths, other integers by 0 or 1.
     """
     worst = 0.0
     for name, right in expected.items():
@@ -87,7 +98,6 @@ def deviation(got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[An
         same = (have == right) | (np.isnan(have) & np.isnan(right))
         with np.errstate(invalid="ignore"):
             difference = np.where(same, 0.0, np.abs(have.astype(np.float64) - right))
-        finite = right[np.isfinite(right)]
-        scale = max(float(np.abs(finite).max()) if finite.size else 0.0, SMALLEST_RANGE)
+        scale = max(extent(right), (usual or {}).get(name, 0.0), SMALLEST_RANGE)
         worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
     return worst
