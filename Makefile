@@ -52,7 +52,7 @@ nightly: setup
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
 
 coverage: setup
-	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q tests/streaming
+	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q -n 2 tests/streaming
 	$(PY) -m runnel.tools.coverage
 
 bench-window: setup
@@ -74,7 +74,7 @@ format: setup
 	$(if $(CXX_FILES),$(VENV)/bin/clang-format -i $(CXX_FILES))
 
 test: lint
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2
 
 clean:
 	rm -rf $(VENV) build dist runtime/_lib *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

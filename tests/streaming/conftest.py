@@ -18,7 +18,6 @@ import runners
 
 # What onnxruntime 1.23, the last for Python 3.10, does otherwise: it reflects more frames than there are, lacks kernels
 # for small integers, and normalises over fewer elements than it was given a scale for.
-OLD_ONNXRUNTIME = tuple(int(v) for v in onnxruntime.__version__.split(".")[:2]) < (1, 31)
 DIFFERENT_THERE = (
     "test_shortest_is_the_least_length_that_runs",
     "test_reflect_at_the_start_comes_in_a_burst",
@@ -32,7 +31,7 @@ DIFFERENT_THERE = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what an old onnxruntime cannot judge."""
     for item in items:
-        if OLD_ONNXRUNTIME and item.name.startswith(DIFFERENT_THERE) and "streaming" in item.path.parts:
+        if record.OLD_ONNXRUNTIME and item.name.startswith(DIFFERENT_THERE) and "streaming" in item.path.parts:
             item.add_marker(
                 pytest.mark.skip(reason=f"onnxruntime {onnxruntime.__version__} gives another reference here")
             )
@@ -52,21 +51,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def check(request: pytest.FixtureRequest) -> oracle.Check:
     """The oracle with one runner."""
     return partial(oracle.check, runner=runners.RUNNERS[request.param])
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """After the whole of this folder: every claim of docs/coverage.md must have been seen."""
-    if target := os.environ.get("RUNNEL_COVERAGE"):
-        record.write(Path(target))
-    config = session.config
-    here = Path(__file__).resolve().parent
-    whole = all(here.is_relative_to(Path(str(a).partition("::")[0]).resolve()) for a in config.args)
-    chosen = config.option.keyword or config.option.markexpr or os.environ.get("RUNNEL_RUNNERS")
-    if exitstatus != 0 or not whole or chosen or OLD_ONNXRUNTIME or target:
-        return
-    if lost := record.missing(record.claims()):
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        reporter.write_line(
-            f"docs/coverage.json claims what no test has seen; run make coverage: {'; '.join(lost[:20])}"
-        )
-        session.exitstatus = 1

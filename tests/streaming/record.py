@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from runnel.compiler.graph.model import load
 from runnel.compiler.streaming.modes import parse_modes
 from runnel.compiler.streaming.unruled import reads
@@ -19,6 +21,8 @@ from runnel.compiler.streaming.unruled import reads
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "docs" / "coverage.json"
 EXACT = "exact"
+OLD_ONNXRUNTIME = tuple(int(v) for v in onnxruntime.__version__.split(".")[:2]) < (1, 31)
+"""Onnxruntime 1.23, the last for Python 3.10: some tests are skipped there."""
 NOT_COUNTED = ("test_random_graphs", "test_zoo", "test_probe")
 
 Seen = dict[str, dict[str, dict[str, str]]]
@@ -69,6 +73,14 @@ def saw(model: bytes, options: Mapping[str, Any], runner: str, result: str) -> N
 def claims() -> Seen:
     """What the page claims."""
     return json.loads(CLAIMS.read_text("utf-8")) if CLAIMS.exists() else {}
+
+
+def merge(path: Path) -> None:
+    """Add the record of another process."""
+    for op, modes in json.loads(path.read_text("utf-8")).items():
+        for mode, runners in modes.items():
+            mine = SEEN.setdefault(op, {}).setdefault(mode, {})
+            mine.update({runner: result for runner, result in runners.items() if mine.get(runner) != EXACT})
 
 
 def missing(claimed: Seen) -> list[str]:
