@@ -17,6 +17,7 @@ from runnel.errors import InputError
 FOLD_LIMIT = 64 << 20
 MOST_MEMORY = 2 << 30
 """Bytes of all tensors of one run of the offline model."""
+FRAGILE = ("GRU", "LSTM", "RNN", "ConvTranspose")
 KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _LISTS = {"SequenceEmpty"}
@@ -260,7 +261,7 @@ def probe_shapes(
                     f"input '{p.name}' has a dimension that is neither fixed nor time: {list(p.shape)}; give its shape "
                     f"with --shape {p.name}:SIZE,SIZE,..."
                 )
-        if complaint := _beyond_memory(length, ports):
+        if complaint := _beyond_memory(length, ports, MOST_MEMORY // 8):
             continue
         feeds = {p.name: np.zeros([int(d or 0) for d in p.shape], p.dtype) for p in ports}
         for port in ports:
@@ -270,7 +271,8 @@ def probe_shapes(
         for out in model.graph.output:
             if out.type.HasField("tensor_type"):
                 out.type.tensor_type.ClearField("shape")
-        if complaint := _beyond_memory(length, _inferred(model)):
+        inferred = _inferred(model)
+        if complaint := _beyond_memory(length, inferred) or _without_frames(length, graph, inferred):
             continue
         try:
             values = session(model).run(wanted, feeds) if wanted else []
@@ -311,9 +313,16 @@ def _inferred(model: onnx.ModelProto) -> list[Port]:
     return ports
 
 
-def _beyond_memory(length: int, ports: list[Port]) -> str:
+def _without_frames(length: int, graph: Graph, ports: list[Port]) -> str:
+    """Why a run is not tried: onnxruntime ends the process where a recurrence has no frames at all."""
+    empty = {p.name for p in ports if 0 in p.shape}
+    fragile = [n for n in graph.nodes if n.op in FRAGILE and empty.intersection(n.inputs[:1])]
+    return f"at {length} frames nothing is left for {fragile[0].op} '{fragile[0].name}'" if fragile else ""
+
+
+def _beyond_memory(length: int, ports: list[Port], most: int = MOST_MEMORY) -> str:
     """Why a run over ``length`` frames is not tried: a model that is damaged or too large would take all memory."""
     needed = sum(math.prod(int(d or 1) for d in p.shape) * np.dtype(p.dtype).itemsize for p in ports)
-    if needed <= MOST_MEMORY:
+    if needed <= most:
         return ""
-    return f"a run over {length} frames needs {needed >> 30} GiB, and runnel tries up to {MOST_MEMORY >> 30} GiB"
+    return f"a run over {length} frames needs {needed >> 20} MiB, and runnel tries up to {most >> 20} MiB"

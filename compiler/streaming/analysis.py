@@ -193,7 +193,10 @@ class Analysis:
             results = self._results(node, [self.values[i] for i in reads(node) if i in self.values])
         except (Refusal, CountTooLong) as error:
             self.used_modes = before
-            self.decided.append((node.op, "refused"))
+            cause = getattr(error, "node", None)
+            if cause is not None:
+                self.decided[self.decided.index((cause.op, "exact"))] = (cause.op, "refused")
+            self.decided.append((node.op, "refused" if cause is None else "undecided"))
             self.reasons.append(why(node, error))
             self._poison(node)
             return

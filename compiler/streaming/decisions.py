@@ -27,7 +27,8 @@ def by_decision(decided: Sequence[tuple[str, str]]) -> dict[str, dict[str, int]]
 def why(node: Node, error: Refusal | CountTooLong) -> Reason:
     """The reason for the user that a node is refused."""
     if isinstance(error, Refusal):
-        return Reason(node.name, node.op, error.reason, error.remedy, error.modes)
+        cause = error.node or node
+        return Reason(cause.name, cause.op, error.reason, error.remedy, error.modes)
     return Reason(node.name, node.op, str(error), "use rates with a small common multiple")
 
 

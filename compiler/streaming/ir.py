@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.count import Count, Ended
 
 STACKED = -1
@@ -332,9 +333,10 @@ class Deviation:
 @dataclass(frozen=True, eq=False)
 class Weights:
     """A softmax of scores over time, times x where that is there: not known before the end, but its sum over time
-    is kept up frame by frame."""
+    is kept up frame by frame. node: the softmax."""
 
     scores: Stream
+    node: Node
     x: Stream | None = None
 
 

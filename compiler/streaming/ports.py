@@ -65,7 +65,7 @@ def collect_outputs(analysis: Analysis, graph: Graph) -> dict[str, Stream | Tail
         if isinstance(value, (Deviation, Weights)):
             try:
                 if isinstance(value, Weights):
-                    raise known_too_late()
+                    raise known_too_late(value)
                 value = answer(analysis, node, value)
             except Refusal as refusal:
                 analysis.reasons.append(why(_maker(graph, port.name), refusal))

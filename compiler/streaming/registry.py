@@ -18,11 +18,14 @@ FROM_LENGTH: dict[str, Maker] = {}
 
 
 class Refusal(Exception):
-    """Why a node cannot stream exactly, what to do about it, and the named modes that would run it."""
+    """Why a node cannot stream exactly, what to do about it, and the named modes that would run it.
 
-    def __init__(self, reason: str, remedy: str, modes: Sequence[str] = ()) -> None:
+    node: the one that is the cause, where it is not the one at which this came to light.
+    """
+
+    def __init__(self, reason: str, remedy: str, modes: Sequence[str] = (), node: Node | None = None) -> None:
         super().__init__(reason)
-        self.reason, self.remedy, self.modes = reason, remedy, tuple(modes)
+        self.reason, self.remedy, self.modes, self.node = reason, remedy, tuple(modes), node
 
 
 class MixesTime(Refusal):

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 LAYOUT = ("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity")
 
 
-def known_too_late() -> MixesTime:
+def known_too_late(weights: Weights) -> MixesTime:
     """The refusal of a softmax over time."""
-    return MixesTime("normalises over the whole of time", "attention over time needs a causal or sliding mask")
+    return MixesTime(
+        "normalises over the whole of time", "attention over time needs a causal or sliding mask", node=weights.node
+    )
 
 
 def held_back(a: Analysis, node: Node) -> list[Value]:
@@ -42,26 +44,26 @@ def weighting(a: Analysis, node: Node) -> list[Value]:
     weights = next(v for v in values if isinstance(v, Weights))
     x = next((v for v in values if isinstance(v, Stream)), None)
     if node.op == "Mul" and weights.x is None and x is not None and _fits(weights.scores, x):
-        return [Weights(weights.scores, x)]
+        return [Weights(weights.scores, weights.node, x)]
     if node.op == "ReduceSum" and weights.x is not None:
         x = weights.x
         if reduced_axes(a, node, x) == {x.axis}:
             return [_summed(a, node, weights.scores, x)]
     if node.op == "MatMul" and weights.x is None and x is not None and len(x.shape) == len(weights.scores.shape):
-        return [_product(a, node, weights.scores, x, values[0] is weights)]
+        return [_product(a, node, weights, x, values[0] is weights)]
     if node.op in LAYOUT and weights.x is None:
         (moved,) = with_values(a, node, [weights.scores, *values[1:]])
         if isinstance(moved, Stream) and moved.fact.length == weights.scores.fact.length:
-            return [Weights(moved)]
-    raise known_too_late()
+            return [Weights(moved, weights.node)]
+    raise known_too_late(weights)
 
 
-def _product(a: Analysis, node: Node, scores: Stream, x: Stream, first: bool) -> Stream:
+def _product(a: Analysis, node: Node, weights: Weights, x: Stream, first: bool) -> Stream:
     """weights (…, rows, T) · x (…, T, C), or x (…, C, T) · weights (…, T, columns)."""
-    rank = len(x.shape)
+    scores, rank = weights.scores, len(x.shape)
     time, other = (rank - 1, rank - 2) if first else (rank - 2, rank - 1)
     if scores.axis != time or x.axis != other or scores.shape[:-2] != x.shape[:-2] or rank < 2:
-        raise known_too_late()
+        raise known_too_late(weights)
     rows = scores.shape[other]
     assert rows is not None
     x = _with_axis(a, node, x, rank - 2 if first else rank, "/x")
@@ -72,7 +74,7 @@ def _product(a: Analysis, node: Node, scores: Stream, x: Stream, first: bool) ->
         shape = tuple(rows if i == at else d for i, d in enumerate(x.shape))
         x = a.pointwise(node, [x, ones], x.axis, attrs={}, op="Mul", suffix="/each", shape=shape)
     if not _fits(scores, x):
-        raise known_too_late()
+        raise known_too_late(weights)
     return _summed(a, node, scores, x)
 
 

@@ -92,9 +92,11 @@ def test_every_op_without_a_rule_is_listed_at_once(tmp_path: Path, complaint: Co
 def test_refusals_of_rules_and_ops_without_one_come_together(tmp_path: Path, complaint: Complaint) -> None:
     nodes = [
         helper.make_node("Softmax", ["x"], ["a"], "over time", axis=2),
-        helper.make_node("Einsum", ["a"], ["b"], "total", equation="ijk->ijk"),
-        helper.make_node("InstanceNormalization", ["x", "one", "one"], ["c"], "level"),
-        helper.make_node("Add", ["b", "c"], ["y"], "sum"),
+        helper.make_node("Relu", ["a"], ["b"], "floor"),
+        helper.make_node("Einsum", ["x"], ["c"], "total", equation="ijk->ijk"),
+        helper.make_node("InstanceNormalization", ["x", "one", "one"], ["d"], "level"),
+        helper.make_node("Sigmoid", ["d"], ["e"], "gate"),
+        helper.make_node("Sum", ["b", "c", "e"], ["y"], "sum"),
     ]
     write(tmp_path / "bad.onnx", proto(nodes, [1, 4, "time"], {"one": np.ones(4, np.float32)}))
     lines = complaint("inspect", "bad.onnx", lines=5).splitlines()

@@ -183,7 +183,14 @@ def streamed(stream: runners.Stream, x: Frames, cuts: Sequence[int], source: Sou
     for name, value in stream.flush().items():
         parts.setdefault(name, []).append(value)
     filled = {n: [p for p in v if p.size] or v[:1] for n, v in parts.items()}
-    return {n: v[0] if len(v) == 1 else np.concatenate(v, joins[n]) for n, v in filled.items()}
+    return {n: v[0] if len(v) == 1 else np.concatenate(v, _unlike(parts[n], joins[n])) for n, v in filled.items()}
+
+
+def _unlike(parts: Sequence[np.ndarray], usual: int) -> int:
+    """The axis on which parts differ in size, where one does: that is time."""
+    shapes = {p.shape for p in parts}
+    differs = [axis for axis in range(parts[0].ndim) if len({s[axis] for s in shapes}) > 1]
+    return differs[0] if len(differs) == 1 else usual
 
 
 def joined_along(a: Frames, b: Frames) -> dict[str, int]:

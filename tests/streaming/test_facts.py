@@ -61,6 +61,8 @@ def facts(graph: StreamGraph, probe: Probe, tight: bool) -> int:
         if isinstance(value, Tail):
             continue
         fact = value.fact
+        if fact.once:
+            continue  # it has no frames, and comes when the stream ends
         for t in range(1, MOST):
             length = probe.length(name, value.axis, t)
             if t < graph.shortest:

@@ -45,6 +45,7 @@ class Stream:
 class Program:
     rate: int | None = 16000
     hop: int = 256
+    max_frames: int | None = None
     latency_frames: int = LOOKAHEAD
     state_bytes: int = 4 * LOOKAHEAD
     gain: np.float32 = np.float32(1)

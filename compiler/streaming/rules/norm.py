@@ -55,7 +55,7 @@ def softmax(a: Analysis, node: Node) -> list[Value]:
         if node.op == "LpNormalization":
             return lp_norm_over_time(a, node, x)
         if node.op == "Softmax" and np.dtype(x.dtype).kind == "f":
-            return [Weights(x)]
+            return [Weights(x, node)]
         raise MixesTime("normalises over the whole of time", "attention over time needs a causal or sliding mask")
     return [a.pointwise(node, [x], x.axis)]
 
