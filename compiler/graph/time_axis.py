@@ -51,7 +51,9 @@ def find_time_axis(
         listed = ", ".join(f"'{s}' ({i} axis {a})" for s, places in symbols.items() for i, a in places)
         example = next(iter(symbols.values()))[0]
         inputs = {i for places in symbols.values() for i, _ in places}
-        several = "; inputs of different rates take them by name (--rate INPUT:RATE for each)" if len(inputs) > 1 else ""
+        several = (
+            "; inputs of different rates take them by name (--rate INPUT:RATE for each)" if len(inputs) > 1 else ""
+        )
         raise InputError(
             f"there are {len(symbols)} candidate time axes: {listed}; say which one is time with "
             f"--time-axis {example[0]}:{example[1]} (or time_axis={{'{example[0]}': {example[1]}}}){several}."

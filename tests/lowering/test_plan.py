@@ -21,7 +21,9 @@ from runnel.errors import Refused
 CHANNELS = 32
 
 
-def tcn(dilations: list[int], kernel: int = 3, symmetric: bool = False, op: str = "Relu", **attrs: int) -> onnx.ModelProto:
+def tcn(
+    dilations: list[int], kernel: int = 3, symmetric: bool = False, op: str = "Relu", **attrs: int
+) -> onnx.ModelProto:
     """Residual dilated convolutions over [1, CHANNELS, T]."""
     rng = np.random.default_rng(0)
     nodes, weights, name = [], [], "x"

@@ -113,3 +113,9 @@ def test_layer_normalization_over_time_is_refused() -> None:
     t = net.op("Transpose", x, perm=[0, 2, 1])
     with pytest.raises(Refused, match="statistics of the whole of time"):
         oracle.check(net.model(net.op("LayerNormalization", t, net.weight(1), axis=-1)))
+
+
+def test_rms_normalization(check: Check) -> None:
+    net = Net(opset=23)
+    x = net.input([1, TIME, 5])
+    check(net.model(net.op("RMSNormalization", x, net.weight(5, scale=1.0), axis=-1, epsilon=0.01)))
