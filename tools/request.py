@@ -90,7 +90,7 @@ class Request:
         """Every hop asked for."""
         if self.hop is None:
             return []
-        return list(self.hop) if isinstance(self.hop, Sequence) else [self.hop]
+        return list(self.hop) if isinstance(self.hop, (list, tuple)) else [self.hop]  # type: ignore[list-item]
 
     @property
     def most_frames(self) -> int | None:
