@@ -14,6 +14,7 @@ import numpy as np
 from runnel.compiler.codegen.arithmetic import Arithmetic
 from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
 from runnel.compiler.codegen.context import Context, View
+from runnel.compiler.codegen.dots import QUAD, Dots
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
@@ -22,7 +23,7 @@ from runnel.compiler.codegen.reduce import tree_sum
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 
 _PANEL_VECTORS = 4
-_UNROLL = 4
+_UNROLL = QUAD
 _DOT_MAX_OUTPUTS = 8
 _DOT_MIN_INPUTS = 32
 
@@ -124,18 +125,22 @@ class _Panels:
         self.lanes = min(context.target.lanes, LANES)
         self.width = _PANEL_VECTORS * self.lanes
         self.padded = round_up(p.outputs, self.lanes)
+        self.dots = Dots.of(context.target, p.sums, str(p.x.value.dtype), p.weights) if p.inputs >= QUAD else None
         self.memory, self.bias = self._pack()
 
     def _pack(self) -> tuple[Buffer, Buffer | None]:
         p, key = self.p, id(self.p.node)
-        w = np.zeros((p.groups, p.taps * p.inputs, self.padded), p.weights.dtype)
-        w[:, :, : p.outputs] = p.weights.reshape(p.groups, -1, p.outputs)
-        panels = [w[g, :, n : n + self.width] for g in range(p.groups) for n in range(0, self.padded, self.width)]
+        w = np.zeros((p.groups, p.taps, p.inputs, self.padded), p.weights.dtype)
+        w[..., : p.outputs] = p.weights
+        panels = [w[g, ..., n : n + self.width] for g in range(p.groups) for n in range(0, self.padded, self.width)]
+        panels = [self.dots.pack(panel) for panel in panels] if self.dots else panels
         memory = self.context.constant((key, "w"), np.concatenate([panel.reshape(-1) for panel in panels]))
-        if p.bias is None:
+        if p.bias is None and not (self.dots and self.dots.zero):
             return memory, None
-        bias = np.zeros((p.groups, self.padded), np.float32)
-        bias[:, : p.outputs] = p.bias
+        start = self.dots.start(p.weights) if self.dots else p.bias
+        assert start is not None
+        bias = np.zeros((p.groups, self.padded), start.dtype)
+        bias[:, : p.outputs] = start
         return memory, self.context.constant((key, "b"), bias)
 
     def emit(self) -> None:
@@ -201,8 +206,18 @@ class _Panels:
                         total = p.sums.add_product(splat(x, lanes), w, b.load_vector(row_sums[j], 0, lanes))
                         b.store_vector(row_sums[j], 0, total)
 
+            def quad(k: Expr) -> None:
+                assert self.dots is not None
+                xs = [self.dots.codes(b.load_vector(p.x.memory, base + k * QUAD, QUAD), lanes) for base in bases]
+                for j, (i, v) in enumerate(columns):
+                    w = b.let(b.load_vector(self.memory, starts[i] + (k * widths[i] + v) * QUAD, QUAD * lanes))
+                    for x, row_sums in zip(xs, sums, strict=True):
+                        b.store_vector(row_sums[j], 0, self.dots.add(x, w, b.load_vector(row_sums[j], 0, lanes)))
+
             with b.loop(p.inputs // _UNROLL, "k") as k:
-                for u in range(_UNROLL):
+                if self.dots:
+                    quad(k)
+                for u in range(0 if self.dots else _UNROLL):
                     step(k * _UNROLL + u)
             for u in range(p.inputs - p.inputs % _UNROLL, p.inputs):
                 step(int32(u))
