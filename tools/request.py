@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -48,6 +48,9 @@ class Request:
     tick_rate: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        for name in ("window", "max_frames"):
+            if isinstance(value := getattr(self, name), np.integer):
+                setattr(self, name, int(value))
         if self.max_frames is not None and not (isinstance(self.max_frames, Integral) and self.max_frames >= 1):
             raise InputError(f"max_frames {self.max_frames} is not a number of frames; give 1 or more.")
         named = [self.mode] if isinstance(self.mode, str) else self.mode
@@ -90,7 +93,9 @@ class Request:
         """Every hop asked for."""
         if self.hop is None:
             return []
-        return list(self.hop) if isinstance(self.hop, (list, tuple)) else [self.hop]  # type: ignore[list-item]
+        several = not isinstance(self.hop, str) and isinstance(self.hop, Iterable)
+        given: list[Any] = list(self.hop) if several else [self.hop]  # type: ignore[arg-type]
+        return [int(h) if isinstance(h, Integral) else h for h in given]
 
     @property
     def most_frames(self) -> int | None:

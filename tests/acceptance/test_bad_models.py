@@ -163,7 +163,7 @@ def test_options_that_cannot_be(model: Path, complaint: Complaint, options: list
 def test_options_that_cannot_be_from_python(model: Path, tmp_path: Path) -> None:
     before = listing(tmp_path)
     for options in ({"hop": 0}, {"hop": (1, -4)}, {"window": 0}, {"target": "moon"}, {"mode": "fast"}, {"rate": 0},
-                    {"backend": "tpu"}, {"time_axis": {"x": 9}}, {"state": {"a": "b"}}):  # fmt: skip
+                    {"hop": "10ms"}, {"backend": "tpu"}, {"time_axis": {"x": 9}}, {"state": {"a": "b"}}):  # fmt: skip
         with pytest.raises(InputError) as caught:
             runnel.compile(model, tmp_path / "m.rnl", **options)
         assert "\n" not in str(caught.value), options
