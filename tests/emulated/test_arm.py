@@ -99,3 +99,9 @@ def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
 def test_the_denoiser(target: str, tmp_path: Path, play) -> None:
     info = runnel.compile(ROOT / "models/denoiser/denoiser.onnx", tmp_path / "m.rnl", target=target, backend="native")
     check(Bundle(info.path), play)
+
+
+ZOO_MODELS = {
+    "fireredvad": ("fireredvad/fireredvad_vad.onnx", {}),
+    "kws int8": ("kws_int8.onnx", {}),
+}
