@@ -15,7 +15,6 @@ import runnel
 from runnel.runtime.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-ZOO = Path(os.environ.get("RUNNEL_ZOO", "/nowhere"))
 TARGETS = ("rpi5", "rpi4", "armv7")
 
 
@@ -101,7 +100,21 @@ def test_the_denoiser(target: str, tmp_path: Path, play) -> None:
     check(Bundle(info.path), play)
 
 
-ZOO_MODELS = {
-    "fireredvad": ("fireredvad/fireredvad_vad.onnx", {}),
-    "kws int8": ("kws_int8.onnx", {}),
+ZOO = {
+    "gtcrn": ("gtcrn/gtcrn_simple.onnx", {"rate": 62.5}),
+    "fireredvad": ("fireredvad/fireredvad_stream_vad.onnx", {}),
+    "sww": ("mlperf-tiny/sww_fp32.onnx", {"window": 30}),
+    "kws int8": ("mlperf-tiny/kws_dscnn_int8_qdq.onnx", {}),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["rpi5", "armv7"])
+@pytest.mark.parametrize("model", ZOO)
+def test_the_zoo(model: str, target: str, tmp_path: Path, play) -> None:
+    path, options = ZOO[model]
+    folder = Path(os.environ.get("RUNNEL_ZOO") or ROOT.parent / "shared" / "zoo")
+    if not (folder / path).exists():
+        pytest.skip(f"there is no '{folder / path}'; name the zoo's folder in RUNNEL_ZOO")
+    info = runnel.compile(folder / path, tmp_path / "m.rnl", target=target, backend="native", **options)
+    check(Bundle(info.path), play)
