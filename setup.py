@@ -16,6 +16,7 @@ FOLDERS = ("compiler", "runtime", "models", "targets", "tools")  # runnel.compil
 RECIPE = Path("runtime/build_core.py")
 LIBRARY = Path("runtime/_lib/librunnel.so")
 DATA = ["py.typed", "*.sh", "*.toml", "*.onnx", "*.wav", "*.json", "*.md"]
+CPLUSPLUS = ["core/*.cc", "core/*.h", "core/include/*.h", "board/*.cc", "board/*.h"]  # compiled for boards
 
 
 def packages() -> list[str]:
@@ -97,7 +98,7 @@ setup(
     distclass=PlatformDistribution,
     package_dir={"runnel": "runnel", **{f"runnel.{folder}": folder for folder in FOLDERS}},
     packages=packages(),
-    package_data={"": DATA},
+    package_data={"": DATA, "runnel.runtime": CPLUSPLUS},
     exclude_package_data={"runnel.runtime": ["_lib/*"]},
     include_package_data=False,
     cmdclass={"build": Build, "build_core": BuildCore, "bdist_wheel": PlatformWheel},

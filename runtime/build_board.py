@@ -1,4 +1,4 @@
-"""Compiles ``runnel-run``, the static binary for boards without Python, for this machine or another."""
+"""Compiles ``runnel-run``, the static binary for boards without Python, for this machine."""
 
 from __future__ import annotations
 
@@ -22,25 +22,17 @@ def sources() -> list[Path]:
     return [*sorted(BOARD.glob("*.cc")), *build_core.sources()]
 
 
-def zig(triple: str) -> list[str]:
-    """The ziglang package's compiler for a target such as ``aarch64-linux-musl``."""
-    return [sys.executable, "-m", "ziglang", "c++", "-target", triple]
-
-
 def build(out: str | os.PathLike[str], compiler: list[str] | None = None) -> None:
     """Compiles ``runnel-run`` to ``out``, replacing it at once or not at all. Raises NoCompiler.
 
-    compiler: the command of a C++ compiler, such as ``zig("aarch64-linux-musl")``; without it the one that the core is
-    compiled with.
+    compiler: the command of a C++ compiler; without it the one that the core is compiled with.
     """
     command = compiler if compiler is not None else build_core.find_compiler()
     place = Path(out)
     place.parent.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS, f"-I{build_core.CORE / 'include'}"]
     if "ziglang" in command:  # would otherwise tune for this very machine and check for undefined behaviour
-        flags.append("-fno-sanitize=undefined")
-        if "-target" not in command:
-            flags.append("-mcpu=baseline")
+        flags += ["-fno-sanitize=undefined", "-mcpu=baseline"]
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = Path(folder) / place.name
         line = [*command, *flags, *map(str, sources()), "-o", str(made)]
@@ -57,4 +49,4 @@ def find_emulator(arch: str) -> str | None:
 
 
 if __name__ == "__main__":
-    build(sys.argv[1] if len(sys.argv) > 1 else "runnel-run", zig(sys.argv[2]) if len(sys.argv) > 2 else None)
+    build(sys.argv[1] if len(sys.argv) > 1 else "runnel-run")

@@ -1,4 +1,4 @@
-"""C++ compilers for boards (ziglang from pip, the system's, or a named one), and the core built with one."""
+"""C++ compilers for boards (ziglang from pip, the system's, or a named one), and what is built with one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runnel.errors import InputError
-from runnel.runtime.build_core import CORE, FLAGS, sources
+from runnel.runtime import build_board
+from runnel.runtime.build_core import CORE, FLAGS, NoCompiler, sources
 from runnel.targets import Target
 from runnel.tools import elf_check
 
 NAMED = "RUNNEL_CXX"
 CORE_BYTES = 300 << 10  # the most of a stripped core
+RUNNER_BYTES = 1_500_000  # the most of a stripped runnel-run
 _GNU = {"aarch64": "aarch64-linux-gnu", "armv7": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
+_MUSL = {"aarch64": "aarch64-linux-musl", "armv7": "arm-linux-musleabihf", "x86_64": "x86_64-linux-musl"}
 _ZIG_CPU = {"aarch64": "generic", "armv7": "generic+v7a+neon+vfp4", "x86_64": "x86_64"}
 _GNU_CPU = {"aarch64": ["-march=armv8-a"], "armv7": ["-march=armv7-a", "-mfpu=neon-vfpv4", "-mfloat-abi=hard"],
             "x86_64": ["-march=x86-64"]}  # fmt: skip
@@ -33,8 +36,11 @@ class Toolchain:
     flags: tuple[str, ...]
 
 
-def find(target: Target, cxx: str | None = None) -> Toolchain:
-    """The C++ compiler for a target: the one named (or $RUNNEL_CXX), ziglang, or the system's. Raises InputError."""
+def find(target: Target, cxx: str | None = None, static: bool = False) -> Toolchain:
+    """The C++ compiler for a target: the one named (or $RUNNEL_CXX), ziglang, or the system's. Raises InputError.
+
+    static: for a program that needs no library of the board's, with musl where the compiler brings it.
+    """
     arch = target.arch
     if named := cxx or os.environ.get(NAMED):
         try:
@@ -43,11 +49,15 @@ def find(target: Target, cxx: str | None = None) -> Toolchain:
             command = []
         if not command or not shutil.which(command[0]):
             raise InputError(f"the C++ compiler '{named}' is not a program on this machine; name another one.")
-        return _zig(target, command) if "zig" in Path(command[0]).name or "ziglang" in command else _gnu(arch, command)
+        return (
+            _zig(target, command, static)
+            if "zig" in Path(command[0]).name or "ziglang" in command
+            else _gnu(arch, command)
+        )
     if arch not in _GNU:
         raise InputError(f"there is no tool chain for '{arch}'; name a target such as rpi5.")
     if importlib.util.find_spec("ziglang"):
-        return _zig(target, [sys.executable, "-m", "ziglang", "c++"])
+        return _zig(target, [sys.executable, "-m", "ziglang", "c++"], static)
     if path := shutil.which(f"{_GNU[arch]}-g++"):
         return _gnu(arch, [path])
     raise InputError(
@@ -56,8 +66,8 @@ def find(target: Target, cxx: str | None = None) -> Toolchain:
     )
 
 
-def _zig(target: Target, command: list[str]) -> Toolchain:
-    triple = f"{_GNU[target.arch]}.{target.glibc}"
+def _zig(target: Target, command: list[str], static: bool) -> Toolchain:
+    triple = _MUSL[target.arch] if static else f"{_GNU[target.arch]}.{target.glibc}"
     flags = ("-target", triple, f"-mcpu={_ZIG_CPU[target.arch]}", "-fno-sanitize=undefined")
     return Toolchain(f"ziglang for {triple}", tuple(command), flags)
 
@@ -66,9 +76,11 @@ def _gnu(arch: str, command: list[str]) -> Toolchain:
     return Toolchain(shlex.join(command), tuple(command), (*_GNU_CPU[arch], "-static-libstdc++", "-static-libgcc"))
 
 
-def compile_cxx(target: Target, out: Path, files: list[Path], flags: list[str], cxx: str | None = None) -> Toolchain:
+def compile_cxx(
+    target: Target, out: Path, files: list[Path], flags: list[str], cxx: str | None = None, static: bool = False
+) -> Toolchain:
     """Compile and link C++ files for a target, stripped. Raises InputError with the compiler's last words."""
-    chain = find(target, cxx)
+    chain = find(target, cxx, static)
     command = [
         *chain.command, *chain.flags, *flags, "-s", "-Wl,-z,max-page-size=65536", "-Wl,-z,noexecstack",
         *map(str, files), "-o", str(out),
@@ -83,9 +95,27 @@ def compile_cxx(target: Target, out: Path, files: list[Path], flags: list[str], 
 def build_core(target: Target, out: Path, cxx: str | None = None) -> elf_check.Elf:
     """librunnel for a target, stripped and checked. Raises InputError."""
     flags = [*FLAGS, "-shared", f"-I{CORE / 'include'}", "-Wl,--as-needed", "-Wl,-z,defs", "-Wl,--gc-sections"]
+    return _checked(target, out, sources(), flags, cxx, static=False)
+
+
+def build_runner(target: Target, out: Path, cxx: str | None = None) -> elf_check.Elf:
+    """runnel-run for a target or this machine: static, stripped and checked. Raises InputError."""
+    if target.native:
+        try:
+            build_board.build(out, shlex.split(cxx) if cxx else None)
+        except NoCompiler as error:
+            raise InputError(f"{error}.") from None
+        return elf_check.read(out.read_bytes())
+    flags = [*build_board.FLAGS, f"-I{CORE / 'include'}"]
+    return _checked(target, out, build_board.sources(), flags, cxx, static=True)
+
+
+def _checked(
+    target: Target, out: Path, files: list[Path], flags: list[str], cxx: str | None, static: bool
+) -> elf_check.Elf:
     part = out.with_name(f".{out.name}.part")
     try:
-        compile_cxx(target, part, sources(), flags, cxx)
+        compile_cxx(target, part, files, flags, cxx, static)
         elf = elf_check.check(part, target)
         os.replace(part, out)
     finally:
@@ -93,4 +123,4 @@ def build_core(target: Target, out: Path, cxx: str | None = None) -> elf_check.E
     return elf
 
 
-__all__ = ["CORE_BYTES", "NAMED", "Toolchain", "build_core", "compile_cxx", "find"]
+__all__ = ["CORE_BYTES", "NAMED", "RUNNER_BYTES", "Toolchain", "build_core", "build_runner", "compile_cxx", "find"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,41 +11,52 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "streaming"))  # nets.py
 sys.path.append(str(Path(__file__).resolve().parent))
 
+from runnel import targets  # noqa: E402
+from runnel.errors import InputError  # noqa: E402
 from runnel.runtime import build_board, build_core  # noqa: E402
-
-
-def built(folder: Path, triple: str | None) -> Path:
-    out = folder / "runnel-run"
-    if triple and not importlib.util.find_spec("ziglang"):
-        pytest.skip("no cross compiler: the ziglang package is not installed")
-    try:
-        build_board.build(out, build_board.zig(triple) if triple else None)
-    except build_core.NoCompiler as error:
-        if not triple:
-            try:
-                build_core.find_compiler()
-            except build_core.NoCompiler:
-                pytest.skip(str(error))
-        raise
-    return out
+from runnel.tools import toolchain  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def binary(tmp_path_factory):
     """runnel-run for this machine."""
-    return built(tmp_path_factory.mktemp("board"), None)
+    try:
+        build_core.find_compiler()
+    except build_core.NoCompiler as error:
+        pytest.skip(str(error))
+    out = tmp_path_factory.mktemp("board") / "runnel-run"
+    build_board.build(out)
+    return out
+
+
+def for_arm(folder, name):
+    target = targets.load(name)
+    try:
+        toolchain.find(target, static=True)
+    except InputError as error:
+        pytest.skip(str(error))
+    out = folder / "runnel-run"
+    elf = toolchain.build_runner(target, out)
+    assert not elf.needed and elf.align >= 1 << 16 and not elf.exec_stack
+    return out
 
 
 @pytest.fixture(scope="session")
 def arm_binary(tmp_path_factory):
     """runnel-run for 64-bit ARM."""
-    return built(tmp_path_factory.mktemp("board"), "aarch64-linux-musl")
+    return for_arm(tmp_path_factory.mktemp("board"), "aarch64")
 
 
 @pytest.fixture(scope="session")
-def emulator():
-    """The command that runs programs of 64-bit ARM."""
-    found = build_board.find_emulator("aarch64")
-    if found is None:
-        pytest.skip("no emulator: qemu-aarch64 is not installed (apt-get install qemu-user)")
+def arm32_binary(tmp_path_factory):
+    """runnel-run for 32-bit ARM."""
+    return for_arm(tmp_path_factory.mktemp("board"), "armv7")
+
+
+@pytest.fixture(scope="session")
+def emulators():
+    """The commands that run programs of ARM, by the processor."""
+    found = {arch: build_board.find_emulator(arch) for arch in ("aarch64", "arm")}
+    if not all(found.values()):
+        pytest.skip("no emulator: qemu-aarch64 and qemu-arm are not installed (apt-get install qemu-user)")
     return found

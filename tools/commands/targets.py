@@ -1,4 +1,4 @@
-"""List the boards and chips that bundles can be made for, show one, read a real one, or build the core for one."""
+"""List the boards and chips that bundles can be made for, show one, read a real one, or build what runs there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from runnel.tools import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "show", "probe", "core"), default="list")
+    parser.add_argument("action", nargs="?", choices=("list", "show", "probe", "core", "runner"), default="list")
     parser.add_argument("what", nargs="?", help="a target's name or file; probe: local, or ssh://user@board[:port]")
     parser.add_argument("-o", "--out", metavar="FILE", help="where to write (probe: default your own targets)")
     parser.add_argument("--name", help="probe: the target's name (default: the machine's)")
     parser.add_argument("--storage", metavar="FILE", help="probe: a large file there, whose reading is timed")
-    parser.add_argument("--cxx", help="core: the C++ compiler (default: $RUNNEL_CXX, ziglang, or the system's)")
+    parser.add_argument("--cxx", help="core, runner: the C++ compiler (default: $RUNNEL_CXX, ziglang, or the system's)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -27,8 +27,8 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"targets {args.action} needs {needed}.")
     if args.action == "list":
         return _list(args)
-    if args.action == "core":
-        return _core(args)
+    if args.action in ("core", "runner"):
+        return _built(args, args.action)
     return _show(targets.load(args.what), args.json) if args.action == "show" else _probe(args)
 
 
@@ -84,18 +84,19 @@ def _probe(args: argparse.Namespace) -> int:
     return _show(targets.load(str(out.resolve())), args.json)
 
 
-def _core(args: argparse.Namespace) -> int:
+def _built(args: argparse.Namespace, what: str) -> int:
+    """The core as a library, or runnel-run."""
     from runnel.tools import toolchain
 
     target = targets.load(args.what)
-    if target.native:
+    if target.native and what == "core":
         raise InputError("this machine's core is built when runnel is installed; name a board.")
-    out = Path(args.out or "librunnel.so")
-    elf = toolchain.build_core(target, out, args.cxx)
+    out = Path(args.out or ("librunnel.so" if what == "core" else "runnel-run"))
+    elf = (toolchain.build_core if what == "core" else toolchain.build_runner)(target, out, args.cxx)
     size = out.stat().st_size
     if args.json:
         print(json.dumps({"path": str(out), "bytes": size, **asdict(elf)}, indent=1))
     else:
-        needs = ", ".join([*elf.needed, *elf.versions])
-        print(terminal.pairs({"core": f"{out}, {terminal.size(size)}", "for": target.arch, "needs": needs}))
+        needs = ", ".join([*elf.needed, *elf.versions]) or "no library"
+        print(terminal.pairs({what: f"{out}, {terminal.size(size)}", "for": target.arch, "needs": needs}))
     return 0
