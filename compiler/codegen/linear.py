@@ -206,19 +206,21 @@ class _Panels:
                         total = p.sums.add_product(splat(x, lanes), w, b.load_vector(row_sums[j], 0, lanes))
                         b.store_vector(row_sums[j], 0, total)
 
-            def quad(k: Expr) -> None:
-                assert self.dots is not None
-                xs = [self.dots.codes(b.load_vector(p.x.memory, base + k * QUAD, QUAD), lanes) for base in bases]
+            def group_step(dots: Dots, k: Expr) -> None:
+                size = dots.size
+                xs = [dots.codes(b.load_vector(p.x.memory, base + k * size, size), lanes) for base in bases]
                 for j, (i, v) in enumerate(columns):
-                    w = b.let(b.load_vector(self.memory, starts[i] + (k * widths[i] + v) * QUAD, QUAD * lanes))
+                    w = b.let(b.load_vector(self.memory, starts[i] + (k * widths[i] + v) * size, size * lanes))
                     for x, row_sums in zip(xs, sums, strict=True):
-                        b.store_vector(row_sums[j], 0, self.dots.add(x, w, b.load_vector(row_sums[j], 0, lanes)))
+                        b.store_vector(row_sums[j], 0, dots.add(x, w, b.load_vector(row_sums[j], 0, lanes)))
 
             with b.loop(p.inputs // _UNROLL, "k") as k:
-                if self.dots:
-                    quad(k)
-                for u in range(0 if self.dots else _UNROLL):
-                    step(k * _UNROLL + u)
+                each = self.dots.size if self.dots else 1
+                for u in range(_UNROLL // each):
+                    if self.dots:
+                        group_step(self.dots, k * (_UNROLL // each) + u)
+                    else:
+                        step(k * _UNROLL + u)
             for u in range(p.inputs - p.inputs % _UNROLL, p.inputs):
                 step(int32(u))
         for row, row_sums in zip(rows, sums, strict=True):

@@ -11,7 +11,7 @@ from runnel.compiler.codegen.loader import load_image_for_tests
 from runnel.compiler.lowering.frame import Access, FrameNode, FrameValue, Group
 
 ROWS = 4
-POISON = {"float32": np.nan, "int64": -(2**40), "int32": -(2**20), "int8": 77, "uint8": 177, "bool": 1}
+POISON = {"float32": np.nan, "int64": -(2**40), "int32": -(2**20), "int16": -7777, "int8": 77, "uint8": 177, "bool": 1}
 STORE = {"bool": "int8"}
 
 

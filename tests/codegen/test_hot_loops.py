@@ -15,7 +15,7 @@ from runnel import targets
 from runnel.compiler.codegen import KernelModule, Target
 from runnel.compiler.codegen.module import object_bytes
 from runnel.compiler.lowering.frame import FrameNode
-from runnel.tools.build import kernel_target
+from runnel.tools.build import kernel_target, runs_here
 
 VECTOR = {  # the multiply-adds that are wanted, as each assembler writes them
     "rpi5": r"fmla\s+v\d+\.4s|fmla\.4s", "rpi3": r"fmla\s+v\d+\.4s|fmla\.4s", "armv7": r"vfma\.f32\s+q\d+",
@@ -112,7 +112,8 @@ def of_codes(kind: str, zero: int, inputs: int, outputs: int, groups: int = 1, t
 def test_codes_take_dot_products_where_there_are(tmp_path: Path) -> None:
     vnni = Target.of("x86_64-linux-gnu", "x86-64-v4", ("+avx512vnni",))
     boards = {name: (kernel_target(targets.load(name)), wanted) for name, wanted in CODES.items()}
-    for target, wanted in [*boards.values(), (vnni, r"\bvpdpbusd\s.*%zmm")]:
+    pairs = Target.of("x86_64-linux-gnu", "x86-64-v3"), r"\bvpmaddwd\s.*%ymm"
+    for target, wanted in [*boards.values(), (vnni, r"\bvpdpbusd\s.*%zmm"), pairs]:
         for kind in ("int8", "uint8"):
             module = KernelModule(target)
             kernel = module.add(of_codes(kind, 3, 512, 64).group)
@@ -120,12 +121,21 @@ def test_codes_take_dot_products_where_there_are(tmp_path: Path) -> None:
             assert len(re.findall(wanted, loop)) >= 4, f"{target}, {kind}:\n{loop}"
 
 
+LEVELS = [Target.host(), *(Target.of("x86_64-linux-gnu", f"x86-64-v{n}") for n in (2, 3, 4))]
+
+
+@pytest.mark.parametrize("target", LEVELS, ids=["host", "v2", "v3", "v4"])
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "groups"), [(64, 64, 1), (7, 20, 1), (4, 16, 1), (24, 33, 1), (8, 32, 2)]
 )
-def test_dot_products_are_exact(kind: str, inputs: int, outputs: int, groups: int) -> None:
+def test_dot_products_are_exact(
+    kind: str, inputs: int, outputs: int, groups: int, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On this machine, with the instructions that it has, against numpy; extremes among them."""
+    if not runs_here(target)[0]:
+        pytest.skip("this processor has not the features of that level")
+    monkeypatch.setattr(Target, "host", lambda: target)
     for zero in (0, 3, 128 if kind == "uint8" else -128):
         c = of_codes(kind, zero, inputs, outputs, groups)
         x, w = next(iter(c.frames.items()))[1], c.group.nodes[0].inputs[1]
