@@ -9,7 +9,7 @@ from typing import Any
 import runnel
 from runnel.errors import InputError
 from runnel.files import replacing
-from runnel.tools import terminal
+from runnel.tools import emulate, terminal
 from runnel.tools.bench import Row, measure, ratios
 from runnel.tools.units import frame_count, positive
 
@@ -27,9 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=None, help="steps (default: as many as 2 s take)")
     parser.add_argument("--rows", metavar="FILE", help="also write the raw rows there, as JSON")
     parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
+    parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.on:
+        return emulate.call(args.bundle, "bench", emulate.chunk_words(args.bundle, args.chunk, None), args.json)
     backends = args.backend.split(",")
     programs = {backend: _load(args.bundle, backend) for backend in backends}
     first = programs[backends[0]]

@@ -16,7 +16,7 @@ import runnel
 from runnel.errors import InputError
 from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
-from runnel.tools import terminal
+from runnel.tools import emulate, terminal
 from runnel.tools.facts import mode_facts
 from runnel.tools.measure import Outputs, Timing, by_name, drive
 from runnel.tools.units import frame_count, named_file, positive
@@ -42,9 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
     parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
+    parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.on:
+        return _emulated(args)
     programs = [runnel.load(path, backend=args.backend) for path in args.bundle]
     program = programs[0] if len(programs) == 1 else Chain(programs)
     timed = program.timed
@@ -79,6 +82,16 @@ def main(args: argparse.Namespace) -> int:
     facts = _facts(program, args.backend, rate, chunk, timing, notes)
     print(json.dumps(facts, indent=1) if args.json else _text(program, facts, timing, rate), file=page)
     return 0
+
+
+def _emulated(args: argparse.Namespace) -> int:
+    if len(args.bundle) > 1:
+        raise InputError("--on qemu runs one bundle; run them one after the other.")
+    words = ["--in", args.source, "--on-nonfinite", args.on_nonfinite, *(["--realtime"] if args.realtime else [])]
+    words += [word for sink in args.sinks for word in ("--out", sink)]
+    words += ["--rate", str(args.rate)] if args.rate else []
+    words += emulate.chunk_words(args.bundle[0], args.chunk, args.rate)
+    return emulate.call(args.bundle[0], "run", words, args.json, args.statics)
 
 
 def _chunk(text: str | None, rate: int | None, hop: int) -> int | None:
