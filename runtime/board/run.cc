@@ -38,6 +38,7 @@ class Inputs {
   }
 
   int64_t rate() const { return sources_[0]->rate(); }
+  int64_t total() const { return sources_[0]->total(); }
 
   void Prepare(const Player& player, int64_t ticks) {
     for (int32_t i = 0; i < count_; ++i) {
@@ -124,8 +125,12 @@ struct Outputs {
   }
 };
 
-int64_t ChunkOf(const Options& options, double rate, int64_t hop) {
-  if (options.chunk && strcmp(options.chunk, "all") == 0) return int64_t{1} << 22;
+int64_t ChunkOf(const Options& options, const Player& player, int64_t total, double rate, int64_t hop) {
+  if (options.chunk && strcmp(options.chunk, "all") == 0) {
+    if (!total) Refuse("--chunk all needs a file in .wav or .npy with frames in it.");
+    const int64_t each = rn_bundle_input(player.bundle(), 0)->per_tick;
+    return (total + each - 1) / each;
+  }
   if (options.chunk) return static_cast<int64_t>(strtod(options.chunk, nullptr));
   return rate >= 1000 ? static_cast<int64_t>(rate) / 100 : hop;
 }
@@ -143,7 +148,7 @@ int Run(const Options& options) {
                       : facts.rate > 0 ? facts.rate
                                        : static_cast<double>(inputs.rate());
   if (options.realtime && rate <= 0) Refuse("--realtime needs the rate of the input; give --rate.");
-  const int64_t chunk = ChunkOf(options, rate, facts.hop);
+  const int64_t chunk = ChunkOf(options, player, inputs.total(), rate, facts.hop);
   const Outputs outputs(player, options, static_cast<int64_t>(llround(rate)));
   inputs.Prepare(player, chunk);
   player.Prepare(chunk);

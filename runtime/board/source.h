@@ -29,6 +29,8 @@ class Source {
 
   // Up to `frames` frames as [outer, frames read, inner]; how many were read. 0 is the end.
   int64_t Read(int64_t frames, uint8_t* into);
+  // Frames in all; 0 for what comes live.
+  int64_t total() const { return total_; }
   // Of what comes in; 0 where it does not say.
   int64_t rate() const { return wav_.rate; }
 

@@ -182,6 +182,7 @@ def test_non_finite_samples(binary, denoiser, tmp_path):
         (["--in", "{x}", "--chunk", "0"], "takes a number"),
         (["--in", "{x}", "--colour", "red"], "is not known"),
         (["--in", "{x}", "--core", "1000"], "cannot be used"),
+        (["--in", "raw:-", "--chunk", "all"], "needs a file"),
         ([], "is given nothing"),
         (["--in", "{x}", "extra.rnl"], "too many"),
     ],
