@@ -47,8 +47,8 @@ bench-compile: setup
 	@$(PY) -m runnel.tools.compile_time
 
 nightly: setup
-	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q -s tests/streaming/test_random_graphs.py
-	RUNNEL_GRAPHS=1000 RUNNEL_RUNNERS=native $(PY) -m pytest -q -s tests/streaming/test_random_graphs.py
+	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
+	RUNNEL_GRAPHS=1000 RUNNEL_RUNNERS=native $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
 
 coverage: setup

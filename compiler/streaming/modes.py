@@ -19,6 +19,9 @@ FORMS = {
 }
 """Every named mode and what its value looks like; words in capitals stand for numbers of frames."""
 
+LEAST = {"lookahead": 1}
+"""The fewest frames that a number may be, where it is not 0."""
+
 
 def parse_modes(given: str | Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
     """{mode: value} from "norm=running", several of these, or a mapping. Raises InputError for an unknown one."""
@@ -54,5 +57,6 @@ def _check(name: str, value: str) -> None:
         words = [w.partition(":") for w in value.split(",")]
         fits = all(k in wanted and n.isascii() and n.isdigit() and len(n) < 8 for k, _, n in words)
         fits &= len({k for k, _, _ in words}) == len(words)
+        fits = fits and all(int(n) >= LEAST.get(k, 0) for k, _, n in words)
     if not fits:
         raise InputError(f"the mode {name}={value} is not understood; write {name}={form}.")

@@ -83,11 +83,17 @@ class Report:
     native: str | None = None
     modes: dict[str, dict[str, Any]] = field(default_factory=dict)
     decided: dict[str, dict[str, int]] = field(default_factory=dict)
-    max_frames: str = ""
+    max_frames: int | None = None
+    max_frames_reason: str = ""
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.__dict__)
+
+    def _longest(self) -> list[str]:
+        if self.max_frames is None:
+            return []
+        return [f"  longest stream       {self.max_frames} frames: {self.max_frames_reason}"]
 
     def text(self) -> str:
         """A page for a person."""
@@ -106,7 +112,7 @@ class Report:
             f"  look-ahead           {self.look_ahead} {unit}",
             f"  latency              {self.latency_frames} {unit}{ms}",
             f"  state                {self.state_bytes} bytes",
-            *([f"  longest stream       {self.max_frames}"] if self.max_frames else []),
+            *self._longest(),
             self._work(),
             f"  native kernels       {'yes' if self.native is None else 'no: ' + self.native}",
         ]
@@ -211,6 +217,7 @@ def report(
         rate=rate,
         modes={k: {"value": v, "nodes": graph.mode_nodes.get(k, [])} for k, v in sorted(graph.modes.items())},
         decided=by_decision(graph.decided),
-        max_frames="" if graph.max_frames is None else f"{graph.max_frames} frames: {graph.max_frames_reason}",
+        max_frames=graph.max_frames,
+        max_frames_reason=graph.max_frames_reason,
         notes=list(graph.notes),
     )

@@ -104,7 +104,7 @@ def test_a_stream_too_short_for_the_model_does_not_end(program: Program, frames:
 
 def test_foreign_states_and_unknown_names(program: Program, made: Path) -> None:
     for state in (b"", b"x" * 64, program.stream().save()[:-1], program.stream().save() + b"\0"):
-        with pytest.raises(StreamError, match="belongs to another program or is damaged"):
+        with pytest.raises(StreamError, match="belongs to another program or backend, or is damaged"):
             program.stream(state=state)
     with pytest.raises(StreamError, match="on_nonfinite is 'ignore'"):
         program.stream(on_nonfinite="ignore")

@@ -14,7 +14,8 @@ from runnel.compiler.streaming.rules.elementwise import BINARY, UNARY
 from runnel.errors import Refused
 
 POSITIVE = {"Log", "Sqrt", "Reciprocal"}
-INSIDE_ONE = {"Acos", "Asin"}
+INSIDE_ONE = {"Acos", "Asin", "Atanh"}
+ABOVE_ONE = {"Acosh"}
 NEEDS_OPSET = {"Gelu": 20, "Mish": 18, "HardSwish": 14, "Celu": 12}
 LOGICAL = {"And", "Or", "Xor"}
 COMPARISONS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
@@ -25,7 +26,8 @@ SHORT: dict[str, Any] = {"lengths": (1, 2, 5, 9, 14), "steps": (None, 4)}
 def test_unary(check: Check, op: str) -> None:
     net = Net(opset=max(17, NEEDS_OPSET.get(op, 17)))
     x = net.input([1, 3, TIME])
-    h = net.op("Sigmoid", x) if op in POSITIVE | INSIDE_ONE else x
+    h = net.op("Sigmoid", x) if op in POSITIVE | INSIDE_ONE | ABOVE_ONE else x
+    h = net.op("Add", h, net.const(1.0)) if op in ABOVE_ONE else h
     if op == "Not":
         y = net.op("Not", net.op("Less", h, net.const(0.0)))
     else:

@@ -96,8 +96,11 @@ def test_max_frames_holds_whatever_the_model_is(tmp_path: Path, stated: int) -> 
 
 
 def test_the_nearest_end_counts(tmp_path: Path) -> None:
-    assert "20 frames: it was compiled" in runnel.inspect(coded(), max_frames=20).max_frames
-    assert "40 frames: the model's table" in runnel.inspect(coded(), max_frames=50).max_frames
+    stated, table = (runnel.inspect(coded(), max_frames=n) for n in (20, 50))
+    assert (stated.max_frames, table.max_frames) == (20, 40)
+    assert "it was compiled" in stated.max_frames_reason
+    assert "the model's table" in table.max_frames_reason
+    assert "longest stream       40 frames: the model's table" in table.text()
 
 
 def test_fewer_frames_than_the_model_takes_is_an_error() -> None:
