@@ -20,7 +20,10 @@ Array = NDArray[Any]
 Result = Array | dict[str, Array]
 BACKENDS = ("native", "onnxruntime")
 ON_NONFINITE = ("error", "zero", "reset")
-FOREIGN_STATE = "the saved state belongs to another program or backend, or is damaged; use the bundle and backend it was saved with."
+FOREIGN_STATE = (
+    "the saved state belongs to another program or backend, or is damaged; "
+    "use the bundle and the backend it was saved with."
+)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from runnel.errors import InputError
 FOLD_LIMIT = 64 << 20
 MOST_MEMORY = 2 << 30
 """Bytes of all tensors of one run of the offline model."""
+WHOLE = ("Attention",)
+"""Onnxruntime takes a past only where the present is an output."""
 FRAGILE = ("GRU", "LSTM", "RNN", "ConvTranspose")
 KNOWN_TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13))
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -176,7 +178,7 @@ def _drop_dead(graph: Graph) -> None:
 
 def _read_outputs(node: Node, needed: Collection[str]) -> list[str]:
     """The node's outputs without optional ones that nothing reads, which exporters name all the same."""
-    if node.domain not in ("", "ai.onnx") or all(o in needed for o in node.outputs[1:]):
+    if node.domain not in ("", "ai.onnx") or node.op in WHOLE or all(o in needed for o in node.outputs[1:]):
         return node.outputs
     ports = onnx.defs.get_schema(node.op).outputs if onnx.defs.has(node.op) else []
     outputs = [

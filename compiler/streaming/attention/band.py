@@ -109,9 +109,10 @@ class Observer:
 
     def gain(self) -> tuple[np.ndarray | float, float]:
         """(scale, softcap): what the scores are multiplied with, checked on noise."""
-        frames = next(t for t in map(self.ticks, SMALL[4:]) if self.look(t) is not None)
-        sight = self.look(frames)
-        assert sight is not None
+        sights = ((t, self.look(t)) for t in map(self.ticks, SMALL[4:]))
+        frames, sight = next(((t, s) for t, s in sights if s is not None), (0, None))
+        if sight is None:
+            raise Refusal("has a mask that could not be computed from lengths alone", "compute the mask from shapes")
         if self.scores.tanh is None:
             return self._slope(frames, self.scores.pattern.logits, sight.value, PROBE), 0.0
         cap = self._slope(frames, self.scores.pattern.logits, sight.value, 1.0)
