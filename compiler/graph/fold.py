@@ -255,6 +255,8 @@ def probe_shapes(
     """
     wanted = [o for n in graph.nodes for o in n.outputs if o and o not in _lists(n)]
     complaint = ""
+    if len(lengths) > 1 and _slices_backwards(to_proto(graph)):
+        lengths = [n for n in lengths if n >= 16]  # onnxruntime too ends the process there
     for length in lengths:
         ports = concrete_ports(graph, axes, length, per_tick)
         for p in ports:
@@ -300,6 +302,8 @@ def _lists(node: Node) -> set[str]:
 
 def _inferred(model: onnx.ModelProto) -> list[Port]:
     """The tensors of a model with fixed inputs whose shapes can be told without running it."""
+    if _slices_backwards(model):
+        return []
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # a model that it cannot read is told about when it runs
@@ -313,6 +317,13 @@ def _inferred(model: onnx.ModelProto) -> list[Port]:
                 Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, tuple(dims))
             )
     return ports
+
+
+def _slices_backwards(model: onnx.ModelProto) -> bool:
+    """Whether a Slice may have a negative step: onnx's inference ends the process where its axis is empty."""
+    steps = {n.input[4] for n in model.graph.node if n.op_type == "Slice" and len(n.input) > 4 and n.input[4]}
+    known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in steps}
+    return any(name not in known or bool((known[name] < 0).any()) for name in steps)
 
 
 def _without_frames(length: int, graph: Graph, ports: list[Port]) -> str:
