@@ -255,7 +255,8 @@ def probe_shapes(
     """
     wanted = [o for n in graph.nodes for o in n.outputs if o and o not in _lists(n)]
     complaint = ""
-    if len(lengths) > 1 and _slices_backwards(to_proto(graph)):
+    backwards = _slices_backwards(graph)
+    if len(lengths) > 1 and backwards:
         lengths = [n for n in lengths if n >= 16]  # onnxruntime too ends the process there
     for length in lengths:
         ports = concrete_ports(graph, axes, length, per_tick)
@@ -275,7 +276,7 @@ def probe_shapes(
         for out in model.graph.output:
             if out.type.HasField("tensor_type"):
                 out.type.tensor_type.ClearField("shape")
-        inferred = _inferred(model)
+        inferred = [] if backwards else _inferred(model)
         if complaint := _beyond_memory(length, inferred) or _without_frames(length, graph, inferred):
             continue
         try:
@@ -302,8 +303,6 @@ def _lists(node: Node) -> set[str]:
 
 def _inferred(model: onnx.ModelProto) -> list[Port]:
     """The tensors of a model with fixed inputs whose shapes can be told without running it."""
-    if _slices_backwards(model):
-        return []
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # a model that it cannot read is told about when it runs
@@ -319,11 +318,10 @@ def _inferred(model: onnx.ModelProto) -> list[Port]:
     return ports
 
 
-def _slices_backwards(model: onnx.ModelProto) -> bool:
+def _slices_backwards(graph: Graph) -> bool:
     """Whether a Slice may have a negative step: onnx's inference ends the process where its axis is empty."""
-    steps = {n.input[4] for n in model.graph.node if n.op_type == "Slice" and len(n.input) > 4 and n.input[4]}
-    known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in steps}
-    return any(name not in known or bool((known[name] < 0).any()) for name in steps)
+    steps = {n.inputs[4] for n in graph.nodes if n.op == "Slice" and len(n.inputs) > 4 and n.inputs[4]}
+    return any(name not in graph.constants or bool((graph.constants[name] < 0).any()) for name in steps)
 
 
 def _without_frames(length: int, graph: Graph, ports: list[Port]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runnel.compiler.lowering.signals import View
+from runnel.compiler.registry import registering
 from runnel.compiler.streaming.ir import StreamNode
 
 if TYPE_CHECKING:
@@ -17,12 +18,4 @@ LOWERERS: dict[type[StreamNode], Lowerer] = {}
 
 def lowers(*kinds: type[StreamNode]) -> Callable[[Lowerer], Lowerer]:
     """Register the function that adds the steps of these kinds of nodes and returns the view of their output."""
-
-    def register(function: Lowerer) -> Lowerer:
-        for kind in kinds:
-            if kind in LOWERERS:
-                raise ValueError(f"two lowerings of {kind.__name__}")
-            LOWERERS[kind] = function
-        return function
-
-    return register
+    return registering(LOWERERS, kinds, "lowerings of")

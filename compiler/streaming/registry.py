@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from runnel.compiler.registry import registering
+
 if TYPE_CHECKING:
     from runnel.compiler.graph.model import Node
     from runnel.compiler.streaming.analysis import Analysis, Value
@@ -34,15 +36,7 @@ class MixesTime(Refusal):
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
     """Register the function as the rule of these ops of the standard domain."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            if op in RULES:
-                raise ValueError(f"two rules for {op}")
-            RULES[op] = function
-        return function
-
-    return register
+    return registering(RULES, ops, "rules for")
 
 
 def from_length(*ops: str) -> Callable[[Maker], Maker]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from runnel.compiler.streaming.registry import RULES
 from runnel.errors import InputError, Refused
 
 TIME = "T"
+Plans = Callable[[int], "list[dict[str, Any]]"]
 KINDS = "fiub"
 FURTHER = (1, 2, 5, 9)
 MOST_CASES = 20
@@ -92,35 +93,11 @@ def variants(case: Any) -> Iterator[tuple[bytes, dict[str, int], dict[str, np.nd
                     yield streamed(case, axes, values), axes, {n: values[n] for n in axes}
 
 
-def verdict(model: bytes, axes: dict[str, int], values: dict[str, np.ndarray]) -> str:
-    """exact; refused; unusable: onnxruntime does not run it. AssertionError where a stream is wrong."""
-    name, axis = next(iter(axes.items()))
-    size = values[name].shape[axis]
-    try:
-        offline = oracle.Offline(model)
-    except Exception:  # onnxruntime's exceptions share no base class of their own
-        return "unusable"
-    if offline(values) is None:
-        return "unusable"
+def verdict(model: bytes, axes: dict[str, int], values: dict[str, np.ndarray], plans: Plans) -> str:
+    """exact; refused; unusable: onnxruntime does not run it. AssertionError where a stream is wrong.
 
-    def feeds(length: int) -> dict[str, np.ndarray]:
-        """The standard's own values, repeated."""
-        return {n: np.ascontiguousarray(np.take(v, np.arange(length) % size, axes[n])) for n, v in values.items()}
-
-    try:
-        lengths = list(dict.fromkeys((size, *FURTHER)))
-        proof = oracle.check(
-            model, runner=reference, time_axis=axes, feeds=feeds, lengths=lengths, steps=(None, 4), at_least=1
-        )
-    except Refused:
-        return "refused"
-    except InputError:
-        return "unusable"
-    return "exact" if proof.runs else "unusable"
-
-
-def window_verdict(model: bytes, axes: dict[str, int], values: dict[str, np.ndarray]) -> str:
-    """The same with the standard's own length as the window, moved by one frame and by two."""
+    plans: how the oracle is asked, for the standard's own length.
+    """
     name, axis = next(iter(axes.items()))
     size = values[name].shape[axis]
     try:
@@ -130,47 +107,50 @@ def window_verdict(model: bytes, axes: dict[str, int], values: dict[str, np.ndar
         return "unusable"
 
     def feeds(length: int) -> dict[str, np.ndarray]:
+        """The standard's own values, repeated."""
         return {n: np.ascontiguousarray(np.take(v, np.arange(length) % size, axes[n])) for n, v in values.items()}
 
     try:
-        for hop in (1, 2):
-            lengths = [size, size + 1, size + 5]
-            oracle.check(model, runner=reference, time_axis=axes, feeds=feeds, lengths=lengths, window=size, hop=hop)
+        proofs = [oracle.check(model, runner=reference, time_axis=axes, feeds=feeds, **p) for p in plans(size)]
     except Refused:
         return "refused"
     except InputError:
         return "unusable"
-    return "exact"
+    return "exact" if all(p.runs for p in proofs) else "unusable"
+
+
+def sequence_plans(size: int) -> list[dict[str, Any]]:
+    """The standard's own length and a few more."""
+    return [{"lengths": list(dict.fromkeys((size, *FURTHER))), "steps": (None, 4), "at_least": 1}]
+
+
+def window_plans(size: int) -> list[dict[str, Any]]:
+    """The standard's own length as the window, moved by one frame and by two."""
+    return [{"lengths": [size, size + 1, size + 5], "window": size, "hop": hop} for hop in (1, 2)]
+
+
+def stream_all(found: list[Any], plans: Plans) -> None:
+    """Every variant of the cases is exact or refused; skips where onnxruntime runs none."""
+    seen: Counter[str] = Counter()
+    for case in found:
+        for model, axes, values in variants(case):
+            try:
+                seen[verdict(model, axes, values, plans)] += 1
+            except AssertionError as error:
+                raise AssertionError(f"{case.name}, time in {axes}: {error}") from None
+    if not seen["exact"] + seen["refused"]:
+        pytest.skip("onnxruntime runs none of the standard's tests of this op")
 
 
 @pytest.mark.parametrize("op", sorted(RULES))
 def test_windows_over_the_standards_own_tests(op: str) -> None:
     if op in UNLIKE or op not in cases():
         pytest.skip(UNLIKE.get(op, "the standard has no test of this op alone"))
-    seen: Counter[str] = Counter()
-    for case in cases()[op][:6]:
-        for model, axes, values in variants(case):
-            try:
-                seen[window_verdict(model, axes, values)] += 1
-            except AssertionError as error:
-                raise AssertionError(f"{case.name}, time in {axes}: {error}") from None
-    if not seen["exact"] + seen["refused"]:
-        pytest.skip("onnxruntime runs none of the standard's tests of this op")
+    stream_all(cases()[op][:6], window_plans)
 
 
 @pytest.mark.parametrize("op", sorted(RULES))
 def test_the_standards_own_tests(op: str) -> None:
-    if op in UNLIKE:
-        pytest.skip(UNLIKE[op])
-    found = cases().get(op)
-    if not found:
-        pytest.skip("the standard has no test of this op alone")
-    seen: Counter[str] = Counter()
-    for case in found:
-        for model, axes, values in variants(case):
-            try:
-                seen[verdict(model, axes, values)] += 1
-            except AssertionError as error:
-                raise AssertionError(f"{case.name}, time in {axes}: {error}") from None
-    if not seen["exact"] + seen["refused"]:
-        pytest.skip("onnxruntime runs none of the standard's tests of this op")
+    if op in UNLIKE or op not in cases():
+        pytest.skip(UNLIKE.get(op, "the standard has no test of this op alone"))
+    stream_all(cases()[op], sequence_plans)

@@ -129,12 +129,17 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
-def test_reach_is_what_a_probe_sees(make: Any) -> None:
+def shaped(make: Any) -> tuple[bytes, StreamGraph, str, Stream]:
+    """The model of a shape, its stream graph, and the name and stream of its output."""
     net, x = stack()
     model = net.model(make(net, x))
     graph = analyse(load(model))
-    name, stream = only_stream(graph)
+    return model, graph, *only_stream(graph)
+
+
+@pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
+def test_reach_is_what_a_probe_sees(make: Any) -> None:
+    model, graph, name, stream = shaped(make)
     table = influences(model, LENGTH, name, stream.axis)
     assert table is not None
     reach, figures = reaches(graph)[stream], report(graph)
@@ -147,10 +152,7 @@ def test_reach_is_what_a_probe_sees(make: Any) -> None:
 @pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
 def test_a_frame_is_given_when_its_last_input_is_there(make: Any) -> None:
     """The latency is exact: no frame comes before it is certain, none waits longer than a probe says."""
-    net, x = stack()
-    model = net.model(make(net, x))
-    graph = analyse(load(model))
-    name, stream = only_stream(graph)
+    model, graph, name, stream = shaped(make)
     table = influences(model, LENGTH, name, stream.axis)
     assert table is not None
     rate = stream.fact.rate
@@ -169,10 +171,7 @@ def test_a_frame_is_given_when_its_last_input_is_there(make: Any) -> None:
 
 @pytest.mark.parametrize("make", SHAPES, ids=lambda f: f.__name__)
 def test_a_stream_gives_frames_when_the_facts_say(make: Any) -> None:
-    net, x = stack()
-    model = net.model(make(net, x))
-    graph = analyse(load(model))
-    name, stream = only_stream(graph)
+    model, graph, name, stream = shaped(make)
     run = reference(model, {})()
     given = 0
     source = oracle.Source(model, 0, None, None, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from runnel.compiler.registry import registering
 from runnel.compiler.streaming.emit import Builder, Chunk
 from runnel.compiler.streaming.ir import Stream, StreamNode
 
@@ -15,15 +16,7 @@ WRITERS: dict[type[StreamNode], Writer] = {}
 
 def writes(*kinds: type[StreamNode]) -> Callable[[Writer], Writer]:
     """Register the function that writes these kinds of nodes and returns what a call carries of their output."""
-
-    def register(function: Writer) -> Writer:
-        for kind in kinds:
-            if kind in WRITERS:
-                raise ValueError(f"two writers for {kind.__name__}")
-            WRITERS[kind] = function
-        return function
-
-    return register
+    return registering(WRITERS, kinds, "writers for")
 
 
 def read(node: StreamNode, chunks: Chunks) -> tuple[Stream, Chunk]:

@@ -11,6 +11,7 @@ import onnx
 
 from runnel.compiler.graph.fold import captured_names, fold
 from runnel.compiler.graph.model import Graph, Node, Port
+from runnel.compiler.registry import registering
 from runnel.compiler.streaming.analysis import Analysis
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import (
@@ -51,15 +52,7 @@ WINDOW_RULES: dict[str, WindowRule] = {}
 
 def window_rule(*ops: str) -> Callable[[WindowRule], WindowRule]:
     """Register how windows share the work of these ops. None: they do not here, so that it runs on whole windows."""
-
-    def register(function: WindowRule) -> WindowRule:
-        for op in ops:
-            if op in WINDOW_RULES:
-                raise ValueError(f"two window rules for {op}")
-            WINDOW_RULES[op] = function
-        return function
-
-    return register
+    return registering(WINDOW_RULES, ops, "window rules for")
 
 
 class Walk:
