@@ -11,10 +11,12 @@ LIBRARY := runtime/_lib/librunnel.so
 RECIPE := $(wildcard runtime/build_core.py)
 CORE := $(shell find runtime/core -type f 2>/dev/null)
 CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
+# Programs that tests use and their Debian packages; a test whose program is missing skips and names it.
+SYSTEM := qemu-aarch64:qemu-user
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-compile nightly coverage lint format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -73,7 +75,20 @@ format: setup
 	$(VENV)/bin/ruff format
 	$(if $(CXX_FILES),$(VENV)/bin/clang-format -i $(CXX_FILES))
 
-test: lint
+# Where nobody may install them, the tests go on without.
+system:
+	@for pair in $(SYSTEM); do \
+	    command -v $${pair%%:*} >/dev/null && continue; \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing $${pair#*:}"; \
+	        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+            apt-get -qq install -y --no-install-recommends $${pair#*:}; } >/dev/null 2>&1 \
+	            && continue; \
+	    fi; \
+	    echo "$${pair%%:*} is missing (Debian's $${pair#*:} has it): the tests that need it are skipped"; \
+	done
+
+test: lint system
 	$(PY) -m pytest -q -n 2
 
 clean:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,13 @@ _GNU_CPU = {"aarch64": ["-march=armv8-a"], "armv7": ["-march=armv7-a", "-mfpu=ne
 
 @dataclass(frozen=True)
 class Toolchain:
-    """name: what a person calls it. command: the C++ compiler. flags: that make it compile for a target."""
+    """name: what a person calls it. command: the C++ compiler. flags: that make it compile for a target. linker: what
+    links objects without a C++ library; empty where the compiler does it at once."""
 
     name: str
     command: tuple[str, ...]
     flags: tuple[str, ...]
+    linker: tuple[str, ...] = ()
 
 
 def find(target: Target, cxx: str | None = None, static: bool = False) -> Toolchain:
@@ -69,7 +72,9 @@ def find(target: Target, cxx: str | None = None, static: bool = False) -> Toolch
 def _zig(target: Target, command: list[str], static: bool) -> Toolchain:
     triple = _MUSL[target.arch] if static else f"{_GNU[target.arch]}.{target.glibc}"
     flags = ("-target", triple, f"-mcpu={_ZIG_CPU[target.arch]}", "-fno-sanitize=undefined")
-    return Toolchain(f"ziglang for {triple}", tuple(command), flags)
+    # zig builds a whole C++ library for a target that it links C++ for, and nothing here uses one.
+    linker = (*command[:-1], "cc") if command[-1] == "c++" else ()
+    return Toolchain(f"ziglang for {triple}", tuple(command), flags, linker)
 
 
 def _gnu(arch: str, command: list[str]) -> Toolchain:
@@ -81,14 +86,23 @@ def compile_cxx(
 ) -> Toolchain:
     """Compile and link C++ files for a target, stripped. Raises InputError with the compiler's last words."""
     chain = find(target, cxx, static)
-    command = [
-        *chain.command, *chain.flags, *flags, "-s", "-Wl,-z,max-page-size=65536", "-Wl,-z,noexecstack",
-        *map(str, files), "-o", str(out),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")[-2000:]
-        raise InputError(f"{chain.name} does not compile {out.name} for {target.name}: {said}")
+    last = ["-s", "-Wl,-z,max-page-size=65536", "-Wl,-z,noexecstack", "-o", str(out)]
+
+    def call(*words: str) -> None:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")[-2000:]
+            raise InputError(f"{chain.name} does not compile {out.name} for {target.name}: {said}")
+
+    if not chain.linker:
+        call(*chain.command, *chain.flags, *flags, *map(str, files), *last)
+        return chain
+    with tempfile.TemporaryDirectory() as folder:
+        objects = [str(Path(folder) / f"{i}.o") for i in range(len(files))]
+        own = [flag for flag in flags if not flag.startswith("-Wl,") and flag not in ("-s", "-static", "-shared")]
+        for file, made in zip(files, objects):
+            call(*chain.command, *chain.flags, *own, "-c", str(file), "-o", made)
+        call(*chain.linker, *chain.flags, *(f for f in flags if not f.startswith("-std=")), *objects, *last)
     return chain
 
 

@@ -1,4 +1,4 @@
-"""Kernels and the core for ARM, run under qemu-user against the bundle's golden output."""
+"""Kernels and the core for ARM, run under qemu-user against golden output: through the C ABI, and by runnel-run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import runnel
 from runnel.runtime.bundle import Bundle
+from runnel.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("rpi5", "rpi4", "armv7")
@@ -111,10 +112,12 @@ ZOO = {
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["rpi5", "armv7"])
 @pytest.mark.parametrize("model", ZOO)
-def test_the_zoo(model: str, target: str, tmp_path: Path, play) -> None:
+def test_the_zoo(model: str, target: str, tmp_path: Path, play, cache: None, capfd: pytest.CaptureFixture[str]) -> None:
     path, options = ZOO[model]
     folder = Path(os.environ.get("RUNNEL_ZOO") or ROOT.parent / "shared" / "zoo")
     if not (folder / path).exists():
         pytest.skip(f"there is no '{folder / path}'; name the zoo's folder in RUNNEL_ZOO")
     info = runnel.compile(folder / path, tmp_path / "m.rnl", target=target, backend="native", **options)
     check(Bundle(info.path), play)
+    assert main(["verify", str(info.path), "--on", "qemu"]) == 0
+    assert "verified: " in capfd.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-ZIG = "ziglang==0.17.0"
+ZIG = "ziglang==0.17.1"
 
 
 def compiler_requirements() -> list[str]:
