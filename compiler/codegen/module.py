@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import attend, linear, product, reduce, sequence, spatial
+from runnel.compiler.codegen import attend, blocks, linear, product, reduce, sequence, spatial
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
@@ -41,6 +41,7 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "max_pool": spatial.emit_pool,
     "avg_pool": spatial.emit_pool,
     "matmul": _emit_matmul,
+    "matmul_blocks": blocks.emit_matmul,
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,

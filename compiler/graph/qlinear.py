@@ -242,37 +242,4 @@ def matmul_to_float(r: Rewriter, node: Node) -> bool:
     return True
 
 
-@expands("MatMulNBits")
-def matmul_bits(r: Rewriter, node: Node) -> bool:
-    """x by 4- or 8-bit weights (N, blocks, bytes of a block), which are dequantised here."""
-    bits, block = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
-    inputs, outputs = int(node.attrs["K"]), int(node.attrs["N"])
-    packed, scales = r.constant(node, 1), r.constant(node, 2)
-    zeros = r.constant(node, 3) if len(node.inputs) > 3 and node.inputs[3] else None
-    reordered = len(node.inputs) > 4 and node.inputs[4]
-    if packed is None or scales is None or bits not in (4, 8) or packed.dtype != np.uint8 or reordered:
-        return False
-    blocks = -(-inputs // block)
-    codes = _unpacked(packed.reshape(outputs, blocks, -1), bits)[..., :block].astype(np.float32)
-    middle = np.full((outputs, blocks), 1 << (bits - 1), np.float32)
-    if zeros is not None and zeros.dtype == np.uint8:
-        middle = _unpacked(zeros.reshape(outputs, -1), bits)[:, :blocks].astype(np.float32)
-    elif zeros is not None:
-        middle = zeros.reshape(outputs, blocks).astype(np.float32)
-    weights = (codes - middle[..., None]) * scales.reshape(outputs, blocks, 1).astype(np.float32)
-    name = r.const(np.ascontiguousarray(weights.reshape(outputs, -1)[:, :inputs].T))
-    bias = node.inputs[5] if len(node.inputs) > 5 else ""
-    total = r.node(node, "MatMul", [node.inputs[0], name], "" if bias else node.outputs[0])
-    if bias:
-        r.node(node, "Add", [total, bias], node.outputs[0])
-    return True
-
-
-def _unpacked(data: np.ndarray, bits: int) -> np.ndarray:
-    """Codes from bytes along the last axis, the low half first."""
-    if bits == 8:
-        return data
-    return np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:-1], -1)
-
-
 __all__ = ["EXPANSIONS", "INT32"]

@@ -331,12 +331,14 @@ def integer_form(graph: Graph) -> None:
     quantised = {"DequantizeLinear", "QuantizeLinear", "QLinearConv", "QLinearMatMul"}
     if not any(n.op in quantised or n.op.startswith(("QLinear", "QGemm", "MatMulNBits")) for n in graph.nodes):
         return
+    from runnel.compiler.graph.blocks import weights_in_blocks
     from runnel.compiler.graph.tables import tables
 
     fold(graph, keep=("DequantizeLinear",))
     rewriter = Rewriter(graph)
     rewriter.run()
     changed = rewriter.sums + tables(graph)
+    changed += weights_in_blocks(graph)
     fold(graph)
     if changed:
         graph.exported, graph.proto = graph.proto, to_proto(graph)

@@ -17,6 +17,8 @@ def macs(node: FrameNode) -> int:
     first, weight = (*node.inputs, None, None)[:2]
     if first is None or weight is None:
         return 0
+    if node.op == "matmul_blocks":
+        return out * prod(weight.shape[:2])
     if node.op == "conv":
         return out * prod(weight.shape[1:])
     if node.op == "conv_transpose" and isinstance(weight, np.ndarray):

@@ -166,8 +166,8 @@ class Pointwise(StreamNode):
                 rows = out // (constants[0].shape[-1] if self.inputs[1] is constants[0] else constants[0].shape[-2])
                 return constants[0].size * max(1, rows)
             return out * (self.streams[0].frame_shape[-1] if self.streams[0].frame_shape else 1)
-        if self.op in ("Conv", "ConvInteger"):
-            return out * int(np.prod(sizes[0][1:]))
+        if self.op in ("Conv", "ConvInteger", "MatMulNBits"):
+            return out * int(self.attrs["K"] if self.op == "MatMulNBits" else np.prod(sizes[0][1:]))
         first = self.streams[0].frame_shape
         if self.op == "ConvTranspose":
             return int(np.prod(first[-(len(sizes[0]) - 2) :], dtype=np.int64)) * int(np.prod(sizes[0]))

@@ -70,10 +70,13 @@ WITHOUT_RULE = {
 DOMAINS = ("", "ai.onnx", "runnel")
 """Domains whose ops have rules by their name: the standard's, and our own nodes."""
 
+CONTRIBUTED = frozenset({("com.microsoft", "MatMulNBits")})
+"""Ops of other domains that have rules."""
+
 
 def has_rule(node: Node) -> bool:
     """Whether a rule is registered for the node."""
-    return node.op in RULES and node.domain in DOMAINS
+    return node.op in RULES and (node.domain in DOMAINS or (node.domain, node.op) in CONTRIBUTED)
 
 
 def missing_rule(op: str) -> Refusal:

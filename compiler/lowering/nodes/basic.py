@@ -10,6 +10,7 @@ from runnel.compiler.lowering.pointwise import HANDLERS
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.ir import Feedback, Pointwise, Shift, Source, Unfold
+from runnel.compiler.streaming.registry import CONTRIBUTED
 
 MODES = {"constant": 0, "reflect": 1, "edge": 2}
 
@@ -37,7 +38,8 @@ def feedback(low: Lowering, node: Feedback) -> View:
 
 @lowers(Pointwise)
 def pointwise(low: Lowering, node: Pointwise) -> View:
-    handler = HANDLERS.get(node.op) if not node.domain else None
+    known = not node.domain or (node.domain, node.op) in CONTRIBUTED
+    handler = HANDLERS.get(node.op) if known else None
     if handler is None:
         raise NoKernel("has no kernel")
     view = handler(low, node)

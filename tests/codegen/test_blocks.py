@@ -1,0 +1,77 @@
+"""Products by weights of few bits, against float64, and the instructions of their hot loops."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_harness import ROWS, Case, Runner, case, random_frames, value
+from test_hot_loops import LEVELS, SCALAR, disassembled, hottest
+
+from runnel import targets
+from runnel.compiler.codegen import KernelModule, Target
+from runnel.compiler.lowering.frame import FrameNode
+from runnel.tools.build import kernel_target, runs_here
+
+# rows in the frame, inputs, outputs, taps, bits, block, whether there are zero points
+PRODUCTS = [
+    (1, 64, 64, 1, 8, 32, False), (1, 40, 6, 1, 4, 32, True), (3, 129, 40, 1, 4, 16, True),
+    (1, 300, 300, 1, 2, 32, False), (1, 512, 130, 1, 4, 128, False), (1, 48, 33, 3, 8, 16, True),
+    (5, 7, 1, 1, 4, 16, False), (1, 65, 128, 2, 2, 64, True),
+]  # fmt: skip
+FUSED = {"rpi5": r"fmla\s+v\d+\.4s|fmla\.4s", "armv7": r"vfma\.f32\s+q\d+", "x86-64-v3": r"vfn?madd\d+ps\s.*%ymm"}
+
+
+def of_blocks(spec: tuple[int, int, int, int, int, int, bool]) -> tuple[Case, np.ndarray]:
+    rows, inputs, outputs, taps, bits, block, zeros = spec
+    rng = np.random.default_rng(inputs)
+    shape = (rows, inputs) if taps == 1 else (1, inputs)
+    x, y, z = value("x", shape), value("y", (rows, outputs)), value("z", (rows, outputs))
+    low, blocks = -(1 << (bits - 1)), -(-inputs // block)
+    codes = rng.integers(low, -low, (taps, inputs, outputs)).astype(np.int8)
+    scales = (rng.uniform(0.5, 1.5, (taps, blocks, outputs)) / low / inputs**0.5).astype(np.float32)
+    if outputs % 2:
+        scales = scales.astype(np.float16).astype(np.float32)
+    about = rng.integers(low, -low, scales.shape).astype(np.float32) if zeros else None
+    bias = rng.standard_normal(outputs).astype(np.float32) if bits == 4 else None
+    frames = random_frames(rng, x, ROWS + taps - 1)
+    node = FrameNode("matmul_blocks", (x, codes, scales, about, bias), y, {"bits": bits, "block": block})
+    offset = 0 if about is None else np.repeat(about, block, 1)[:, :inputs]
+    w = (codes - offset) * np.repeat(scales, block, 1)[:, :inputs].astype(np.float64)
+    seen = np.stack([sum(frames[r + t].astype(np.float64) @ w[t] for t in range(taps)) for r in range(ROWS)])
+    c = case(str(spec), [node, FrameNode("tanh", (y,), z)], {x: frames}, {x: (taps, True, 1)})
+    return c, np.tanh(seen + (0 if bias is None else bias))
+
+
+@pytest.mark.parametrize("target", LEVELS, ids=["host", "v2", "v3", "v4"])
+def test_matches_float64(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not runs_here(target)[0]:
+        pytest.skip("this processor has not the features of that level")
+    monkeypatch.setattr(Target, "host", lambda: target)
+    cases = [of_blocks(spec) for spec in PRODUCTS]
+    runner = Runner([c for c, _ in cases])
+    for c, expected in cases:
+        one, many = runner.run(c)
+        assert one.tobytes() == many.tobytes(), f"{c.name}: rows differ"
+        assert np.abs(one - expected).max() <= 2e-6, c.name
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("target", FUSED)
+def test_hot_loops_are_vectors(target: str, bits: int, tmp_path: Path) -> None:
+    module = KernelModule(kernel_target(targets.load(target)))
+    kernel = module.add(of_blocks((1, 512, 64, 1, bits, 32, False))[0].group)
+    loop = "\n".join(hottest(disassembled(module, kernel.variants[1], tmp_path), FUSED[target]))
+    assert len(re.findall(FUSED[target], loop)) >= 4, loop
+    assert not re.findall(SCALAR, loop), loop
+
+
+def test_four_bits_are_looked_up_in_one_instruction(tmp_path: Path) -> None:
+    module = KernelModule(Target.of("x86_64-linux-gnu", "x86-64-v4"))
+    kernel = module.add(of_blocks((1, 512, 128, 1, 4, 32, False))[0].group)
+    wanted = r"\bvperm(?:ps|d)\s"
+    loop = "\n".join(hottest(disassembled(module, kernel.variants[1], tmp_path), wanted))
+    assert len(re.findall(wanted, loop)) == len(re.findall(r"vfmadd\d+ps", loop)) == 64
+    assert "vcvtdq2ps" not in loop
