@@ -1,8 +1,8 @@
 // Measures a bundle on one thread, on noise.
-#include <cmath>
 #include <cstdio>
 
 #include "figures.h"
+#include "noise.h"
 #include "options.h"
 #include "player.h"
 #include "realtime.h"
@@ -10,24 +10,8 @@
 namespace runnel_run {
 namespace {
 
-constexpr int kMostPorts = 64;
 constexpr size_t kMostSteps = 1 << 16;
 constexpr int kWarm = 20;
-
-// Noise between -1 and 1; integers are small.
-void FillNoise(const rn_port& port, uint8_t* data, int64_t items) {
-  uint64_t seed = 88172645463325252u;
-  const bool is_float = strcmp(port.dtype, "float32") == 0;
-  for (int64_t i = 0; i < items; ++i) {
-    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-    const float value = static_cast<float>(static_cast<int32_t>(seed >> 32)) / 2147483648.0f;
-    if (is_float) {
-      memcpy(data + 4 * i, &value, 4);
-    } else if (strncmp(port.dtype, "float", 5) != 0) {
-      data[i * port.item_bytes] = static_cast<uint8_t>(seed & 1);
-    }
-  }
-}
 
 }  // namespace
 
@@ -36,25 +20,14 @@ int Bench(const Options& options) {
   rn_bundle* bundle = OpenBundle(options.bundle);
   const rn_facts& facts = *rn_bundle_facts(bundle);
   Player player(bundle, RN_NONFINITE_ERROR);
-  if (player.inputs() > kMostPorts) Refuse("the bundle has more than 64 inputs.");
-  if (options.chunk && strcmp(options.chunk, "all") == 0) Refuse("bench takes a number of frames with --chunk.");
-  int64_t chunk = options.chunk ? static_cast<int64_t>(strtod(options.chunk, nullptr)) : rn_hop(player.program());
-  if (facts.max_frames && chunk > facts.max_frames) chunk = facts.max_frames;
-  const void* pointers[kMostPorts] = {};
-  for (int32_t i = 0; i < player.inputs(); ++i) {
-    const rn_port& port = *rn_bundle_input(bundle, i);
-    const int64_t bytes = (port.per_tick ? chunk * port.per_tick : 1) * rn_input_frame_bytes(player.program(), i);
-    auto* data = static_cast<uint8_t*>(Allocate(static_cast<size_t>(bytes)));
-    FillNoise(port, data, bytes / port.item_bytes);
-    pointers[i] = data;
-    if (!port.per_tick) player.Set(i, data);
-  }
+  const int64_t chunk = BenchChunk(options, player);
+  const Noise noise(&player, chunk);
   player.Prepare(chunk);
   const double rate = options.rate > 0 ? options.rate : facts.rate;
   if (options.realtime && rate <= 0) Refuse("--realtime needs the rate of the input; give --rate.");
   if (options.core >= 0) UseCore(options.core);
   if (options.priority) UsePriority(options.priority);
-  player.Push(pointers, chunk);
+  player.Push(noise.data(), chunk);
   const double first = static_cast<double>(Now() - begun) * 1e-9;
   Times times(kMostSteps);
   if (options.realtime) LockMemory();
@@ -62,7 +35,7 @@ int Bench(const Options& options) {
   auto room = [&] {
     if (facts.max_frames && player.position() > facts.max_frames - chunk) player.Reset();
   };
-  for (int i = 0; i < kWarm; ++i) room(), player.Push(pointers, chunk);
+  for (int i = 0; i < kWarm; ++i) room(), player.Push(noise.data(), chunk);
   const double period = rate > 0 ? static_cast<double>(chunk) / rate * 1e9 : 0;
   const int64_t start = Now(), stop = start + static_cast<int64_t>(options.seconds * 1e9), faults = PageFaults();
   int64_t misses = 0, steps = 0;
@@ -71,7 +44,7 @@ int Bench(const Options& options) {
     const int64_t due = start + static_cast<int64_t>(period * static_cast<double>(++steps));
     if (options.realtime) SleepUntil(due);
     const int64_t from = Now();
-    player.Push(pointers, chunk);
+    player.Push(noise.data(), chunk);
     const int64_t to = Now();
     times.Put(to - from);
     misses +=

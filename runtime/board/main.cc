@@ -12,9 +12,11 @@ constexpr char kHelp[] =
     "runnel-run: runs a bundle without Python.\n"
     "\n"
     "  runnel-run run m.rnl --in [INPUT=]URI [--out [OUTPUT=]URI] [--set INPUT=VALUE] [--chunk N|all] [--rate HZ]\n"
+    "             [--load-state FILE] [--save-state FILE]\n"
     "             [--on-nonfinite error|zero|reset] [--realtime] [--late catch-up|drop] [--priority N] [--core N]\n"
     "  runnel-run verify m.rnl         play the bundle's golden input in several chunkings and compare\n"
     "  runnel-run bench m.rnl [--seconds S] [--chunk N] [--realtime] [--priority N] [--core N]\n"
+    "  runnel-run profile m.rnl [--seconds S] [--chunk N] [--priority N] [--core N]   what each instruction takes\n"
     "  runnel-run info m.rnl           its inputs, outputs and sizes\n"
     "\n"
     "URI: a file in .wav, .npy, .raw (numbers of the port's type, frame by frame), .json (lines) or .txt, the same as\n"
@@ -59,7 +61,7 @@ int main(int count, char** words) {
   static const struct {
     const char* name;
     int (*run)(const Options&);
-  } kCommands[] = {{"run", Run}, {"verify", Verify}, {"bench", Bench}, {"info", Info}};
+  } kCommands[] = {{"run", Run}, {"verify", Verify}, {"bench", Bench}, {"profile", Profile}, {"info", Info}};
   for (const auto& command : kCommands) {
     if (count > 1 && strcmp(words[1], command.name) == 0) return command.run(ReadOptions(count - 2, words + 2));
   }

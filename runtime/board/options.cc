@@ -74,6 +74,10 @@ Options ReadOptions(int count, char** words) {
       options.core = static_cast<int>(ReadNumber(word, value, 0, 1023));
     } else if (is("--on-nonfinite")) {
       options.nonfinite = Choose(word, value, kPolicies, 3);
+    } else if (is("--load-state")) {
+      options.load_state = value;
+    } else if (is("--save-state")) {
+      options.save_state = value;
     } else if (is("--late")) {
       options.drop = Choose(word, value, kLate, 2) == 1;
     } else {

@@ -15,6 +15,8 @@ struct Options {
   const char* set[kMostNamed] = {};
   int ins = 0, outs = 0, sets = 0;
   const char* chunk = nullptr;
+  const char* load_state = nullptr;
+  const char* save_state = nullptr;
   double rate = 0, seconds = 2;
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;
@@ -29,6 +31,7 @@ const char* ValueOf(const char* text, const char* name);
 int Run(const Options& options);
 int Verify(const Options& options);
 int Bench(const Options& options);
+int Profile(const Options& options);
 
 }  // namespace runnel_run
 

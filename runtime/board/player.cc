@@ -67,6 +67,23 @@ void Player::Set(int32_t input, const void* value) {
 
 void Player::Reset() { rn_reset(program_, state_); }
 
+void Player::Load(const char* path) {
+  size_t bytes = 0;
+  const uint8_t* snapshot = MapWhole(path, &bytes);
+  if (rn_check_state(program_, snapshot, bytes) != RN_OK) {
+    Refuse("'%s' is no state of this bundle: it belongs to another program, or is damaged; start without it.", path);
+  }
+  memcpy(state_, snapshot, bytes);
+  UnmapWhole(snapshot, bytes);
+}
+
+void Player::Save(const char* path) const {
+  OutputFile file;
+  file.Open(path);
+  file.Write(state_, state_bytes());
+  file.Finish();
+}
+
 void Player::Grow(const int64_t* frames) {
   for (int32_t i = 0; i < outputs_; ++i) {
     if (frames[i] <= capacity_[i]) continue;
@@ -83,10 +100,15 @@ void Player::Prepare(int64_t frames) {
 }
 
 void Player::Push(const void* const* inputs, int64_t frames) {
-  int code = rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+  auto push = [&] {
+    return profile_ ? rn_push_profiled(program_, state_, scratch_, inputs, frames, data_, capacity_, written_,
+                                       nonfinite_, profile_)
+                    : rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+  };
+  int code = push();
   if (code == RN_CAPACITY) {
     Grow(written_);
-    code = rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+    code = push();
   }
   if (code != RN_OK) Explain(code, frames);
 }

@@ -7,6 +7,8 @@
 
 namespace runnel_run {
 
+constexpr int kMostPorts = 64;
+
 // Where time lies in a port's array [outer, frames, inner].
 struct Layout {
   int64_t outer = 1, inner_bytes = 1;
@@ -35,6 +37,12 @@ class Player {
   // Gives a static input its value, one unpadded frame.
   void Set(int32_t input, const void* value);
   void Reset();
+  // Goes on from a snapshot; exits where the file is none of this program.
+  void Load(const char* path);
+  // Writes a snapshot, whole or not at all.
+  void Save(const char* path) const;
+  // From here on pushes note what each instruction takes.
+  void UseProfile(const rn_profile* profile) { profile_ = profile; }
   // Room for all that any push of up to `frames` gives, and the pages of everything touched.
   void Prepare(int64_t frames);
   // Takes frames of the stream's clock; what came out is in `output` and `written`. Exits where the stream refuses.
@@ -58,6 +66,7 @@ class Player {
   int nonfinite_;
   void* state_;
   void* scratch_;
+  const rn_profile* profile_ = nullptr;
   void** data_;
   int64_t* capacity_;
   int64_t* written_;

@@ -13,7 +13,6 @@
 namespace runnel_run {
 namespace {
 
-constexpr int kMostPorts = 64;
 constexpr size_t kMostTimes = 1 << 16;
 
 // The inputs with time, read a chunk of ticks at once.
@@ -80,6 +79,7 @@ void SetStatics(Player* player, const Options& options) {
     for (int k = 0; k < options.sets; ++k) {
       if (const char* value = ValueOf(options.set[k], port.name)) given = value;
     }
+    if (!given && options.load_state) continue;  // the snapshot brings it
     if (!given) Refuse("the static input '%s' has no value; say --set %s=VALUE.", port.name, port.name);
     auto* value = static_cast<uint8_t*>(Allocate(static_cast<size_t>(Layout(port).frame_bytes())));
     ReadStatic(port, given, value);
@@ -142,6 +142,7 @@ int Run(const Options& options) {
   rn_bundle* bundle = OpenBundle(options.bundle);
   const rn_facts& facts = *rn_bundle_facts(bundle);
   Player player(bundle, options.nonfinite);
+  if (options.load_state) player.Load(options.load_state);
   SetStatics(&player, options);
   Inputs inputs(player, options);
   const double rate = options.rate > 0 ? options.rate
@@ -158,7 +159,7 @@ int Run(const Options& options) {
   CatchSignals();
   if (options.realtime) LockMemory();
   const double period = rate > 0 ? static_cast<double>(chunk) / rate * 1e9 : 0;
-  const int64_t start = Now();
+  const int64_t start = Now(), begins = player.position();
   int64_t misses = 0, dropped = 0, faults = 0, first = 0, chunks = 0;
   auto due = [&](int64_t n) { return start + static_cast<int64_t>(period * static_cast<double>(n)); };
   while (!Stopped()) {
@@ -182,10 +183,12 @@ int Run(const Options& options) {
     if (options.realtime && to > due(chunks + 1)) ++misses;
     outputs.Take(player);
   }
+  const int64_t frames = player.position() - begins;
+  if (frames == 0) Refuse("no frames came in.");
   char message[256];
-  const bool ends = player.position() > 0 && player.MayEnd(message, sizeof message);
-  if (player.position() == 0) Refuse("no frames came in.");
-  if (ends) {
+  if (options.save_state) {  // the stream goes on from there
+    player.Save(options.save_state);
+  } else if (player.MayEnd(message, sizeof message)) {
     const int64_t from = Now();
     player.Flush();
     times.Put(Now() - from);
@@ -198,7 +201,7 @@ int Run(const Options& options) {
   for (int i = 0; i < outputs.size; ++i) outputs.sinks[i]->Finish();
   times.Sort();
   FILE* page = outputs.standard() ? stderr : stdout;
-  const double seconds = rate > 0 ? static_cast<double>(player.position()) / rate : 0;
+  const double seconds = rate > 0 ? static_cast<double>(frames) / rate : 0;
   const double rtf = seconds > 0 ? times.total() / seconds : 0;
   fprintf(page,
           options.json ? "{\"frames\": %lld, \"steps\": %zu, \"chunk_frames\": %lld, \"p50\": %.9f, \"p99\": %.9f, "
@@ -207,7 +210,7 @@ int Run(const Options& options) {
                        : "frames %lld in %zu steps of %lld; a step takes p50 %.6f s, p99 %.6f s, worst %.6f s; "
                          "real-time factor %.4f; deadline misses %lld, dropped chunks %lld, page faults in steps %lld; "
                          "state %zu bytes; first step %.4f s after the start; stopped: %s\n",
-          static_cast<long long>(player.position()), times.size(), static_cast<long long>(chunk), times.Percentile(50),
+          static_cast<long long>(frames), times.size(), static_cast<long long>(chunk), times.Percentile(50),
           times.Percentile(99), times.Percentile(100), rtf, static_cast<long long>(misses),
           static_cast<long long>(dropped), static_cast<long long>(faults), player.state_bytes(),
           static_cast<double>(first - begun) * 1e-9, Stopped() ? "true" : "false");

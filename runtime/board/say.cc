@@ -1,6 +1,9 @@
 #include "say.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdarg>
@@ -36,6 +39,20 @@ void Fail(const char* format, ...) {
   va_start(arguments, format);
   End(1, format, arguments);
 }
+
+const uint8_t* MapWhole(const char* path, size_t* bytes) {
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat about;
+  if (file < 0 || fstat(file, &about) != 0) Refuse("'%s' cannot be read: %s.", path, strerror(errno));
+  *bytes = static_cast<size_t>(about.st_size);
+  if (!*bytes) Refuse("'%s' is empty.", path);
+  void* data = mmap(nullptr, *bytes, PROT_READ, MAP_PRIVATE, file, 0);
+  if (data == MAP_FAILED) Refuse("'%s' cannot be read: %s.", path, strerror(errno));
+  close(file);
+  return static_cast<const uint8_t*>(data);
+}
+
+void UnmapWhole(const uint8_t* data, size_t bytes) { munmap(const_cast<uint8_t*>(data), bytes); }
 
 void OutputFile::Open(const char* path) {
   path_ = path;

@@ -13,6 +13,10 @@ namespace runnel_run {
 [[noreturn]] __attribute__((format(printf, 1, 2))) void Refuse(const char* format, ...);
 [[noreturn]] __attribute__((format(printf, 1, 2))) void Fail(const char* format, ...);
 
+// The bytes of a whole file, mapped; exits where it cannot be read.
+const uint8_t* MapWhole(const char* path, size_t* bytes);
+void UnmapWhole(const uint8_t* data, size_t bytes);
+
 // A file that is written beside its place and gets its name when it is whole; `-` is the standard output.
 class OutputFile {
  public:
@@ -49,6 +53,8 @@ struct Array {
     size += count;
     return added;
   }
+  T* begin() { return data; }
+  T* end() { return data + size; }
   void Put(const T& value) { *Add(1) = value; }
 };
 

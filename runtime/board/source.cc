@@ -33,18 +33,6 @@ Place ReadPlace(const char* uri) {
          uri);
 }
 
-const uint8_t* MapWhole(const char* path, size_t* bytes) {
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  struct stat about;
-  if (file < 0 || fstat(file, &about) != 0) Refuse("'%s' cannot be read: %s.", path, strerror(errno));
-  *bytes = static_cast<size_t>(about.st_size);
-  if (!*bytes) Refuse("'%s' is empty.", path);
-  void* data = mmap(nullptr, *bytes, PROT_READ, MAP_PRIVATE, file, 0);
-  if (data == MAP_FAILED) Refuse("'%s' cannot be read: %s.", path, strerror(errno));
-  close(file);
-  return static_cast<const uint8_t*>(data);
-}
-
 int Channels(const rn_port& port) {
   const Layout layout(port);
   const int64_t channels = layout.frame_bytes() / port.item_bytes;

@@ -16,9 +16,6 @@ struct Place {
 };
 Place ReadPlace(const char* uri);
 
-// The bytes of a whole file, mapped; exits where it cannot be read.
-const uint8_t* MapWhole(const char* path, size_t* bytes);
-
 // Channels of sound in a frame of a port; exits where it is not sound.
 int Channels(const rn_port& port);
 

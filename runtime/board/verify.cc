@@ -10,7 +10,6 @@
 namespace runnel_run {
 namespace {
 
-constexpr int kMostPorts = 64;
 constexpr int64_t kFewFrames = 200000;  // up to here a recording is also played frame by frame
 constexpr double kSmallestRange = 1e-6, kLargestCode = 255;
 constexpr int kRandomSizes = 64;

@@ -45,6 +45,7 @@ struct rn_bundle {
   const char* path = nullptr;
   runnel::Mapped file, image;
   runnel::Manifest manifest = {};
+  Text text;  // the manifest's
   Listed* entries = nullptr;
   int32_t entry_count = 0;
   rn_program* program = nullptr;
@@ -114,6 +115,7 @@ class Loader {
       return report_.Say("'%s': entry '%s' was altered (its sha256 differs); copy the bundle again.", bundle_.path,
                          kManifest);
     }
+    bundle_.text = {reinterpret_cast<const char*>(text), static_cast<size_t>(entry->bytes)};
     return ReadManifest(text, entry->bytes, reading_, bundle_.arena, report_, &bundle_.manifest);
   }
 
@@ -330,6 +332,11 @@ void rn_unload(rn_bundle* bundle) {
 
 const rn_program* rn_bundle_program(const rn_bundle* bundle) { return bundle->program; }
 const rn_facts* rn_bundle_facts(const rn_bundle* bundle) { return &bundle->manifest.facts; }
+
+const char* rn_bundle_manifest(const rn_bundle* bundle, size_t* bytes) {
+  *bytes = bundle->text.bytes;
+  return bundle->text.data;
+}
 
 const rn_port* rn_bundle_input(const rn_bundle* bundle, int32_t input) {
   if (input < 0 || input >= bundle->manifest.input_count) return nullptr;

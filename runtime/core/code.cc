@@ -29,6 +29,7 @@ bool Decoder::ReadCode() {
     program_->instructions.size = n + 1;
     Instruction& instruction = program_->instructions[n];
     instruction = Instruction{};
+    if (op != 2) instruction.work = program_->works++;  // all but REPEAT
     bool ok = false;
     switch (op) {
       case 1:

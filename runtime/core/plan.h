@@ -81,6 +81,7 @@ struct Entry {
 struct Instruction {
   InstructionOp op;
   int32_t made, length;  // clocks
+  int32_t work;          // its number among calls and copies
   // CALL
   Entry kernel;
   Entry kernel_rows;  // no code: none
@@ -136,6 +137,7 @@ struct Program {
   Span<Output> outputs;
   Span<Operand> operands;
   Span<Instruction> instructions;  // of the first entry point
+  int32_t works;                   // calls and copies among them
 };
 
 // What rn_open was given.

@@ -64,6 +64,7 @@ void rn_close(rn_program* program) { runnel::PlatformFree(program); }
 
 size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(program->state_bytes); }
 size_t rn_scratch_bytes(const rn_program* program) { return static_cast<size_t>(program->working_bytes); }
+int32_t rn_instructions(const rn_program* program) { return program->works; }
 int64_t rn_hop(const rn_program* program) { return program->hop; }
 int32_t rn_input_count(const rn_program* program) { return program->inputs.size; }
 int32_t rn_output_count(const rn_program* program) { return program->outputs.size; }

@@ -216,9 +216,22 @@ int RunCopy(const Step& step, const Instruction& instruction, int64_t low, int64
   return RN_OK;
 }
 
-int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+int RunPlain(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
   return instruction.op == InstructionOp::kCall ? RunCall(step, instruction, low, high)
                                                 : RunCopy(step, instruction, low, high);
+}
+
+template <bool kProfiled>
+int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  if (!kProfiled) return RunPlain(step, instruction, low, high);
+  const rn_profile& profile = *step.profile;
+  const Counters before = step.counters;
+  const int64_t from = profile.now();
+  const int code = RunPlain(step, instruction, low, high);
+  profile.spent[instruction.work] += profile.now() - from;
+  profile.calls[instruction.work] += step.counters.calls - before.calls;
+  profile.macs[instruction.work] += step.counters.macs - before.macs;
+  return code;
 }
 
 }  // namespace
@@ -261,6 +274,7 @@ int FillTails(const Step& step, int32_t writer) {
 
 namespace {
 
+template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
   const Instruction* code = step.program.instructions.data + i;
   // What has a constant clock is made of static inputs alone.
@@ -269,11 +283,11 @@ int RunInstruction(const Step& step, int32_t i) {
   const int64_t high = step.Limit(step.after[code->made], code->length);
   if (low < high) {
     if (code->op != InstructionOp::kRepeat) {
-      if (int status = RunOne(step, *code, low, high)) return status;
+      if (int status = RunOne<kProfiled>(step, *code, low, high)) return status;
     } else {
       for (int64_t q = low; q < high; ++q) {
         for (int32_t k = 1; k <= code->body; ++k) {
-          if (int status = RunOne(step, code[k], q, q + 1)) return status;
+          if (int status = RunOne<kProfiled>(step, code[k], q, q + 1)) return status;
         }
       }
     }
@@ -281,17 +295,22 @@ int RunInstruction(const Step& step, int32_t i) {
   return step.lengths ? FillTails(step, i) : RN_OK;
 }
 
+template <bool kProfiled>
+int RunAll(const Step* const* steps, int32_t count) {
+  const Span<Instruction>& code = steps[0]->program.instructions;
+  for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
+    for (int32_t k = 0; k < count; ++k) {
+      if (int status = RunInstruction<kProfiled>(*steps[k], i)) return status;
+    }
+  }
+  return RN_OK;
+}
+
 }  // namespace
 
 int RunSteps(const Step* const* steps, int32_t count) {
   for (int32_t k = 0; k < count; ++k) ++steps[k]->counters.steps;
-  const Span<Instruction>& code = steps[0]->program.instructions;
-  for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
-    for (int32_t k = 0; k < count; ++k) {
-      if (int status = RunInstruction(*steps[k], i)) return status;
-    }
-  }
-  return RN_OK;
+  return steps[0]->profile ? RunAll<true>(steps, count) : RunAll<false>(steps, count);
 }
 
 }  // namespace runnel

@@ -3,6 +3,7 @@
 #define RUNNEL_STEP_H_
 
 #include "plan.h"
+#include "runnel.h"
 
 namespace runnel {
 
@@ -21,6 +22,7 @@ struct Step {
   int32_t* table;          // room for the tap tables of one call
   bool stale;              // a static input changed: what is made of static inputs alone is made again
   Counters& counters;
+  const rn_profile* profile;  // null: nobody asks what instructions take
 
   int64_t Limit(int64_t count, int32_t length) const {
     return lengths && lengths[length] < count ? lengths[length] : count;

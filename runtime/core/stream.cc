@@ -9,6 +9,27 @@
 
 using runnel::StateHeader;
 
+namespace runnel {
+namespace {
+
+int PushOne(const rn_program* program, void* state, void* scratch, const Arrays& arrays, int nonfinite,
+            const rn_profile* profile) {
+  if (!program || !arrays.inputs || !arrays.outputs || !arrays.capacity || !arrays.written || arrays.frames < 0) {
+    return RN_BAD_ARGUMENT;
+  }
+  if (nonfinite < RN_NONFINITE_ERROR || nonfinite > RN_NONFINITE_RESET) return RN_BAD_ARGUMENT;
+  if (int code = CheckCall(*program, state, scratch)) return code;
+  FlushDenormals mode;
+  Stream stream(*program, state, scratch, arrays, profile);
+  if (int code = stream.Check(nonfinite)) return code;
+  if (int code = stream.Room()) return code;
+  stream.Begin();
+  return stream.Push();
+}
+
+}  // namespace
+}  // namespace runnel
+
 extern "C" {
 
 int rn_due(const rn_program* program, const void* state, int64_t frames, int end, int64_t* counts) {
@@ -40,15 +61,14 @@ int rn_due(const rn_program* program, const void* state, int64_t frames, int end
 
 int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
             void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite) {
-  if (!program || !inputs || !outputs || !capacity || !written || frames < 0) return RN_BAD_ARGUMENT;
-  if (nonfinite < RN_NONFINITE_ERROR || nonfinite > RN_NONFINITE_RESET) return RN_BAD_ARGUMENT;
-  if (int code = runnel::CheckCall(*program, state, scratch)) return code;
-  runnel::FlushDenormals mode;
-  runnel::Stream stream(*program, state, scratch, {inputs, frames, outputs, capacity, written});
-  if (int code = stream.Check(nonfinite)) return code;
-  if (int code = stream.Room()) return code;
-  stream.Begin();
-  return stream.Push();
+  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite, nullptr);
+}
+
+int rn_push_profiled(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
+                     void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite,
+                     const rn_profile* profile) {
+  if (!profile || !profile->now || !profile->spent || !profile->calls || !profile->macs) return RN_BAD_ARGUMENT;
+  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite, profile);
 }
 
 int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs, const int64_t* capacity,

@@ -34,12 +34,13 @@ struct Arrays {
 // Prepare, RunSteps on TheStep() and Finish, so that several streams can be stepped together.
 class Stream {
  public:
-  Stream(const Program& program, void* state, void* scratch, const Arrays& arrays)
+  Stream(const Program& program, void* state, void* scratch, const Arrays& arrays, const rn_profile* profile = nullptr)
       : program_(program),
         header_(static_cast<StateHeader*>(state)),
         state_(static_cast<uint8_t*>(state)),
         scratch_(static_cast<uint8_t*>(scratch)),
-        arrays_(arrays) {
+        arrays_(arrays),
+        profile_(profile) {
     auto* clocks = reinterpret_cast<int64_t*>(scratch_ + program.scratch_bytes);
     before_ = clocks;
     after_ = clocks + program.clocks.size;
@@ -159,7 +160,8 @@ class Stream {
                                     ended ? lengths_ : nullptr,
                                     table_,
                                     (header_->flags & kStale) != 0,
-                                    header_->counters};
+                                    header_->counters,
+                                    profile_};
     return *step_;
   }
 
@@ -222,6 +224,7 @@ class Stream {
   uint8_t* state_;
   uint8_t* scratch_;
   Arrays arrays_;
+  const rn_profile* profile_;
   bool clean_ = false, restart_ = false;
   int64_t done_ = 0, take_ = 0;
   Step* step_ = nullptr;

@@ -87,6 +87,21 @@ RN_API int rn_due(const rn_program* program, const void* state, int64_t frames, 
 RN_API int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
                    void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite);
 
+// Where rn_push_profiled adds what each instruction of the plan took; instruction i is the i-th of rn_instructions.
+typedef struct rn_profile {
+  int64_t (*now)(void);  // a clock; differences of what it says are added up
+  int64_t* spent;        // of that clock
+  int64_t* calls;        // of kernels
+  int64_t* macs;         // multiply-adds
+} rn_profile;
+
+// How many instructions the plan has that do work: a call or a copy, in order.
+RN_API int32_t rn_instructions(const rn_program* program);
+// rn_push, which notes what each instruction took; rn_push itself asks no clock.
+RN_API int rn_push_profiled(const rn_program* program, void* state, void* scratch, const void* const* inputs,
+                            int64_t frames, void* const* outputs, const int64_t* capacity, int64_t* written,
+                            int nonfinite, const rn_profile* profile);
+
 // The most lanes that rn_push_many steps together; it takes any number.
 #define RN_LANES_TOGETHER 16
 RN_API size_t rn_batch_scratch_bytes(const rn_program* program, int32_t lanes);

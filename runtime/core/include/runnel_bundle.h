@@ -55,6 +55,9 @@ RN_API const rn_facts* rn_bundle_facts(const rn_bundle* bundle);
 RN_API const rn_port* rn_bundle_input(const rn_bundle* bundle, int32_t input);
 RN_API const rn_port* rn_bundle_output(const rn_bundle* bundle, int32_t output);
 
+// The manifest as it was checked: JSON text of `bytes` bytes, without an end.
+RN_API const char* rn_bundle_manifest(const rn_bundle* bundle, size_t* bytes);
+
 // An entry in the mapped file, after its checksum; RN_BAD_BUNDLE where it is missing or altered.
 RN_API int rn_bundle_entry(const rn_bundle* bundle, const char* name, const void** bytes, size_t* size, char* message,
                            size_t message_bytes);
