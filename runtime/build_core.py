@@ -17,6 +17,7 @@ FLAGS = (
     "-std=c++17",
     "-O2",
     "-fPIC",
+    "-pthread",
     "-fno-exceptions",
     "-fno-rtti",
     "-fvisibility=hidden",

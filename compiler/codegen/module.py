@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from runnel.compiler.lowering.frame import FrameNode, Group
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """How to call a group: ``variants`` names the entry for each number of rows; all take the same ``args``."""
+    """How to call a group: ``variants`` names the entry for each number of rows, ``apart`` the one for rows that are
+    gathered; all take the same ``args``."""
 
     args: tuple[Arg, ...]
     variants: dict[int, str]
+    apart: str | None = None
 
 
 def _emit_matmul(context: Context, node: FrameNode) -> None:
@@ -50,6 +52,12 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
 }
 
 
+def gathered(group: Group) -> Group:
+    """The group with each input's rows side by side."""
+    inputs = {value: replace(access, row_pitch=access.taps * access.pitch) for value, access in group.inputs.items()}
+    return replace(group, inputs=inputs)
+
+
 class KernelModule:
     """Collects kernels and compiles them together. Kernels with the same code are compiled once."""
 
@@ -67,7 +75,9 @@ class KernelModule:
             function, row_args = self._emit(group, rows)
             variants[rows] = self._symbol(function)
             args = args or row_args
-        return Kernel(args, variants)
+        return Kernel(
+            args, variants, self._symbol(self._emit(gathered(group), group.apart)[0]) if group.apart else None
+        )
 
     def _emit(self, group: Group, rows: int) -> tuple[Any, tuple[Arg, ...]]:
         context = Context(group, self.target, rows)

@@ -60,12 +60,14 @@ class Access:
     contiguous: the taps lie one after the other in memory, ``frame elements`` apart; else each has its own offset.
     row_pitch: elements between the first tap of consecutive output rows, when several rows are made in one call.
     ring: the kernel finds frames itself, ``row_pitch`` elements apart, from the slot of the first on.
+    pitch: elements from one frame to the next.
     """
 
     taps: int = 1
     contiguous: bool = False
     row_pitch: int = 0
     ring: bool = False
+    pitch: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +77,15 @@ class Group:
     inputs: the values the group reads from memory, with their access.
     rows: the row counts wanted beside 1 (a kernel for R rows makes R consecutive output frames), e.g. (4,).
     out_row_pitch: elements between consecutive output rows.
+    apart: rows wanted of a kernel whose rows come from anywhere, 0 for none: what a row reads of an input lies in one
+        piece, one row's piece after the other's.
     """
 
     nodes: tuple[FrameNode, ...]
     inputs: dict[FrameValue, Access]
     rows: tuple[int, ...] = ()
     out_row_pitch: int = 0
+    apart: int = 0
 
     @property
     def output(self) -> FrameValue:

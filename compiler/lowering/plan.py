@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
+from runnel.compiler.lowering.apart import ROWS_APART, rows_apart
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
@@ -19,7 +20,7 @@ from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
 
 MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
-SCHEMA = 1
+SCHEMA = 2
 ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
@@ -107,14 +108,16 @@ class Planner:
 
     def _kernel(self, group: FusedStep) -> Kernel:
         inputs = {
-            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0) for r in group.reads
+            r.value: Access(
+                r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0, r.signal.pitch
+            ) for r in group.reads
         }  # fmt: skip
         most = capacity(group.count, self.hop)
         several = not group.loop and group.anchor is not None and not any(r.ring for r in group.reads)
         rows = (ROWS,) if most >= ROWS and several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
-        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch))
+        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group)))
 
     @staticmethod
     def _contiguous(read: Read) -> bool:
@@ -259,34 +262,38 @@ class Planner:
         for arg in kernel.args:
             operands.append(self._operand(arg, reads, group))
             pointers += 2 if operands[-1][0] == RING or (operands[-1][0] == IN and operands[-1][4] > 1) else 1
-        numbers = []
-        for rows in (1, max(kernel.variants)):
-            entry = (kernel.variants[rows], pointers, rows * group.macs)
+
+        def number(symbol: str, rows: int) -> int:
+            entry = (symbol, pointers, rows * group.macs)
             if entry not in symbols:
                 symbols.append(entry)
-            numbers.append(symbols.index(entry))
+            return symbols.index(entry)
+
         rows = max(kernel.variants)
-        head = [*self._pair(group), numbers[0], numbers[1] if rows > 1 else -1, rows if rows > 1 else 1, len(operands)]
+        head = [*self._pair(group), number(kernel.variants[1], 1)]
+        head += [number(kernel.variants[rows], rows), rows] if rows > 1 else [-1, 1]
+        head += [number(kernel.apart, ROWS_APART), ROWS_APART] if kernel.apart else [-1, 1]
+        head += [1, len(operands)]
         flat = [w for operand in operands for w in operand]
         return [CALL, 2 + len(head) + len(flat), *head, *flat]
 
     def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep) -> list[int]:
         if arg.role == "const":
             assert arg.data is not None
-            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0]
+            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0, 0]
         if arg.role == "number":
             assert arg.length is not None
-            return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
+            return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0, 0]
         if arg.role == "out":
-            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
+            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0, 0]
         assert arg.value is not None
         read = reads[arg.value]
         if read.ended is not None:
-            return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0]
+            return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0, 0]
         if read.ring:
-            return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1]
+            return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1, 0]
         kind = RUN if self._contiguous(read) else IN
-        return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
+        return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation, 0]
 
     def _copy(self, copy: Copy) -> list[int]:
         out, source = copy.output, copy.read.signal

@@ -1,4 +1,5 @@
 #include "decoder.h"
+#include "together.h"
 
 namespace runnel {
 
@@ -34,6 +35,8 @@ bool Decoder::ReadCode() {
     switch (op) {
       case 1:
         ok = ReadCall(at, size, i, top_level, instruction);
+        program_->macs += instruction.kernel.macs * instruction.parts;
+        if (instruction.together) program_->instructions[top_level].together = true;
         break;
       case 2:
         ok = ReadRepeat(at, size, i, count, in_repeat, instruction);
@@ -83,10 +86,10 @@ bool Decoder::ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry
 }
 
 bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
-  if (size < 8) return Fail("instruction %lld is too short", static_cast<long long>(number));
+  if (size < kCallWords) return Fail("instruction %lld is too short", static_cast<long long>(number));
   if (!ReadRange(at, number, instruction)) return false;
-  int64_t kernel = Code(at + 4), kernel_rows = Code(at + 5), rows = Code(at + 6), operands = Code(at + 7);
-  if (!In(operands, 1, kMaxArguments) || size != 8 + operands * 6) {
+  int64_t kernel = Code(at + 4), kernel_rows = Code(at + 5), rows = Code(at + 6), operands = Code(at + 10);
+  if (!In(operands, 1, kMaxArguments) || size != kCallWords + operands * kOperandWords) {
     return Fail("instruction %lld has a wrong number of operands", static_cast<long long>(number));
   }
   if (program_->operands.size + operands > most_operands_) return Fail("the plan has too many operands");
@@ -94,13 +97,16 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.first_operand = program_->operands.size;
   instruction.operands = static_cast<int32_t>(operands);
   instruction.rows = 1;
+  if (!In(Code(at + 9), 1, kMaxParts)) {
+    return Fail("instruction %lld makes a frame in an impossible number of parts", static_cast<long long>(number));
+  }
+  instruction.parts = static_cast<int32_t>(Code(at + 9));
   int64_t taps = 0;
   for (int64_t i = 0; i < operands; ++i) {
     Operand& operand = program_->operands[program_->operands.size++];
-    if (!ReadOperand(at + 8 + i * 6, number, instruction, operand)) return false;
-    bool table = operand.kind == OperandKind::kIn && operand.taps > 1, ring = operand.kind == OperandKind::kRing;
-    instruction.arguments += table || ring ? 2 : 1;
-    taps += table ? operand.taps : ring ? 2 : 0;
+    if (!ReadOperand(at + kCallWords + i * kOperandWords, number, instruction, operand)) return false;
+    instruction.arguments += operand.Pointers();
+    if (operand.Pointers() == 2) taps += operand.kind == OperandKind::kRing ? 2 : operand.taps;
     if (operand.kind == OperandKind::kOut) program_->buffers[operand.buffer].last_writer = top_level;
   }
   if (taps > kMaxTable) return Fail("instruction %lld has too many taps", static_cast<long long>(number));
@@ -119,20 +125,39 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
         return Fail("instruction %lld makes several rows from a ring", static_cast<long long>(number));
       }
     }
-    return ReadKernel(kernel_rows, number, instruction.arguments, &instruction.kernel_rows);
+    if (!ReadKernel(kernel_rows, number, instruction.arguments, &instruction.kernel_rows)) return false;
   }
-  return true;
+  return ReadApart(at, number, instruction);
+}
+
+bool Decoder::ReadApart(int64_t at, int64_t number, Instruction& instruction) {
+  const int64_t kernel = Code(at + 7), rows = Code(at + 8);
+  if (kernel == -1) return true;
+  if (!In(rows, 2, kMaxApart)) {
+    return Fail("instruction %lld makes an impossible number of rows", static_cast<long long>(number));
+  }
+  instruction.rows_apart = static_cast<int32_t>(rows);
+  instruction.together = true;
+  const int64_t bytes = GatheredBytes(*program_, instruction);
+  if (bytes == 0) return Fail("instruction %lld has operands that cannot be gathered", static_cast<long long>(number));
+  if (bytes > program_->gathered_bytes) program_->gathered_bytes = bytes;
+  return ReadKernel(kernel, number, instruction.arguments, &instruction.kernel_apart);
 }
 
 bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand) {
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
-  int64_t dilation = Code(at + 5);
+  int64_t dilation = Code(at + 5), part = Code(at + 6);
   auto n = static_cast<long long>(number);
   if (!In(kind, 0, 6)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
+  const int64_t last_part = instruction.parts - 1;
+  if (!In(part, 0, kMaxFactor) || part % 4 != 0 || (part != 0 && last_part == 0)) {
+    return Fail("instruction %lld has an operand with impossible parts", n);
+  }
+  operand.part = part;
   if (operand.kind == OperandKind::kWeights) {
-    if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0) {
+    if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0 || part * last_part >= header_.weights_bytes - id) {
       return Fail("instruction %lld reads outside the weights, or not on a multiple of 4 bytes", n);
     }
     operand.weights_offset = id;
@@ -146,6 +171,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   if (!IsBuffer(id)) return Fail("instruction %lld names a buffer that is not there", n);
   const Buffer& buffer = program_->buffers[id];
   bool writes = operand.kind == OperandKind::kOut;
+  if (part * last_part >= buffer.frame_bytes) return Fail("instruction %lld has parts outside a frame", n);
   if (writes) {
     offset = 0;
     taps = dilation = 1;

@@ -11,6 +11,7 @@
 
 namespace runnel {
 
+constexpr int64_t kCallWords = 11, kOperandWords = 7;
 constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
@@ -82,6 +83,8 @@ class Decoder {
   bool ReadRange(int64_t at, int64_t number, Instruction& instruction);
   bool ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry* kernel);
   bool ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+  // The kernel for rows apart.
+  bool ReadApart(int64_t at, int64_t number, Instruction& instruction);
   bool ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand);
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
   bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);

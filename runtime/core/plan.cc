@@ -11,7 +11,7 @@ namespace runnel {
 namespace {
 
 constexpr int64_t kHeaderWords = 16;
-constexpr int64_t kSchema = 1;
+constexpr int64_t kSchema = 2;
 constexpr int64_t kMaxHop = int64_t{1} << 24;
 constexpr int64_t kMaxMemory = int64_t{1} << 46;
 constexpr int64_t kMaxRing = int64_t{1} << 33;  // bytes: element offsets in tap tables are int32
@@ -90,7 +90,7 @@ bool Decoder::ReadHeader() {
 
 bool Decoder::Allocate() {
   int64_t most_instructions = header_.code / 5 + 1;  // REPEAT, the shortest, has 5 words
-  int64_t most_operands = header_.code / 6 + 1;
+  int64_t most_operands = header_.code / kOperandWords + 1;
   size_t bytes = sizeof(Program);
   size_t clocks = Place<Clock>(bytes, header_.clocks);
   size_t bounds = Place<int64_t>(bytes, header_.clocks);

@@ -14,6 +14,9 @@ constexpr int64_t kMaxMacs = int64_t{1} << 46;  // of one call of a kernel
 constexpr int64_t kMaxCount = int64_t{1} << 62;
 constexpr int64_t kMaxClocks = 4096;
 constexpr int kMaxArguments = 16;
+constexpr int kMaxParts = 32;
+constexpr int kMaxApart = 16;
+constexpr int64_t kMaxGathered = int64_t{1} << 28;
 constexpr int64_t kStateHeaderBytes = 128;
 
 // Division of non-negative numbers by a constant without a division.
@@ -67,6 +70,9 @@ struct Operand {
   int32_t buffer;  // of kFrame: the length clock
   int64_t weights_offset;
   int64_t stride, offset, taps, dilation;
+  int64_t part;  // bytes from where one part of a frame begins to where the next one does
+
+  int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
 enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3 };
@@ -86,9 +92,13 @@ struct Instruction {
   Entry kernel;
   Entry kernel_rows;  // no code: none
   int64_t rows;
+  Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
+  int32_t rows_apart;
+  int32_t parts;  // that a frame is made in, one call each
   int32_t first_operand, operands, arguments;
   // REPEAT
   int32_t body;
+  bool together;  // also of a CALL: whether a kernel for rows apart is called
   // COPY
   int32_t source, target, source_length;
   int64_t offset;
@@ -129,6 +139,8 @@ struct Program {
   int64_t working_bytes;               // scratch with what the interpreter keeps behind the plan's part
   int64_t statics_end;                 // of the state: where what static inputs hold ends and the rest begins
   int64_t tap_entries;                 // of the longest tap tables of one call
+  int64_t gathered_bytes;              // of the frames of a call for rows apart
+  int64_t macs;                        // about those of a step: one frame of each call
   const uint8_t* weights;
   Span<Clock> clocks;
   Span<int32_t> output_clocks;  // the clocks that outputs depend on, in order

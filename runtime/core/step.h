@@ -11,6 +11,12 @@ struct Counters {
   int64_t steps = 0, calls = 0, mirrored = 0, macs = 0;
 };
 
+// What a caller may lend to a step.
+struct Help {
+  rn_workers* workers;        // null: none
+  const rn_profile* profile;  // null: nobody asks what instructions take
+};
+
 // Where frames live during one step.
 struct Step {
   const Program& program;
@@ -22,7 +28,7 @@ struct Step {
   int32_t* table;          // room for the tap tables of one call
   bool stale;              // a static input changed: what is made of static inputs alone is made again
   Counters& counters;
-  const rn_profile* profile;  // null: nobody asks what instructions take
+  const Help& help;
 
   int64_t Limit(int64_t count, int32_t length) const {
     return lengths && lengths[length] < count ? lengths[length] : count;
@@ -49,9 +55,19 @@ void FillFrames(uint8_t* to, int64_t bytes, uint32_t fill);
 // Writes the tails of the buffers whose last writer is `writer`.
 int FillTails(const Step& step, int32_t writer);
 
+// The frames that an instruction makes in a step.
+struct Range {
+  int64_t low, high;
+};
+Range RangeOf(const Step& step, const Instruction& instruction);
+
+// Runs a CALL or a COPY for the frames [low, high).
+int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high);
+
 // Runs the first entry point for `count` streams of one program, each instruction for all of them before the next.
+// gathered: the program's gathered_bytes, for rows of several streams in one call; null: one after the other.
 // Returns an rn_code; where that is a failure, none of the steps can be used.
-int RunSteps(const Step* const* steps, int32_t count);
+int RunSteps(const Step* const* steps, int32_t count, uint8_t* gathered);
 
 }  // namespace runnel
 

@@ -13,14 +13,14 @@ namespace runnel {
 namespace {
 
 int PushOne(const rn_program* program, void* state, void* scratch, const Arrays& arrays, int nonfinite,
-            const rn_profile* profile) {
+            const Help& help) {
   if (!program || !arrays.inputs || !arrays.outputs || !arrays.capacity || !arrays.written || arrays.frames < 0) {
     return RN_BAD_ARGUMENT;
   }
   if (nonfinite < RN_NONFINITE_ERROR || nonfinite > RN_NONFINITE_RESET) return RN_BAD_ARGUMENT;
   if (int code = CheckCall(*program, state, scratch)) return code;
   FlushDenormals mode;
-  Stream stream(*program, state, scratch, arrays, profile);
+  Stream stream(*program, state, scratch, help, arrays);
   if (int code = stream.Check(nonfinite)) return code;
   if (int code = stream.Room()) return code;
   stream.Begin();
@@ -61,14 +61,21 @@ int rn_due(const rn_program* program, const void* state, int64_t frames, int end
 
 int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
             void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite) {
-  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite, nullptr);
+  return rn_push_on(nullptr, program, state, scratch, inputs, frames, outputs, capacity, written, nonfinite);
+}
+
+int rn_push_on(rn_workers* workers, const rn_program* program, void* state, void* scratch, const void* const* inputs,
+               int64_t frames, void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite) {
+  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite,
+                         {workers, nullptr});
 }
 
 int rn_push_profiled(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
                      void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite,
                      const rn_profile* profile) {
   if (!profile || !profile->now || !profile->spent || !profile->calls || !profile->macs) return RN_BAD_ARGUMENT;
-  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite, profile);
+  return runnel::PushOne(program, state, scratch, {inputs, frames, outputs, capacity, written}, nonfinite,
+                         {nullptr, profile});
 }
 
 int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs, const int64_t* capacity,
@@ -76,7 +83,7 @@ int rn_flush(const rn_program* program, void* state, void* scratch, void* const*
   if (!program || !outputs || !capacity || !written) return RN_BAD_ARGUMENT;
   if (int code = runnel::CheckCall(*program, state, scratch)) return code;
   runnel::FlushDenormals mode;
-  return runnel::Stream(*program, state, scratch, {nullptr, 0, outputs, capacity, written}).Flush();
+  return runnel::Stream(*program, state, scratch, {}, {nullptr, 0, outputs, capacity, written}).Flush();
 }
 
 int rn_has_nonfinite(const rn_program* program, const void* const* inputs, int64_t frames) {

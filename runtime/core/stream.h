@@ -34,13 +34,13 @@ struct Arrays {
 // Prepare, RunSteps on TheStep() and Finish, so that several streams can be stepped together.
 class Stream {
  public:
-  Stream(const Program& program, void* state, void* scratch, const Arrays& arrays, const rn_profile* profile = nullptr)
+  Stream(const Program& program, void* state, void* scratch, const Help& help, const Arrays& arrays)
       : program_(program),
+        help_(help),
         header_(static_cast<StateHeader*>(state)),
         state_(static_cast<uint8_t*>(state)),
         scratch_(static_cast<uint8_t*>(scratch)),
-        arrays_(arrays),
-        profile_(profile) {
+        arrays_(arrays) {
     auto* clocks = reinterpret_cast<int64_t*>(scratch_ + program.scratch_bytes);
     before_ = clocks;
     after_ = clocks + program.clocks.size;
@@ -97,7 +97,7 @@ class Stream {
     while (More()) {
       int code = Prepare();
       const Step* step = &TheStep();
-      if (code == RN_OK) code = RunSteps(&step, 1);
+      if (code == RN_OK) code = RunSteps(&step, 1, nullptr);
       if ((code = Finish(code))) return code;
     }
     return RN_OK;
@@ -122,7 +122,7 @@ class Stream {
       EvaluateClocks(program_, now, lengths_, after_);
       int code = Load(true);
       const Step* step = &TheStep();
-      if (code == RN_OK) code = RunSteps(&step, 1);
+      if (code == RN_OK) code = RunSteps(&step, 1, nullptr);
       if ((code = Give(code, true))) return code;
     }
     header_->flags |= kFlushed;
@@ -161,7 +161,7 @@ class Stream {
                                     table_,
                                     (header_->flags & kStale) != 0,
                                     header_->counters,
-                                    profile_};
+                                    help_};
     return *step_;
   }
 
@@ -220,11 +220,11 @@ class Stream {
   }
 
   const Program& program_;
+  Help help_;
   StateHeader* header_;
   uint8_t* state_;
   uint8_t* scratch_;
   Arrays arrays_;
-  const rn_profile* profile_;
   bool clean_ = false, restart_ = false;
   int64_t done_ = 0, take_ = 0;
   Step* step_ = nullptr;

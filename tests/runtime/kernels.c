@@ -40,6 +40,17 @@ i32 conv_run_rows(const float* x, const float* w, const i32* p, float* y) {
   return 0;
 }
 
+// As compiled kernels for rows that were gathered: four, what each reads side by side.
+i32 conv_apart(const float* x, const i32* table, const float* w, const i32* p, float* y) {
+  for (i32 r = 0; r < 4; ++r) conv_row(x + r * p[TAPS] * p[IN], table, w, p, y + r * p[OUT_PITCH]);
+  return 0;
+}
+
+i32 conv_run_apart(const float* x, const float* w, const i32* p, float* y) {
+  for (i32 r = 0; r < 4; ++r) run_row(x + r * p[TAPS] * p[IN], w, p, y + r * p[OUT_PITCH]);
+  return 0;
+}
+
 // Frame x becomes TAPS frames: y[u] = w[u] x
 i32 upsample(const float* x, const float* w, const i32* p, float* y) {
   for (i32 u = 0; u < p[TAPS]; ++u) {

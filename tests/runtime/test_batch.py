@@ -14,9 +14,17 @@ pytestmark = pytest.mark.skipif(needs_core, reason=SKIP)
 X = np.random.default_rng(6).standard_normal((1, 400, 4)).astype(np.float32)
 
 
-@pytest.fixture
-def program():
-    return conv_plan(5, 4, 4, hop=3, dilation=2, pads=(4, 4))[0].program()
+PLANS = {
+    "single": {"hop": 3, "dilation": 2, "pads": (4, 4)},
+    "apart": {"hop": 3, "dilation": 2, "pads": (4, 4), "apart": True},
+    "rows-and-apart": {"hop": 5, "stride": 2, "pads": (2, 2), "rows": 2, "run": True, "apart": True},
+    "parts-apart": {"hop": 2, "pads": (4, 0), "apart": True, "parts": 2},
+}
+
+
+@pytest.fixture(params=PLANS)
+def program(request):
+    return conv_plan(5, 4, 4, **PLANS[request.param])[0].program()
 
 
 def whole(program, x):

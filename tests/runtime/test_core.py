@@ -23,6 +23,10 @@ AT_OPEN = {  # what the loader of bundles asks for
     "__errno_location", "open", "close", "read", "fstat", "mmap", "munmap", "strerror", "qsort",
     "memchr", "strchr", "strcmp", "strlen", "snprintf", "__fxstat", "open64", "fstat64", "mmap64", "getauxval",
 }  # fmt: skip
+WORKERS = {  # where threads are asked for
+    "pthread_create", "pthread_join", "pthread_mutex_lock", "pthread_mutex_unlock", "pthread_mutex_destroy",
+    "pthread_cond_wait", "pthread_cond_broadcast", "pthread_cond_destroy", "sched_yield",
+}  # fmt: skip
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
@@ -31,7 +35,7 @@ def test_the_library_asks_little_of_libc_and_exports_only_its_interface():
         ["nm", "-D", "--undefined-only", native.LIBRARY], capture_output=True, text=True, check=True
     )
     strong = {line.split()[-1].split("@")[0] for line in undefined.stdout.splitlines() if line.split()[0] == "U"}
-    assert strong <= FROM_LIBC | AT_OPEN
+    assert strong <= FROM_LIBC | AT_OPEN | WORKERS
     defined = subprocess.run(["nm", "-D", "--defined-only", native.LIBRARY], capture_output=True, text=True, check=True)
     names = {line.split()[-1] for line in defined.stdout.splitlines()}
     assert all(name.startswith("rn_") or name in ("_init", "_fini") for name in names), names
@@ -56,6 +60,8 @@ def seeds() -> list[Plan]:
     return [
         conv_plan(3, 4, 4, hop=5, stride=2, dilation=3, pads=(6, 6), rows=2)[0],
         conv_plan(3, 4, 4, hop=5, run=True, rows=4)[0],
+        conv_plan(3, 4, 4, hop=2, dilation=2, pads=(4, 4), rows=2, apart=True)[0],
+        conv_plan(3, 4, 4, run=True, apart=True, parts=2)[0],
         recurrence(3, [[1.0, 2.0]]),
         ending(2),
         upsampled,
@@ -65,7 +71,7 @@ def seeds() -> list[Plan]:
 def built(tmp_path: Path, name: str, flags: list[str]) -> Path:
     """A test program in C++ together with the core."""
     out = tmp_path / name
-    command = [*build_core.find_compiler(), "-std=c++17", "-g", *flags, f"-I{build_core.CORE / 'include'}"]
+    command = [*build_core.find_compiler(), "-std=c++17", "-g", "-pthread", *flags, f"-I{build_core.CORE / 'include'}"]
     sources = [HERE / f"{name}.cc", *build_core.sources()]
     done = subprocess.run([*command, *map(str, sources), "-o", str(out)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -105,7 +111,7 @@ def test_nothing_is_allocated_after_opening(tmp_path):
 @pytest.mark.parametrize(
     ("word", "value", "said"),
     [
-        (1, 2, "schema 2"),
+        (1, 3, "schema 3"),
         (2, 7, "words"),
         (10, 64, "size"),
         (12, 3, "weights"),

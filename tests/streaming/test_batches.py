@@ -51,9 +51,19 @@ def static() -> bytes:
     return net.model(net.op("Mul", net.conv(x, 3, 4, 3, pads=[1, 1]), gain))
 
 
+def wide() -> bytes:
+    """Weights enough that rows of several streams are made together: taps in tables and runs, a residual, a GRU."""
+    net, x = stack()
+    y = net.op("Relu", net.conv(x, 3, 32, 16, pads=[15, 0]))
+    y = net.op("Add", net.conv(y, 32, 32, 3, pads=[4, 0], dilations=[2]), y)
+    z = net.op("Transpose", net.conv(y, 32, 17, 2, pads=[0, 1]), perm=[2, 0, 1])
+    return net.model(net.op("Squeeze", net.recurrent("GRU", z, 17, 24, outputs=2)[0], net.const([1])))
+
+
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gru": (gru, {"hop": 4}), "strided": (strided, {}), "ahead": (ahead, {"hop": 2}),
     "windows": (windows, {"window": 16, "hop": 3}), "static": (static, {"hop": 3}),
+    "wide": (wide, {}), "wide-3": (wide, {"hop": 3}), "wide-9": (wide, {"hop": 9}),
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 //
 // A program is immutable and may be shared by threads. A state belongs to one stream, a scratch to one thread; both are
 // blocks of the caller's, 64-byte aligned, without pointers inside. After rn_open nothing is allocated, and there are
-// no threads, no exceptions and no global state. Every function that can fail returns a code of `rn_code`.
+// no threads but those of rn_workers_open, no exceptions and no global state. Every function that can fail returns a
+// code of `rn_code`.
 #ifndef RUNNEL_H_
 #define RUNNEL_H_
 
@@ -79,6 +80,14 @@ RN_API int rn_set(const rn_program* program, void* state, int32_t input, const v
 // How many frames of each output a push of `frames` would write now, and with `end` a flush after it as well.
 RN_API int rn_due(const rn_program* program, const void* state, int64_t frames, int end, int64_t* counts);
 
+// Threads that share the work of steps; without them nothing here starts one. `threads` counts the caller's, 1 to
+// RN_MOST_WORKERS. They sleep while there is no step. Bits do not depend on them. One step uses them at a time; others
+// run on their own thread alone. To be closed after the last step that uses them.
+#define RN_MOST_WORKERS 32
+typedef struct rn_workers rn_workers;
+RN_API int rn_workers_open(int32_t threads, rn_workers** out);
+RN_API void rn_workers_close(rn_workers* workers);
+
 // Takes `frames` frames of the stream's clock. inputs[i]: [outer, frames * rn_input_rate(i), inner], not read for a
 // static input. outputs[i]: [outer, capacity[i], inner], of
 // which the first written[i] frames of the middle axis are set. When the code is RN_BAD_ARGUMENT, RN_NOT_FINITE,
@@ -86,6 +95,10 @@ RN_API int rn_due(const rn_program* program, const void* state, int64_t frames, 
 // `nonfinite`: refuse non-finite float32 samples, take them as 0, or start the stream again and take them as 0.
 RN_API int rn_push(const rn_program* program, void* state, void* scratch, const void* const* inputs, int64_t frames,
                    void* const* outputs, const int64_t* capacity, int64_t* written, int nonfinite);
+// The same with workers, which share the kernels that the compiler made in parts; null: none.
+RN_API int rn_push_on(rn_workers* workers, const rn_program* program, void* state, void* scratch,
+                      const void* const* inputs, int64_t frames, void* const* outputs, const int64_t* capacity,
+                      int64_t* written, int nonfinite);
 
 // Where rn_push_profiled adds what each instruction of the plan took; instruction i is the i-th of rn_instructions.
 typedef struct rn_profile {
@@ -115,6 +128,10 @@ RN_API size_t rn_batch_scratch_bytes(const rn_program* program, int32_t lanes);
 RN_API int rn_push_many(const rn_program* program, int32_t lanes, void* const* states, void* scratch,
                         const void* const* inputs, const int64_t* frames, void* const* outputs, const int64_t* capacity,
                         int64_t* written, const int* nonfinite, int32_t* failed);
+// The same with workers, which share the lanes, or the parts of a lane's kernels; null: none.
+RN_API int rn_push_many_on(rn_workers* workers, const rn_program* program, int32_t lanes, void* const* states,
+                           void* scratch, const void* const* inputs, const int64_t* frames, void* const* outputs,
+                           const int64_t* capacity, int64_t* written, const int* nonfinite, int32_t* failed);
 
 // Ends the stream and writes what is left of every output.
 RN_API int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs,

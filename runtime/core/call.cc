@@ -1,0 +1,188 @@
+#include "call.h"
+
+#include "runnel.h"
+#include "workers.h"
+
+namespace runnel {
+namespace {
+
+// A kernel takes as many pointers as it declares: calling through a type of another arity is undefined.
+template <size_t>
+using Pointer = void*;
+template <size_t... kIndex>
+struct Indices {};
+template <size_t kCount, size_t... kIndex>
+struct MakeIndices : MakeIndices<kCount - 1, kCount - 1, kIndex...> {};
+template <size_t... kIndex>
+struct MakeIndices<0, kIndex...> {
+  using Type = Indices<kIndex...>;
+};
+
+template <size_t... kIndex>
+int32_t CallWith(const uint8_t* kernel, void* const* a, Indices<kIndex...>) {
+  return reinterpret_cast<int32_t (*)(Pointer<kIndex>...)>(reinterpret_cast<uintptr_t>(kernel))(a[kIndex]...);
+}
+
+int32_t CallKernel(const uint8_t* kernel, int32_t arguments, void* const* a) {
+  switch (arguments) {
+#define RUNNEL_CASE(n) \
+  case n:              \
+    return CallWith(kernel, a, MakeIndices<n>::Type())
+    RUNNEL_CASE(1);
+    RUNNEL_CASE(2);
+    RUNNEL_CASE(3);
+    RUNNEL_CASE(4);
+    RUNNEL_CASE(5);
+    RUNNEL_CASE(6);
+    RUNNEL_CASE(7);
+    RUNNEL_CASE(8);
+    RUNNEL_CASE(9);
+    RUNNEL_CASE(10);
+    RUNNEL_CASE(11);
+    RUNNEL_CASE(12);
+    RUNNEL_CASE(13);
+    RUNNEL_CASE(14);
+    RUNNEL_CASE(15);
+    RUNNEL_CASE(16);
+#undef RUNNEL_CASE
+    default:
+      return -1;
+  }
+}
+
+// A call whose frame is made in parts, as workers share it.
+struct Parts {
+  const Instruction& instruction;
+  const Entry& kernel;
+  const Arguments& arguments;
+  int64_t step[kMaxArguments];  // bytes from one part's pointer to the next one's
+};
+
+int32_t CallPart(const void* context, int32_t part) {
+  const Parts& parts = *static_cast<const Parts*>(context);
+  void* pointer[kMaxArguments];
+  for (int32_t i = 0; i < parts.instruction.arguments; ++i) {
+    pointer[i] = static_cast<uint8_t*>(parts.arguments.pointer[i]) + part * parts.step[i];
+  }
+  return CallKernel(parts.kernel.code, parts.instruction.arguments, pointer);
+}
+
+}  // namespace
+
+Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_t rows, Arguments& arguments) {
+  const Operand* operand = step.program.operands.data + instruction.first_operand;
+  const Operand* end = operand + instruction.operands;
+  void** next = arguments.pointer;
+  int32_t* table = step.table;
+  const Binding apart = rows > 1 ? Binding::kNotInOnePiece : Binding::kBroken;
+  arguments.written_count = 0;
+  for (; operand != end; ++operand) {
+    if (operand->kind == OperandKind::kWeights) {
+      *next++ = const_cast<uint8_t*>(step.program.weights + operand->weights_offset);
+      continue;
+    }
+    if (operand->kind == OperandKind::kFrame) {
+      int64_t* words = arguments.frame[next - arguments.pointer];
+      words[0] = q;
+      words[1] = step.lengths ? step.lengths[operand->buffer] : -1;
+      *next++ = words;
+      continue;
+    }
+    const Buffer& buffer = step.program.buffers[operand->buffer];
+    uint8_t* memory = step.Memory(buffer);
+    const int64_t room = buffer.slots + buffer.margin;
+    int64_t frame = q * operand->stride + operand->offset;
+    if (operand->kind == OperandKind::kLast) {
+      if (!step.lengths) return Binding::kBroken;
+      frame += step.lengths[buffer.length];
+    }
+    const int64_t slot = step.Slot(buffer, frame);
+    if (slot < 0) return Binding::kBroken;
+    const int64_t rows_span = (rows - 1) * operand->stride;
+    switch (operand->kind) {
+      case OperandKind::kLast:
+        *next++ = memory + slot * buffer.frame_bytes;
+        break;
+      case OperandKind::kIn:
+        if (slot + rows_span >= room) return apart;
+        if (operand->taps == 1) {
+          *next++ = memory + slot * buffer.frame_bytes;
+        } else {
+          const int64_t elements = buffer.frame_bytes / 4;
+          *next++ = memory;
+          *next++ = table;
+          *table++ = static_cast<int32_t>(slot * elements);
+          for (int64_t tap = 1; tap < operand->taps; ++tap) {
+            const int64_t tap_slot = step.Slot(buffer, frame + tap * operand->dilation);
+            if (tap_slot < 0) return Binding::kBroken;
+            if (tap_slot + rows_span >= room) return apart;
+            *table++ = static_cast<int32_t>(tap_slot * elements);
+          }
+        }
+        break;
+      case OperandKind::kRing:
+        *next++ = memory;
+        *next++ = table;
+        *table++ = static_cast<int32_t>(slot);
+        *table++ = static_cast<int32_t>(buffer.slots);
+        break;
+      case OperandKind::kRun:
+        if (slot + rows_span + operand->taps > room) return apart;
+        *next++ = memory + slot * buffer.frame_bytes;
+        break;
+      default: {  // kOut
+        const int64_t frames = rows * operand->stride;
+        if (slot + frames > room || frames > buffer.slots) return apart;
+        *next++ = memory + slot * buffer.frame_bytes;
+        if (buffer.margin) arguments.written[arguments.written_count++] = {&buffer, slot, frames};
+      }
+    }
+  }
+  return Binding::kBound;
+}
+
+int CallParts(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments) {
+  step.counters.calls += instruction.parts;
+  step.counters.macs += kernel.macs * instruction.parts;
+  if (instruction.parts == 1) {
+    return CallKernel(kernel.code, instruction.arguments, arguments.pointer) == 0 ? RN_OK : RN_KERNEL;
+  }
+  Parts parts{instruction, kernel, arguments, {}};
+  int64_t* next = parts.step;
+  for (int32_t i = 0; i < instruction.operands; ++i) {
+    const Operand& operand = step.program.operands[instruction.first_operand + i];
+    *next++ = operand.part;
+    if (operand.Pointers() == 2) *next++ = 0;
+  }
+  return RunTasks(step.help.workers, CallPart, &parts, instruction.parts) == 0 ? RN_OK : RN_KERNEL;
+}
+
+void Written(const Step& step, const Arguments& arguments) {
+  for (int32_t i = 0; i < arguments.written_count; ++i) {
+    const auto& written = arguments.written[i];
+    Mirror(*written.buffer, step.Memory(*written.buffer), written.slot, written.frames, step.counters);
+  }
+}
+
+int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  Arguments arguments;
+  for (int64_t q = low; q < high;) {
+    if (instruction.kernel_rows.code && high - q >= instruction.rows) {
+      Binding bound = Bind(step, instruction, q, instruction.rows, arguments);
+      if (bound == Binding::kBound) {
+        if (int code = CallParts(step, instruction, instruction.kernel_rows, arguments)) return code;
+        Written(step, arguments);
+        q += instruction.rows;
+        continue;
+      }
+      if (bound == Binding::kBroken) return RN_BAD_PLAN;
+    }
+    if (Bind(step, instruction, q, 1, arguments) != Binding::kBound) return RN_BAD_PLAN;
+    if (int code = CallParts(step, instruction, instruction.kernel, arguments)) return code;
+    Written(step, arguments);
+    ++q;
+  }
+  return RN_OK;
+}
+
+}  // namespace runnel

@@ -1,0 +1,36 @@
+// One call of a kernel: the pointers that it gets, for one row or several.
+#ifndef RUNNEL_CALL_H_
+#define RUNNEL_CALL_H_
+
+#include "step.h"
+
+namespace runnel {
+
+enum class Binding { kBound, kBroken, kNotInOnePiece };
+
+// The pointers of one call.
+struct Arguments {
+  void* pointer[kMaxArguments];
+  int64_t frame[kMaxArguments][2];  // of kFrame operands
+  struct {
+    const Buffer* buffer;
+    int64_t slot, frames;
+  } written[kMaxArguments];
+  int32_t written_count;
+};
+
+// Resolves the operands of rows [q, q + rows). Several rows need each operand's frames in one piece.
+Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_t rows, Arguments& arguments);
+
+// Calls a kernel for each part of the frame and counts that. The rings' margins are not yet kept: see Written.
+int CallParts(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments);
+
+// Keeps the margins of what the call wrote.
+void Written(const Step& step, const Arguments& arguments);
+
+// Runs a CALL for rows [low, high).
+int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64_t high);
+
+}  // namespace runnel
+
+#endif  // RUNNEL_CALL_H_
