@@ -30,6 +30,7 @@ from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
+from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.bundle import missing_features, processor
@@ -100,6 +101,8 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
             padding=request.padding,
         )  # fmt: skip
     optimise(stream)
+    if "weights" in request.modes:
+        round_weights(stream, request.modes["weights"])
     if request.align:
         align(stream)
     return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
@@ -143,7 +146,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     left out); reuse_threshold (the largest NRMSE that reuse may have there); padding ("zero", or "signal": where layers
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
-    that a stream is given once); bind {input: value}; shape {input: dims}; backend ("native" insists on kernels,
+    that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
+    weights are rounded, a named mode); backend ("native" insists on kernels,
     "onnxruntime" does without); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """

@@ -30,6 +30,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "norm=running; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--weights", metavar="KIND",
+        help="round large weights, for steps that memory limits: int8, int4, fp16, or with a block size, int4:64 (the "
+        "same as --mode weights=KIND)",
+    )  # fmt: skip
+    parser.add_argument(
         "--calibration", metavar="FILE",
         help="the recording on which a named mode's deviation is measured: .npy, .npz by input name, or .wav (default: "
         "noise)",
@@ -77,6 +82,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "time_axis": dict(args.time_axis) or None,
         "window": None if args.window is None else frame_count(args.window, tick, "--window"),
         "mode": args.mode or "exact",
+        "weights": args.weights,
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,
         "padding": args.padding,

@@ -40,6 +40,7 @@ class Request:
     static: Sequence[str] = ()
     bind: Mapping[str, Any] | None = None
     shape: Mapping[str, Sequence[int]] | None = None
+    weights: str | None = None
     backend: str | None = None
     progress: Progress | None = None
     window_mode: str = field(init=False, default="exact")
@@ -63,6 +64,8 @@ class Request:
                     parse_modes(word)
             self.window_mode = of_windows[-1] if of_windows else "exact"
             self.modes = parse_modes([m for m in named if "=" in m])
+        if self.weights is not None:
+            self.modes = parse_modes([*(f"{k}={v}" for k, v in self.modes.items()), f"weights={self.weights}"])
         if not 0 <= self.reuse_threshold < np.inf:
             raise InputError(f"reuse_threshold {self.reuse_threshold} is no deviation; give 0 or more, such as 0.05.")
         if self.window_mode == "reuse" and self.window is None:

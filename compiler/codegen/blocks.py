@@ -1,4 +1,5 @@
-"""Products of float32 by weights of 2, 4 or 8 bits with a scale for each block of inputs, for steps that memory limits.
+"""Products of float32 by weights of 2, 4 or 8 bits with a scale for each block of inputs, and by weights that are
+float16, for steps that memory limits.
 
 y[n] = bias[n] + sum over taps and blocks of scale[n] · (sum over the block of x[k] · code[k, n] - zero[n] · sum of x).
 Codes stay packed and become float32 in registers. They lie [panel of outputs][tap, block][inputs][width]: 8 bits a
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32, splat, vector_type
+from runnel.compiler.codegen.builder import Buffer, Expr, constant, dtype_of, int32, splat, vector_type
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
@@ -29,7 +30,8 @@ _NIBBLES = [float(v if v < 8 else v - 16) for v in range(16)]
 
 @dataclass(frozen=True)
 class _Problem:
-    """codes: (taps, inputs, outputs) int8 about zero. scales: (taps, blocks, outputs) float32. zeros: the same or None.
+    """codes: (taps, inputs, outputs) int8 about zero, or float16 without scales. scales, zeros: (taps, blocks, outputs)
+    float32, zeros or None.
 
     bias: (outputs,) or None. inner: rows within one frame.
     """
@@ -37,7 +39,7 @@ class _Problem:
     node: FrameNode
     x: View
     codes: np.ndarray
-    scales: np.ndarray
+    scales: np.ndarray | None
     zeros: np.ndarray | None
     bias: np.ndarray | None
     bits: int
@@ -58,12 +60,12 @@ class _Problem:
 
     @property
     def blocks(self) -> int:
-        return int(self.scales.shape[1])
+        return -(-self.inputs // self.block)
 
     @property
     def together(self) -> int:
         """Codes of one output that lie in one element of memory."""
-        return 1 if self.bits == 8 else 32 // self.bits
+        return 1 if self.bits >= 8 else 32 // self.bits
 
 
 def emit_matmul(context: Context, node: FrameNode) -> None:
@@ -72,13 +74,14 @@ def emit_matmul(context: Context, node: FrameNode) -> None:
         view_of(context, node),
         *(None if v is None else np.asarray(v) for v in node.inputs[1:]),
     )
-    assert codes is not None and scales is not None
+    assert codes is not None
     bits, block = int(node.attrs["bits"]), int(node.attrs["block"])
     taps, inputs, _ = codes.shape
     blocks = -(-inputs // block)
-    if x.value.shape[-1] != inputs or x.access.taps != taps or scales.shape != (taps, blocks, codes.shape[2]):
+    fits = (scales is None and bits == 16) or (scales is not None and scales.shape == (taps, blocks, codes.shape[2]))
+    if x.value.shape[-1] != inputs or x.access.taps != taps or not fits:
         raise Unsupported(node.op, f"codes {codes.shape} do not fit {x.access.taps} taps of {x.value.shape}")
-    if block % 16 or bits not in (2, 4, 8) or str(x.value.dtype) != "float32":
+    if (block % 16 and bits != 16) or bits not in (2, 4, 8, 16) or str(x.value.dtype) != "float32":
         raise Unsupported(node.op, f"of {x.value.dtype} by {bits} bits in blocks of {block}")
     inner = int(np.prod(x.value.shape[:-1], dtype=np.int64))
     _Blocks(context, _Problem(node, x, codes, scales, zeros, bias, bits, block, inner)).emit()
@@ -108,15 +111,17 @@ class _Blocks:
     def _pack(self) -> None:
         p, key = self.p, id(self.p.node)
         depth = round_up(p.inputs, p.together)
-        codes = np.zeros((p.taps, depth, p.outputs), np.int8)
+        codes = np.zeros((p.taps, depth, p.outputs), p.codes.dtype)
         codes[:, : p.inputs] = p.codes
+        if p.bits == 16:
+            codes = codes.view(np.int16) if self.half else codes.astype(np.float32)
         self.depth = depth // p.together
         if p.bits < 8:
             groups = codes.reshape(p.taps, self.depth, p.together, p.outputs).astype(np.uint32) & ((1 << p.bits) - 1)
             shifts = (p.bits * np.arange(p.together, dtype=np.uint32))[:, None]
             codes = np.bitwise_or.reduce(groups << shifts, axis=2).view(np.int32)
         self.codes = self.context.constant((key, "w"), self._panels(codes.reshape(-1, p.outputs)))
-        self.scales = self._reals("s", p.scales)
+        self.scales = None if p.scales is None else self._reals("s", p.scales)
         self.zeros = None if p.zeros is None else self._reals("z", p.zeros)
         self.bias = None
         if p.bias is not None:
@@ -129,9 +134,9 @@ class _Blocks:
         exact = self.half and np.array_equal(narrow.astype(np.float32), flat)
         return self.context.constant((id(self.p.node), name), narrow.view(np.int16) if exact else flat)
 
-    def _real(self, memory: Buffer, at: Expr) -> Expr:
-        value = self.b.load_vector(memory, at, LANES)
-        if str(memory.dtype) == "float32":
+    def _real(self, value: Expr) -> Expr:
+        """Loaded float32, or float16 made float32."""
+        if dtype_of(value) == "float32":
             return value
         return tirx.Cast(vector_type("float32", LANES), tirx.reinterpret(f"float16x{LANES}", value))
 
@@ -228,6 +233,8 @@ class _Blocks:
     def _decoded(self, codes: Expr, i: int) -> Expr:
         """Code i of each lane as float32."""
         bits, kind = self.p.bits, vector_type("float32", LANES)
+        if bits == 16:
+            return self._real(codes)
         if bits == 8:
             return tirx.Cast(kind, tirx.Cast(vector_type("int32", LANES), codes))
         if self.permute:
@@ -244,13 +251,19 @@ class _Blocks:
         """A block's sums, scaled, onto the totals."""
         b, p = self.b, self.p
         at = b.let(scales + (tap * p.blocks + number) * width)
+        if self.scales is None:
+            for row, total in zip(sums, totals, strict=True):
+                for one, other in zip(row, total, strict=True):
+                    b.store_vector(other, 0, b.load_vector(other, 0, LANES) + b.load_vector(one, 0, LANES))
+            return
         around = [self._sum_of(base + k0, count) for base in bases] if self.zeros is not None else []
         for j, column in enumerate(columns):
-            scale = b.let(self._real(self.scales, at + column))
+            scale = b.let(self._real(b.load_vector(self.scales, at + column, LANES)))
             for r, (row, total) in enumerate(zip(sums, totals, strict=True)):
                 value = b.load_vector(row[j], 0, LANES)
                 if self.zeros is not None:
-                    value = b.let(b.fma(self._real(self.zeros, at + column), splat(around[r], LANES), value))
+                    zero = self._real(b.load_vector(self.zeros, at + column, LANES))
+                    value = b.let(b.fma(zero, splat(around[r], LANES), value))
                 b.store_vector(total[j], 0, b.fma(value, scale, b.load_vector(total[j], 0, LANES)))
 
     def _sum_of(self, at: Expr, count: int) -> Expr:

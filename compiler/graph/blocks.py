@@ -25,7 +25,8 @@ LARGEST_MERGED = 1024
 class Blocks:
     """Weights (inputs, outputs) as (codes - zeros) · scales, each scale for ``block`` inputs of one output.
 
-    codes: (inputs, outputs) int8 about zero. scales: (blocks, outputs) float32. zeros: the same, None for none.
+    codes: (inputs, outputs) int8 about zero, or float16 where bits are 16, whose scales are 1. scales:
+    (blocks, outputs) float32. zeros: the same, None for none.
     """
 
     bits: int
@@ -33,6 +34,11 @@ class Blocks:
     codes: np.ndarray
     scales: np.ndarray
     zeros: np.ndarray | None
+
+    def real(self) -> np.ndarray:
+        """The weights (inputs, outputs) float32."""
+        wide = [np.repeat(v, self.block, axis=0)[: len(self.codes)] for v in (self.scales, self.zeros) if v is not None]
+        return (self.codes.astype(np.float32) - (wide[1] if len(wide) > 1 else 0)) * wide[0]
 
     def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """What MatMulNBits takes: codes (outputs, blocks, bytes), scales (outputs · blocks), zeros in bytes or None."""
@@ -89,6 +95,12 @@ def _from_bytes(data: np.ndarray, bits: int) -> np.ndarray:
     return parts.reshape(*data.shape[:-1], -1)
 
 
+class Coded(np.ndarray):
+    """Float32 weights of a convolution that are codes, tap by tap. What is made from it is a plain array."""
+
+    taps: tuple[Blocks, ...] = ()
+
+
 def weights_in_blocks(graph: Graph) -> bool:
     """Write every such product of the graph as MatMulNBits, in place; whether results differ from the graph's."""
     rewriter = Rewriter(graph)
@@ -99,6 +111,8 @@ def weights_in_blocks(graph: Graph) -> bool:
             _without_order(rewriter, node)
         elif node.domain in ("", "ai.onnx") and node.op in ("MatMul", "Gemm") and (new := _product(rewriter, node)):
             node = new
+        elif node.domain in ("", "ai.onnx") and node.op == "Conv":
+            _convolution(rewriter, node)
         rewriter.nodes.append(node)
     graph.nodes = rewriter.nodes
     return changed
@@ -145,36 +159,72 @@ def dequantised(r: Rewriter, name: str, turned: bool) -> Blocks | None:
     made = r.producers.get(name)
     while made is not None and made.op == "Transpose" and list(made.attrs.get("perm", (1, 0))) == [1, 0]:
         turned, made = not turned, r.producers.get(made.inputs[0])
-    if made is None or made.op != "DequantizeLinear":
+    found = _constant_codes(r, made, 2)
+    if found is None:
         return None
-    codes, scales, zeros = (r.constant(made, i) for i in range(3))
-    if codes is None or scales is None or scales.dtype != np.float32 or codes.ndim != 2 or not codes.size:
-        return None
-    bits = BITS.get(str(codes.dtype))
-    if bits is None or (len(made.inputs) > 2 and made.inputs[2] and zeros is None):
-        return None
+    codes, scales, zeros = found
+    assert made is not None
     axis, size = int(made.attrs.get("axis", 1)) % 2, int(made.attrs.get("block_size", 0))
-    along_inputs = axis == (1 if turned else 0)
-    wide = codes.astype(np.int16)
-    offsets = np.zeros(scales.shape, np.int16) if zeros is None else zeros.astype(np.int16)
+    along = axis == (1 if turned else 0)
     if turned:
-        wide = wide.T
-        scales, offsets = (v.T if v.ndim == 2 else v for v in (scales, offsets))
-    inputs, outputs = wide.shape
-    if scales.ndim == 2 and size:  # blocks of ``size``
-        block = size & -size
-        if not along_inputs or block < SMALLEST_BLOCK:
+        codes = codes.T
+        scales, zeros = (v.T if v.ndim == 2 else v for v in (scales, zeros))
+    return _in_blocks(codes, scales, zeros, size if scales.ndim == 2 else 0, along)
+
+
+def _constant_codes(r: Rewriter, node: Node | None, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Codes, scales and zero points of a DequantizeLinear of a constant of few bits and of ``rank`` axes."""
+    if node is None or node.op != "DequantizeLinear":
+        return None
+    codes, scales, zeros = (r.constant(node, i) for i in range(3))
+    if codes is None or scales is None or scales.dtype != np.float32 or codes.ndim != rank or not codes.size:
+        return None
+    if str(codes.dtype) not in BITS or (len(node.inputs) > 2 and node.inputs[2] and zeros is None):
+        return None
+    return codes, scales, np.zeros(scales.shape, codes.dtype) if zeros is None else zeros
+
+
+def _in_blocks(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, size: int, along: bool) -> Blocks | None:
+    """Codes (inputs, outputs) of any type. size: of blocks of inputs, 0 where there is one scale, or one along an axis:
+    that of the inputs if ``along``."""
+    (inputs, outputs), kind = codes.shape, str(codes.dtype)
+    bits = BITS[kind]
+    middle = (1 << (bits - 1)) if kind.startswith("u") else 0
+    offsets = zeros.astype(np.int16) - middle
+    if size:
+        block = min(size & -size, LARGEST_BLOCK)
+        if not along or block < SMALLEST_BLOCK:
             return None
         scales, offsets = (np.repeat(v, size // block, axis=0)[: -(-inputs // block)] for v in (scales, offsets))
-    elif scales.size == 1 or not along_inputs:
+    elif scales.size == 1 or not along:
         block = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, 1 << (inputs - 1).bit_length()))
-        shape = (-(-inputs // block), outputs)
-        scales, offsets = np.broadcast_to(scales, shape), np.broadcast_to(offsets, shape)
+        scales, offsets = (np.broadcast_to(v.reshape(1, -1), (-(-inputs // block), outputs)) for v in (scales, offsets))
     else:
         return None
-    middle = (1 << (bits - 1)) if str(codes.dtype).startswith("u") else 0
-    about = (offsets - middle).astype(np.float32)
+    about = np.ascontiguousarray((codes.astype(np.int16) - middle).astype(np.int8))
     return Blocks(
-        bits, block, np.ascontiguousarray((wide - middle).astype(np.int8)), np.ascontiguousarray(scales),
-        about if about.any() else None,
-    )  # fmt: skip
+        bits, block, about, np.ascontiguousarray(scales), offsets.astype(np.float32) if offsets.any() else None
+    )
+
+
+def _convolution(r: Rewriter, node: Node) -> None:
+    """Make the weights of a convolution Coded, where they come from codes and have one axis of taps."""
+    made = r.producers.get(node.inputs[1])
+    found = _constant_codes(r, made, 3)
+    if found is None or int(node.attrs.get("group", 1)) != 1:
+        return
+    codes, scales, zeros = found
+    assert made is not None
+    axis, size = int(made.attrs.get("axis", 1)) % 3, int(made.attrs.get("block_size", 0))
+    taps = []
+    for k in range(codes.shape[2]):
+        steps, offsets = (v[:, :, k].T if v.ndim == 3 else v for v in (scales, zeros))
+        taps.append(_in_blocks(codes[:, :, k].T, steps, offsets, size if scales.ndim == 3 else 0, axis == 1))
+    if axis == 2 and scales.size > 1:
+        return
+    kept = tuple(t for t in taps if t is not None)
+    if len(kept) == len(taps):
+        weights = np.stack([t.real().T for t in kept], axis=2).view(Coded)
+        weights.taps = kept
+        node.inputs[1] = r.const(weights)
+        r.graph.constants[node.inputs[1]] = weights

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.graph.blocks import Blocks
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.lowering.signals import Copy, NoKernel, Operand, Read, Signal, Step, View
+from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
 
@@ -163,7 +165,19 @@ class Lowering:
             raise NoKernel("has a matrix product of unusual rank")
         out = (*rows[:-1], weight.shape[1])
         weight = np.ascontiguousarray(weight, np.float32)
+        if (blocks := coded(self.graph.modes, [weight])) is not None:
+            return self.block_product(node, x, blocks, bias, shape)
         return self.step(node, "matmul", [x.reshaped(rows), weight, bias], out, {}).reshaped(shape)
+
+    def block_product(
+        self, node: StreamNode, x: View, blocks: list[Blocks], bias: Operand, shape: tuple[int, ...]
+    ) -> View:
+        """As ``linear`` by weights that stay codes."""
+        inputs, outputs = blocks[0].codes.shape
+        x = x if x.shape and x.shape[-1] == inputs else x.reshaped((*x.shape, inputs))
+        weights, attrs = block_operands(blocks)
+        made = self.step(node, "matmul_blocks", [x, *weights, bias], (*x.shape[:-1], outputs), attrs)
+        return made.reshaped(shape)
 
     def unfolded(self, node: StreamNode, view: View, axis: int, **taps: int) -> View:
         """Frames that ``taps`` says (as in Read) as one frame, in which they are the axis ``axis``."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runnel.compiler.graph.blocks import Blocks, unpack
+from runnel.compiler.graph.blocks import unpack
 from runnel.compiler.lowering.pointwise import handler, without_time
 from runnel.compiler.lowering.signals import NoKernel, View
-from runnel.compiler.streaming.ir import Operand, Pointwise, Stream, StreamNode
+from runnel.compiler.streaming.ir import Operand, Pointwise, Stream
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -101,21 +101,7 @@ def product_of_blocks(low: Lowering, node: Pointwise) -> View:
     assert isinstance(codes, np.ndarray) and isinstance(scales, np.ndarray) and not isinstance(zeros, Stream)
     inputs, outputs = int(node.attrs["K"]), int(node.attrs["N"])
     blocks = unpack(int(node.attrs["bits"]), int(node.attrs["block_size"]), (inputs, outputs), codes, scales, zeros)
-    return block_product(low, node, x, blocks, bias, node.output.frame_shape)
-
-
-def block_product(
-    low: Lowering, node: StreamNode, x: View, blocks: Blocks, bias: Operand, shape: tuple[int, ...]
-) -> View:
-    """x @ blocks + bias over the last axis of the frame."""
-    blocks = blocks.merged()
-    inputs, outputs = blocks.codes.shape
-    if not x.shape or x.shape[-1] != inputs:
-        x = x.reshaped((*x.shape, inputs))
-    zeros = None if blocks.zeros is None else blocks.zeros[None]
-    operands = [x, blocks.codes[None], blocks.scales[None], zeros, bias]
-    attrs = {"bits": blocks.bits, "block": blocks.block}
-    return low.step(node, "matmul_blocks", operands, (*x.shape[:-1], outputs), attrs).reshaped(shape)  # type: ignore[arg-type]
+    return low.block_product(node, x, [blocks], bias, node.output.frame_shape)  # type: ignore[arg-type]
 
 
 def integer_conv(node: Any) -> tuple[np.ndarray, None, dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.signals import NoKernel, Read, Signal, View
+from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.ir import STACKED, Pointwise, Recurrent, Stream, StreamNode
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Scribe:
 
     def __call__(self, op: str, operands: list[Any], size: int, target: Signal | None = None, **attrs: Any) -> View:
         shape = (*self.rows, size)
+        if op == "matmul" and (blocks := coded(self.low.graph.modes, [operands[1]])) is not None:
+            op = "matmul_blocks"
+            weights, attrs = block_operands(blocks)
+            operands = [operands[0], *weights, operands[2]]
         reads: list[Read] = []
         inputs: list[Any] = []
         for x in operands:

@@ -1,11 +1,13 @@
 """Named modes: what a person allows a model that cannot stream exactly to compute instead.
 
-``norm=running``, ``pool=cumulative``, ``attention=left:64,right:8``, ``rnn=lookahead:32``, ``position=wrap``. A mode
-that no node of the model needs changes nothing. What a mode costs is measured and written into the bundle.
+``norm=running``, ``pool=cumulative``, ``attention=left:64,right:8``, ``rnn=lookahead:32``, ``position=wrap``,
+``weights=int4``. A mode that no node of the model needs changes nothing. What a mode costs is measured and written into
+the bundle.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from runnel.errors import InputError
@@ -16,8 +18,12 @@ FORMS = {
     "attention": "left:FRAMES,right:FRAMES",
     "rnn": "lookahead:FRAMES",
     "position": "wrap",
+    "weights": "int8, int4, fp16, or int8:BLOCK, int4:BLOCK",
 }
 """Every named mode and what its value looks like; words in capitals stand for numbers of frames."""
+
+PATTERNS = {"weights": r"fp16|int[48](:(16|32|64|128|256))?"}
+"""What the values of modes that are no counts of frames match."""
 
 LEAST = {"lookahead": 1}
 """The fewest frames that a number may be, where it is not 0."""
@@ -50,6 +56,10 @@ def numbers(value: str) -> dict[str, int]:
 
 def _check(name: str, value: str) -> None:
     form = FORMS[name]
+    if name in PATTERNS:
+        if not re.fullmatch(PATTERNS[name], value):
+            raise InputError(f"the mode {name}={value} is not understood; write {name}= and one of {form}.")
+        return
     wanted = [w.partition(":")[0] for w in form.split(",")]
     if ":" not in form:
         fits = value == form

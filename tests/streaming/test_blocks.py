@@ -116,3 +116,25 @@ def test_gemm_of_codes(check: Check, turned: bool) -> None:
     model = bytes(net.model(net.op("Gemm", x, w, bias, transB=int(turned))))
     check(model)
     assert weight_bytes(model) < 50 * 32 + 1024
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_convolution_of_codes(check: Check, blocks: bool) -> None:
+    net = QuantisedNet(17, opset=21)
+    x = net.input([1, 64, TIME])
+    codes = net.const(net.rng.integers(-128, 128, (40, 64, 3)), "int8")
+    scales = net.const(net.rng.uniform(0.01, 0.1, (40, 2, 3) if blocks else (40,)).astype(np.float32))
+    w = net.op("DequantizeLinear", codes, scales, **({"axis": 1, "block_size": 32} if blocks else {"axis": 0}))
+    model = bytes(net.model(net.op("Relu", net.op("Conv", x, w, net.weight(40), pads=[2, 0]))))
+    check(model)
+    assert weight_bytes(model) < 1.3 * 64 * 48 * 3 + 1024
+
+
+def test_halves_are_kept_where_weights_are_no_more(check: Check) -> None:
+    """A model exported with float16 weights loses nothing by them, and needs no mode."""
+    net = QuantisedNet(18)
+    x = net.input([1, TIME, 256])
+    w = net.const(net.rng.standard_normal((256, 300)).astype(np.float16), "float16")
+    model = bytes(net.model(net.op("MatMul", x, net.op("Cast", w, to=onnx.TensorProto.FLOAT))))
+    check(model)
+    assert weight_bytes(model) < 2 * 256 * 304 + 1024

@@ -12,6 +12,7 @@ from runnel.compiler.lowering.pointwise import batch_as_groups, conv_attrs
 from runnel.compiler.lowering.quantised import integer_conv
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, Operand, Read, Signal, View
+from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream, Upsample, Window
 
@@ -47,6 +48,12 @@ def window(low: Lowering, node: Window) -> View:
             attrs |= {"strides": [], "pads": [], "dilations": []}
             operands[0] = operands[0].reshape(weight.shape[:3])
             view, out = view.reshaped(view.shape[:2]), out[:2]
+            if node.op == "Conv" and attrs["group"] == 1 and not isinstance(bias, Stream):
+                taps = getattr(node.inputs[1], "taps", ()) or coded(low.graph.modes, [*operands[0].transpose(2, 1, 0)])
+                if taps:
+                    op = "matmul_blocks"
+                    weights, attrs = block_operands(taps)
+                    operands = [*weights, bias]
     else:
         op = "max_pool" if node.op == "MaxPool" else "avg_pool"
         view = view.reshaped((1, batch * channels, *view.shape[2:]))

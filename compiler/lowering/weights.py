@@ -1,0 +1,47 @@
+"""Constant matrices as a kernel keeps them: float32, or packed codes where they hold no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runnel.compiler.graph.blocks import Blocks
+from runnel.compiler.graph.rounded import parse, recoded
+
+HALF = 16
+MANY = 1 << 16
+"""Weights from which on halves are taken unasked: fewer lie in a cache."""
+_SAMPLE = 64
+
+
+def coded(modes: Mapping[str, str], taps: Sequence[np.ndarray]) -> list[Blocks] | None:
+    """The codes of matrices (inputs, outputs), one a tap: those of the mode ``weights``, or halves where they are many
+    and all float16 exactly; None where they are neither."""
+    if "weights" in modes:
+        bits, block = parse(modes["weights"])
+    elif sum(t.size for t in taps) >= MANY and all(
+        np.array_equal(s, s.astype(np.float16)) for s in (t.reshape(-1)[:_SAMPLE] for t in taps)
+    ):
+        bits, block = HALF, 0
+    else:
+        return None
+    found = [recoded(tap, bits, block) for tap in taps]
+    return [b for b in found if b is not None] if all(b is not None for b in found) else None
+
+
+def _half(values: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return np.array_equal(values, values.astype(np.float16))
+
+
+def block_operands(taps: Sequence[Blocks]) -> tuple[list[np.ndarray | None], dict[str, Any]]:
+    """Codes, scales, zeros and the attributes of a matmul_blocks."""
+    merged = [taps[0].merged()] if len(taps) == 1 else list(taps)
+    first = merged[0]
+    zeros = None
+    if any(b.zeros is not None for b in merged):
+        zeros = np.stack([np.zeros_like(b.scales) if b.zeros is None else b.zeros for b in merged])
+    scales = None if first.bits == HALF else np.stack([b.scales for b in merged])
+    return [np.stack([b.codes for b in merged]), scales, zeros], {"bits": first.bits, "block": first.block}

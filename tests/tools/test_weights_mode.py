@@ -1,0 +1,85 @@
+"""The named mode ``weights``: smaller bundles, the same answers on both backends, and the deviation measured."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "streaming"))
+from nets import stack
+
+import runnel
+from runnel.compiler.graph.rounded import recoded, rounded
+from runnel.errors import InputError
+from runnel.tools.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolution, its statistics folded in, a GRU and a product of 64 channels."""
+    net, x = stack(64)
+    h = net.op("Relu", net.conv(x, 64, 96, 3, pads=[2, 0]))
+    h = net.op("BatchNormalization", h, *(net.weight(96) for _ in range(3)), net.const(np.ones(96, np.float32)))
+    h = net.op("Transpose", h, perm=[2, 0, 1])
+    h = net.op("GRU", h, net.weight(1, 192, 96), net.weight(1, 192, 64), net.weight(1, 384), hidden_size=64)
+    h = net.op("MatMul", net.op("Squeeze", h, net.const(np.array([1]))), net.weight(64, 80))
+    path = tmp_path_factory.mktemp("weights") / "model.onnx"
+    path.write_bytes(net.model(h))
+    return path
+
+
+def stored(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return sum(e.file_size for e in archive.infolist() if e.filename.startswith("weights/"))
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "most"), [("int8", 0.33, 0.01), ("int4:64", 0.2, 0.15), ("fp16", 0.53, 1e-3)]
+)
+def test_smaller_and_measured(model: Path, tmp_path: Path, value: str, share: float, most: float) -> None:
+    whole = runnel.compile(model, tmp_path / "whole.rnl", backend="native")
+    info = runnel.compile(model, tmp_path / "small.rnl", weights=value, backend="native")
+    assert stored(info.path) < share * stored(whole.path)
+    used = info.manifest["modes"]["used"]["weights"]
+    assert used["value"] == value and len(used["nodes"]) == 3
+    (deviation,) = used["deviation"].values()
+    assert 0 < deviation["rms"] < most
+    assert max(info.manifest["proof"]["error"].values()) <= 1e-5
+    assert "matmul_blocks" in {k["ops"].split("+")[0] for k in info.manifest["kernels"]}
+
+
+def test_on_the_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "m.rnl")
+    assert main(["compile", str(model), "--out", out, "--weights", "int4"]) == 0
+    assert "weights=int4 in" in capsys.readouterr().out
+    assert main(["inspect", str(model), "--mode", "weights=int8:64"]) == 0
+    page = capsys.readouterr().out
+    assert "not exactly: weights=int8:64" in page and "in Conv 'node_Conv" in page
+
+
+@pytest.mark.parametrize("value", ["int5", "int8:0", "int8:48", "fp16:32", ""])
+def test_a_kind_that_is_none(model: Path, value: str) -> None:
+    with pytest.raises(InputError, match="int8, int4, fp16"):
+        runnel.inspect(model, weights=value)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 300.0])
+def test_rounding_is_found_again(bits: int, size: float) -> None:
+    weights = (np.random.default_rng(bits).standard_normal((70, 24)) * size).astype(np.float32)
+    assert recoded(weights, bits, 32) is None
+    once = rounded(weights, bits, 32, 0)
+    found = recoded(np.ascontiguousarray(once), bits, 32)
+    assert found is not None and np.array_equal(found.real(), once)
+    assert np.array_equal(rounded(once, bits, 32, 0), once)
+    if size > 1e-6:
+        assert np.abs(once - weights).max() <= np.abs(weights).max() * {4: 0.13, 8: 0.0045, 16: 0.0005}[bits]
+
+
+def test_beyond_halves_weights_stay() -> None:
+    weights = np.full((64, 16), 1e30, np.float32)
+    assert rounded(weights, 8, 32, 0) is weights
