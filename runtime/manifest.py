@@ -15,8 +15,8 @@ SCHEMA = 1
 KEYS = frozenset(
     {
         "schema", "name", "program_hash", "target", "entries", "weights", "hop", "clock", "inputs", "outputs",
-        "latency_frames", "mode", "window", "backends", "native_refusal", "onnx", "proof", "modes", "macs", "kernels",
-        "made_by",
+        "latency_frames", "mode", "window", "backends", "native_refusal", "onnx", "proof", "modes", "kv", "macs",
+        "kernels", "made_by",
     }
 )  # fmt: skip
 MAX_HOP = 1 << 24
@@ -68,6 +68,7 @@ class _Checker:
             self.need(isinstance(m[key], dict), key)
         self._window(m["window"])
         self.need(m["onnx"] is None or isinstance(m["onnx"], dict), "onnx")
+        self.need(m["kv"] is None or isinstance(m["kv"], dict), "kv")
         self.need(m["native_refusal"] is None or isinstance(m["native_refusal"], str), "native_refusal")
         backends = m["backends"]
         self.need(isinstance(backends, list) and bool(backends), "backends")

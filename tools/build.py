@@ -28,12 +28,14 @@ from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
+from runnel.compiler.streaming.kinds.cache import keeps_all
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.bundle import missing_features, processor
+from runnel.tools.caches import check_kernels, kv_record
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
@@ -98,7 +100,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         stream = analyse(
             graph, time_axis=request.time_axis, window=request.window, hop=request.most_frames, modes=request.modes,
             max_frames=request.max_frames, rates=request.rates, window_mode=request.window_mode,
-            padding=request.padding,
+            padding=request.padding, kv=request.kv, statics=tuple(request.static),
         )  # fmt: skip
     optimise(stream)
     if "weights" in request.modes:
@@ -147,7 +149,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
-    weights are rounded, a named mode); backend ("native" insists on kernels,
+    weights are rounded, a named mode); kv (what the caches of a decoder keep: "full" with max_frames, or a policy such
+    as "sink=4,window=512"); backend ("native" insists on kernels,
     "onnxruntime" does without); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
@@ -166,6 +169,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         raise Refused(
             [Reason(graph.name, "native", str(refusal), "compile without backend='native' to run it on onnxruntime")]
         )
+    if native is None:
+        check_kernels(graph, refusal)
     figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.tick_rate, form=form)
     request.say("running the offline model")
     cases = golden_cases(rewritten, figures)
@@ -174,6 +179,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     out = Path(out)
     here, absent = runs_here(target)
     backends = ["onnxruntime", "native"] if native is not None and here else ["onnxruntime"]
+    backends = [b for b in backends if b in manifest["backends"]]
     axes = {port["name"]: port["axis"] for port in manifest["inputs"]}
     handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
     os.close(handle)
@@ -246,6 +252,8 @@ def _entries(
         entries[f"kernels/{target}"] = native.image.code or bytes(64)  # a plan of copies alone has no kernels
         if native.weights:
             entries[f"weights/{LAYOUT}"] = native.weights
+    if not keeps_all(rewritten.graph.kv):
+        return entries | _golden(cases[0])
     entries["streaming.onnx"] = form.model.SerializeToString(deterministic=True)
     return entries | _golden(cases[0]) | _states(form)
 
@@ -364,11 +372,12 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         "latency_frames": figures.latency_frames,
         "mode": figures.mode,
         "window": window,
-        "backends": ["native", "onnxruntime"] if native is not None else ["onnxruntime"],
+        "backends": ["native"] * (native is not None) + ["onnxruntime"] * keeps_all(graph.kv),
         "native_refusal": refusal,
-        "onnx": form.manifest(),
+        "onnx": form.manifest() if keeps_all(graph.kv) else None,
         "proof": {},
         "modes": {},
+        "kv": kv_record(graph),
         "macs": figures.macs | {
             "receptive_field": figures.receptive_field, "look_ahead": figures.look_ahead,
             "natural_hop": figures.natural_hop, "endless": figures.endless,

@@ -8,8 +8,10 @@ import numpy as np
 
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph
+from runnel.compiler.streaming.kinds.cache import keeps_all
 from runnel.compiler.streaming.report import Report
 from runnel.errors import InputError
+from runnel.tools.caches import kept_at_least
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
         lengths = [12]
     if graph.max_frames is not None:
         lengths = [min(n, graph.max_frames) for n in lengths]
+    if not keeps_all(graph.kv):
+        lengths = [min(n, kept_at_least(graph.kv or "")) for n in lengths]
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
     if least > 1 or graph.remainders[0] > 1:
@@ -68,4 +72,6 @@ def noise(stream: Stream, frames: int, rng: np.random.Generator, graph: StreamGr
         return (rng.standard_normal(shape) * size).astype(stream.dtype)
     if kind in (np.int8, np.uint8) and not any(n.op == "Gather" for n in readers):
         return rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shape).astype(kind)
-    return rng.integers(0, 2, shape).astype(stream.dtype)
+    tables = [n.inputs[0] for n in readers if n.op == "Gather" and stream is n.inputs[1]]
+    rows = min((len(t) for t in tables if isinstance(t, np.ndarray)), default=2)
+    return rng.integers(0, rows, shape).astype(stream.dtype)

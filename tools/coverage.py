@@ -183,7 +183,7 @@ def native_cell(op: str) -> str:
     results = [runners["native"] for runners in tested().get(op, {}).values() if "native" in runners]
     if EXACT in results:
         emitted = source(RULES[op]) if op in RULES else Source()
-        parts = [source(OVER_TIME[kind]).raised for kind in sorted(emitted.kinds)]
+        parts = [source(OVER_TIME[kind]).raised for kind in sorted(emitted.kinds) if kind in OVER_TIME]
         handlers = [pointwise.HANDLERS.get(other or op) for other in sorted(emitted.pointwise, key=str)]
         parts += [source(handler).raised for handler in handlers if handler]
         lacks = list(dict.fromkeys(c.reason for raised in parts for c in raised if c.reason != "has no kernel"))

@@ -52,6 +52,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--max-frames", type=int, metavar="N", help="the most input frames of a stream, for what grows with it"
     )
     parser.add_argument(
+        "--kv", metavar="POLICY",
+        help="the most that the caches of a decoder keep, such as sink=4,window=512; full (default where the model has "
+        "a past) keeps --max-frames tokens",
+    )  # fmt: skip
+    parser.add_argument(
         "--state", type=named, action="append", default=[], metavar="OUTPUT:INPUT",
         help="a state that the model brings itself; may be repeated",
     )  # fmt: skip
@@ -86,6 +91,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,
         "padding": args.padding,
+        "kv": args.kv,
         "calibration": args.calibration,
         "state": dict(args.state) or None,
         "static": tuple(args.static),

@@ -36,6 +36,7 @@ class Request:
     calibration: Calibration | None = None
     reuse_threshold: float = 0.05
     padding: str = "zero"
+    kv: str | None = None
     state: Mapping[str, str] | None = None
     static: Sequence[str] = ()
     bind: Mapping[str, Any] | None = None

@@ -23,7 +23,7 @@ PAD = ".pad/"
 COMPUTED_KEYS = frozenset({"schema", "program_hash", "entries"})  # written here, whatever the caller gives
 MANIFEST_KEYS = COMPUTED_KEYS | {
     "name", "target", "weights", "hop", "clock", "inputs", "outputs", "latency_frames", "mode", "window", "backends",
-    "native_refusal", "onnx", "proof", "modes", "macs", "kernels", "made_by",
+    "native_refusal", "onnx", "proof", "modes", "kv", "macs", "kernels", "made_by",
 }  # fmt: skip
 EXECUTED = ("plan", "kernels", "weights")  # the entries that decide what a step computes
 PORTABLE = ("streaming.onnx", "states")  # those that decide it where there is no plan

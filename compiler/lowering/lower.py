@@ -45,6 +45,8 @@ class Lowering:
     def run(self) -> Lowering:
         for node in self.graph.nodes:
             try:
+                if type(node) not in LOWERERS:
+                    raise NoKernel("has no kernel")
                 self.views[node.output] = LOWERERS[type(node)](self, node)
             except NoKernel as error:
                 raise NoKernel(f"{node.op} '{node.name}' {error}") from None

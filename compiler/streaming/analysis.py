@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from runnel.compiler.graph.decoder.canonical import whole_sequence
+from runnel.compiler.graph.decoder.roles import find_roles, has_past
 from runnel.compiler.graph.fold import fold, fold_node, fold_shapes, probe_shapes
 from runnel.compiler.graph.group_norm import keep_axes
 from runnel.compiler.graph.model import Graph, Node
@@ -15,6 +17,8 @@ from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
+from runnel.compiler.streaming.attention.cached import with_caches
+from runnel.compiler.streaming.attention.cuts import shapes_by_length
 from runnel.compiler.streaming.attention.fused import take_apart
 from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.branches import Decided, with_branches
@@ -35,6 +39,7 @@ from runnel.compiler.streaming.ir import (
     Tail,
     Weights,
 )
+from runnel.compiler.streaming.kinds.cache import CachedAttend
 from runnel.compiler.streaming.kinds.once import last_frames
 from runnel.compiler.streaming.kinds.statics import add_static, with_statics
 from runnel.compiler.streaming.lengths import same_length
@@ -49,6 +54,7 @@ from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, rea
 from runnel.compiler.streaming.weighted import held_back
 from runnel.errors import InputError, InternalError, Reason, Refused
 
+SHORT_PROBE = 5
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
 
 
@@ -60,9 +66,11 @@ class Analysis:
 
     def __init__(
         self, graph: Graph, axes: Mapping[str, int], window: tuple[int, int] | None,
-        modes: Mapping[str, str] | None = None, max_frames: int | None = None,
+        modes: Mapping[str, str] | None = None, max_frames: int | None = None, kv: str | None = None,
     ) -> None:  # fmt: skip
         self.graph = graph
+        self.kv = kv
+        """What caches of keys and values keep; None where attention keeps its own past."""
         self.modes = dict(modes or {})
         """Named modes that the user allows (modes.py)."""
         self.max_frames = max_frames
@@ -299,6 +307,7 @@ def analyse(
     statics: Sequence[str] = (),
     window_mode: str = "exact",
     padding: str = "zero",
+    kv: str | None = None,
 ) -> StreamGraph:
     """Rewrite an offline graph as a stream graph (or wrap a model that brings its own ``states``: {output: input}).
 
@@ -306,9 +315,13 @@ def analyse(
     stream, for what would grow with it. rates: frames a second of inputs with different rates; the stream's frames are
     then ticks (graph/rates.py). statics: inputs that a model with states reads at every step but that do not change;
     elsewhere an input without time is static. window_mode: "exact" or "reuse". padding: "signal" for reuse with
-    signal padding. Raises Refused with every reason at once, InputError where the time axis is not clear or the model
-    does not run.
+    signal padding. kv: what the caches of a decoder keep ("full", or a policy that bounds them): its attentions to
+    their own past become ``CachedAttend``. Raises Refused with every reason at once, InputError where the time axis is
+    not clear or the model does not run.
     """
+    if window is None and not states and (kv is not None or has_past(graph)):
+        whole_sequence(graph, find_roles(graph, time_axis, statics))
+        kv, time_axis = kv or "full", None
     integer_form(graph)
     fold(graph)
     if states:
@@ -327,7 +340,7 @@ def analyse(
     if not states:
         take_apart(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
         keep_axes(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
-    analysis = Analysis(graph, axes, None, modes, max_frames)
+    analysis = Analysis(graph, axes, None, modes, max_frames, kv)
     early = [] if states else ops_without_rule(graph, axes)
     try:
         analysis.probe_length, analysis.shapes = probe_shapes(graph, probe_axes, lengths, per_tick)
@@ -343,7 +356,12 @@ def analyse(
             add_source(analysis, port, axes[port.name], per_tick.get(port.name, 1))
         else:
             add_static(analysis, port)
-    for node in (find_attention(graph) if window is None and not states else graph).nodes:
+    found = find_attention(graph) if window is None and not states else graph
+    if kv is not None and not states:
+        both = (analysis.probe_length, SHORT_PROBE)
+        other = probe_shapes(graph, axes, [SHORT_PROBE], per_tick)[1]
+        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both))
+    for node in found.nodes:
         analysis.visit(node)
     outputs = collect_outputs(analysis, graph)
     if analysis.reasons:
@@ -355,4 +373,5 @@ def analyse(
         graph.name, inputs, outputs, analysis.nodes, graph.opset, analysis.window, carried, shortest=analysis.shortest,
         remainders=analysis.remainders, max_frames=limit, max_frames_reason=why, modes=analysis.used_modes,
         mode_nodes=analysis.mode_nodes, decided=analysis.decided,
+        kv=kv if any(isinstance(n, CachedAttend) for n in analysis.nodes) else None,
     )  # fmt: skip

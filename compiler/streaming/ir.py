@@ -361,7 +361,7 @@ class StreamGraph:
     frames that the offline model takes. remainders: (period, those of the lengths that it takes). max_frames: the
     most input frames of a stream, and why; None: any number. modes: the named modes that were used, which make the
     result differ from the offline model. mode_nodes: the model's nodes that each of them made possible. decided:
-    (op, "exact" or the named mode) of each of the model's nodes.
+    (op, "exact" or the named mode) of each of the model's nodes. kv: what its caches keep; None where it has none.
     """
 
     name: str
@@ -381,6 +381,7 @@ class StreamGraph:
     modes: dict[str, str] = field(default_factory=dict)
     mode_nodes: dict[str, list[str]] = field(default_factory=dict)
     decided: list[tuple[str, str]] = field(default_factory=list)
+    kv: str | None = None
     window_macs: dict[str, float] = field(default_factory=dict)
     """Multiply-adds of a hop: "naive" (every window again), "exact" and "reuse", where it is possible."""
 

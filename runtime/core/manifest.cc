@@ -13,10 +13,10 @@ constexpr int64_t kMostBytes = int64_t{1} << 62;
 constexpr double kTolerance = 1e-5;  // where the proof names no limit
 
 // In the order in which a missing one is told.
-constexpr const char* kKeys[] = {"backends",       "clock",   "entries", "hop",          "inputs", "kernels",
-                                 "latency_frames", "macs",    "made_by", "mode",         "modes",  "name",
-                                 "native_refusal", "onnx",    "outputs", "program_hash", "proof",  "schema",
-                                 "target",         "weights", "window"};
+constexpr const char* kKeys[] = {"backends", "clock",          "entries", "hop",     "inputs",       "kernels",
+                                 "kv",       "latency_frames", "macs",    "made_by", "mode",         "modes",
+                                 "name",     "native_refusal", "onnx",    "outputs", "program_hash", "proof",
+                                 "schema",   "target",         "weights", "window"};
 
 struct Type {
   const char* name;

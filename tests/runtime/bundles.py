@@ -22,7 +22,8 @@ def manifest(plan: Any, **changes: Any) -> dict[str, Any]:
     full = plan.manifest() | {
         "target": {"name": "host", "arch": processor()[0], "os": "linux", "features": []},
         "weights": {"layout": "packed"}, "mode": "sequence", "window": None, "backends": ["native"],
-        "native_refusal": None, "onnx": None, "proof": {}, "modes": {}, "macs": {}, "kernels": [], "made_by": "tests",
+        "native_refusal": None, "onnx": None, "proof": {}, "modes": {}, "kv": None, "macs": {}, "kernels": [],
+        "made_by": "tests",
     }  # fmt: skip
     del full["program_hash"]
     return full | changes

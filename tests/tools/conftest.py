@@ -90,7 +90,7 @@ def bundle(tmp_path: Path, program: Program) -> Path:
         "name": "stand-in", "target": {"name": "host", "arch": "x86_64", "os": "linux", "features": []}, "weights": {},
         "inputs": [port | {"name": "noisy"}], "outputs": [port | {"name": "clean"}], "hop": 256,
         "clock": {"rate": 16000}, "latency_frames": LOOKAHEAD, "mode": "sequence", "window": None,
-        "backends": ["native"], "native_refusal": None, "onnx": None, "proof": {}, "modes": {}, "macs": {},
+        "backends": ["native"], "native_refusal": None, "onnx": None, "proof": {}, "modes": {}, "kv": None, "macs": {},
         "kernels": [], "made_by": "a test",
     }  # fmt: skip
     write_bundle(tmp_path / "m.rnl", manifest, {name: npy(values) for name, values in arrays.items()})

@@ -117,12 +117,12 @@ def find(graph: Graph) -> Graph:
     if not patterns:
         return graph
     nodes = [_attend(patterns[id(n)]) if id(n) in patterns else n for n in graph.nodes]
-    alive = _alive(nodes, {p.name for p in graph.outputs})
-    kept = {id(n) for n in alive}
+    kept_nodes = alive(nodes, {p.name for p in graph.outputs})
+    kept = {id(n) for n in kept_nodes}
     for pattern in patterns.values():
         wanted = _ancestors(index, [pattern.weighted.node.outputs[0]])
         pattern.inner = [n for n in graph.nodes if n in wanted and id(n) not in kept]
-    return Graph(graph.name, alive, graph.constants, graph.inputs, graph.outputs, graph.opset, graph.proto)
+    return Graph(graph.name, kept_nodes, graph.constants, graph.inputs, graph.outputs, graph.opset, graph.proto)
 
 
 def _attend(pattern: Pattern) -> Node:
@@ -134,7 +134,8 @@ def _attend(pattern: Pattern) -> Node:
     return Node(ATTEND, weighted.name, inputs, list(weighted.outputs), {"pattern": pattern}, DOMAIN)
 
 
-def _alive(nodes: list[Node], needed: set[str]) -> list[Node]:
+def alive(nodes: list[Node], needed: set[str]) -> list[Node]:
+    """The nodes that the names need."""
     kept = []
     for node in reversed(nodes):
         if needed.intersection(node.outputs):

@@ -9,6 +9,11 @@ import numpy as np
 from runnel.compiler.streaming.ir import Reach, StreamNode
 
 
+def keeps_all(kv: str | None) -> bool:
+    """Whether a policy of caches keeps every token."""
+    return kv is None or kv.split(",")[0].strip() == "full"
+
+
 @dataclass(frozen=True, eq=False)
 class Rotary:
     """Rotary positions: features [start, start + 2·len(frequencies)) of a head are turned in pairs.
@@ -16,6 +21,7 @@ class Rotary:
     Pair p of a frame at position n turns by n·frequencies[p] (float64): (a, b) → factor·(a·cos - b·sin, b·cos + a·sin).
     interleaved: pairs are (2p, 2p + 1), else (p, p + len(frequencies)). sections: which of the frame's own positions
     (the operand ``positions``) pair p takes; None where a frame has one position, its number.
+    source: where the frequencies come from, in words.
     """
 
     frequencies: np.ndarray
@@ -23,6 +29,7 @@ class Rotary:
     start: int = 0
     factor: float = 1.0
     sections: tuple[int, ...] | None = None
+    source: str = ""
 
     @property
     def dims(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runnel.compiler.graph.model import Node
-from runnel.compiler.streaming.attention.band import SMALL, Band, Observer, Sight, edges, with_bias
+from runnel.compiler.streaming.attention.band import Band, Observer, Sight, edges, with_bias
+from runnel.compiler.streaming.attention.looking import check_zeroed, look
 from runnel.compiler.streaming.attention.pattern import ATTEND, Pattern, Product
 from runnel.compiler.streaming.attention.relative import relative_table
 from runnel.compiler.streaming.attention.scores import Scores, TooLarge
@@ -18,12 +18,10 @@ from runnel.compiler.streaming.ir import Stream
 from runnel.compiler.streaming.kinds.attention import Attend
 from runnel.compiler.streaming.modes import numbers
 from runnel.compiler.streaming.registry import Refusal, rule
+from runnel.compiler.streaming.rules.cache import cached, transposed
 
 if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
-
-LONGEST = 4200
-FARTHEST = 1_000_000
 
 
 @rule(ATTEND)
@@ -33,6 +31,8 @@ def attend(a: Analysis, node: Node) -> list[Value]:
             "keeps a past of its own, or gives more than its result",
             "export the model without a cache: the stream keeps the past",
         )
+    if "cut" in node.attrs:
+        return cached(a, node, node.attrs["cut"])
     pattern: Pattern = node.attrs["pattern"]
     parts = _canonical(a, node, pattern)
     if parts is None:
@@ -64,7 +64,7 @@ def attend(a: Analysis, node: Node) -> list[Value]:
     )  # fmt: skip
     if labels:
         made = labels.left[:-1] + next(c for c in labels.right if c not in labels.left)
-        y = _transposed(a, node, y, [made.index(c) for c in labels.out], "")
+        y = transposed(a, node, y, [made.index(c) for c in labels.out], "")
     return [y]
 
 
@@ -89,7 +89,7 @@ def _canonical(a: Analysis, node: Node, pattern: Pattern) -> list[Stream] | None
     if first is None:
         if q.axis != len(q.shape) - 2 or k.axis != len(k.shape) - 1:
             return None
-        k = _transposed(a, node, k, _swap(len(k.shape)), "/k")
+        k = transposed(a, node, k, _swap(len(k.shape)), "/k")
     else:
         i, j = first.out[-2], first.out[-1]
         if i not in first.left or j not in first.right or i in first.right or j in first.left:
@@ -111,7 +111,7 @@ def _canonical(a: Analysis, node: Node, pattern: Pattern) -> list[Stream] | None
         batch = [c for c in second.left[:-2] if c in second.right]
         if len(batch) != len(second.left) - 2 or sorted(second.out) != sorted(second.left[:-1] + features[0]):
             return None
-        v = _transposed(a, node, v, [second.right.index(c) for c in (*batch, j, *features)], "/v")
+        v = transposed(a, node, v, [second.right.index(c) for c in (*batch, j, *features)], "/v")
     return [q, k, v]
 
 
@@ -125,22 +125,11 @@ def _by_labels(a: Analysis, node: Node, product: Product, q: Stream, k: Stream) 
         return None
     left = [labels.left.index(c) for c in (*batch, i, *inner)]
     right = [labels.right.index(c) for c in (*batch, j, *inner)]
-    return _transposed(a, node, q, left, "/q"), _transposed(a, node, k, right, "/k")
+    return transposed(a, node, q, left, "/q"), transposed(a, node, k, right, "/k")
 
 
 def _swap(rank: int) -> list[int]:
     return [*range(rank - 2), rank - 1, rank - 2]
-
-
-def _transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: str) -> Stream:
-    if list(perm) == list(range(len(perm))) and suffix:
-        return x
-    plain = Node("Transpose", node.name, node.inputs, node.outputs)
-    shape = tuple(x.shape[p] for p in perm)
-    return a.pointwise(
-        plain, [x], list(perm).index(x.axis), attrs={"perm": list(perm)}, suffix=suffix,
-        shape=shape if suffix else None,
-    )  # fmt: skip
 
 
 # What a frame sees --------------------------------------------------------------------------------------------------
@@ -160,13 +149,15 @@ def _band(a: Analysis, pattern: Pattern, k: Stream) -> tuple[Band, bool, np.ndar
     scores = Scores(a.graph, pattern, lambda name, frames: _shape(a, pattern, k, name, frames))
     observer = Observer(scores, k.fact.length, lambda n: max(k.fact.length.first(n - 1), 1))
     try:
-        sights, limit = _look(a, observer, scores)
+        sights, limit = look(observer, scores)
         scale, softcap = observer.gain()
     except TooLarge:
         raise Refusal(
             "has more scores than can be looked at for the window that its mask names", "use a smaller window"
         ) from None
-    _check_zeroed(observer, pattern)
+    if limit is not None:
+        a.limits.append((limit, f"the mask of its attention ends after {observer.length(limit)} frames"))
+    check_zeroed(observer, pattern)
     model = edges(sights)
     band = _by_mode(a, model)
     most = _most_keys(a, k, limit) if band.left is None and band.right is not None else None
@@ -206,29 +197,6 @@ def _shape(a: Analysis, pattern: Pattern, k: Stream, name: str, frames: int) -> 
     if len(probed) < 2 or (probed[-2:] != a.shapes[pattern.logits][0][-2:] and not table):
         return None
     return (*probed[:-2], length, length)
-
-
-def _look(a: Analysis, observer: Observer, scores: Scores) -> tuple[list[Sight], int | None]:
-    """The mask at every length that can tell something, and the input frames after which the model ends."""
-    named = [n for n in scores.numbers() if n < 10000]
-    lengths = {*SMALL, 69, 130}
-    for n in named:
-        lengths |= {n, n + 1, 2 * n + 3, n + 37}
-    far = [n + m for n in scores.numbers("iu") if LONGEST <= n < FARTHEST for m in (0, 1, 130)]
-    ticks = sorted({observer.ticks(n) for n in (*far, *(n for n in lengths if n <= LONGEST))})
-    ticks = sorted({*ticks, *(t + 1 for t in ticks[:8])})
-    good = [t for t in ticks if observer.look(t) is not None]
-    if not good:
-        raise Refusal("has a mask that could not be computed from lengths alone", "compute the mask from shapes")
-    limit = None
-    if later := [t for t in ticks if t > good[-1]]:
-        low, high = good[-1], later[0]
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if observer.look(middle) is not None else (low, middle)
-        limit = low
-        a.limits.append((limit, f"the mask of its attention ends after {observer.length(limit)} frames"))
-    return [s for s in observer.known.values() if s is not None], limit
 
 
 def _most_keys(a: Analysis, k: Stream, limit: int | None) -> int | None:
@@ -290,17 +258,3 @@ def _unbounded(band: Band) -> Refusal:
         "state the most frames of a stream (--max-frames N)",
         ("attention=left:64",),
     )
-
-
-def _check_zeroed(observer: Observer, pattern: Pattern) -> None:
-    """Refuse weights that are changed behind the softmax, other than where they are zero anyway."""
-    if pattern.weights == pattern.softmax.outputs[0]:
-        return
-    for frames, sight in list(observer.known.items()):
-        if sight is None or sight.length > 130:
-            continue
-        leaves = {leaf: observer.scores.zeros(frames, leaf) for leaf in observer.scores.leaves}
-        before = observer.scores.run(frames, leaves, pattern.softmax.outputs[0])
-        after = observer.scores.run(frames, leaves, pattern.weights)
-        if before.shape != after.shape or not np.array_equal(before, after):
-            raise Refusal("changes its weights behind the softmax", "mask the scores instead of the weights")

@@ -1,0 +1,174 @@
+"""Attention whose keys and values a cache keeps: what it takes in, and what the model itself says of its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runnel.compiler.graph.model import Node
+from runnel.compiler.streaming.attention.band import Band, Observer, edges, with_bias
+from runnel.compiler.streaming.attention.cached import Cut
+from runnel.compiler.streaming.attention.looking import check_zeroed, look
+from runnel.compiler.streaming.attention.pattern import Pattern
+from runnel.compiler.streaming.attention.scores import Scores, TooLarge
+from runnel.compiler.streaming.attention.turned import Turned
+from runnel.compiler.streaming.ir import Stream
+from runnel.compiler.streaming.kinds.cache import CachedAttend, keeps_all
+from runnel.compiler.streaming.registry import Refusal
+
+if TYPE_CHECKING:
+    from runnel.compiler.streaming.analysis import Analysis, Value
+
+SATURATED = 64
+"""Distances over which a bias must stay the same to be taken as the same for all that are farther."""
+
+
+def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
+    """The attention as one with a cache; raises the refusal that was found on the way."""
+    if isinstance(cut, Refusal):
+        raise cut
+    pattern: Pattern = node.attrs["pattern"]
+    if pattern.relative is not None:
+        raise Refusal("adds relative positions that depend on the query", "use rotary positions or a bias by distance")
+    q, k, v = (_operand(a, node, t, cut.heads(t), s) for t, s in ((cut.q, "/q"), (cut.k, "/k"), (cut.v, "/v")))
+    band, bias, slopes = _scores(a, pattern, cut)
+    if not isinstance(band.scale, float):
+        raise Refusal("scales each head's scores by a factor of its own", "use one scale")
+    window = 0 if band.left is None else band.left + 1
+    if not window and keeps_all(a.kv):
+        if a.max_frames is None:
+            raise Refusal(
+                "lets every token see all of the past, so that what it keeps grows with the stream",
+                "state the most tokens of a stream (--max-frames N), or what a cache keeps (--kv sink=4,window=512)",
+            )
+        a.limits.append((a.max_frames, "its cache keeps all of the past, and max_frames is what it holds"))
+    final = q.fact.final.minimum_with(k.fact.final).minimum_with(v.fact.final)
+    heads, wide = cut.queries, v.shape[-1]
+    layer = sum(isinstance(n, CachedAttend) for n in a.nodes)
+    y = a.emit(
+        node, CachedAttend, [q, k, v, None, None], 2, final, k.fact.length, shape=(1, heads, None, wide),
+        op="CachedAttention", suffix="/attention", layer=layer, scale=band.scale * cut.q.gain * cut.k.gain,
+        softcap=band.softcap, window=window, rotary=cut.rotary, slopes=slopes, bias=bias, sinks=cut.sinks,
+    )  # fmt: skip
+    if (order := cut.back_in_order) is not None:
+        y = _step(a, node, "Gather", [y, order], "/heads", y.shape, 2, 1)
+    shape = (*cut.batch, None, wide)
+    labels = pattern.weighted.labels
+    if shape != y.shape:
+        y = _step(a, node, "Reshape", [y], "/shaped" if labels else "", shape, len(shape) - 2)
+    if labels:
+        made = labels.left[:-1] + next(c for c in labels.right if c not in labels.left)
+        return [transposed(a, node, y, [made.index(c) for c in labels.out], "")]
+    return [y if y.name == node.outputs[0] else _step(a, node, "Identity", [y], "", shape, len(shape) - 2)]
+
+
+def _step(
+    a: Analysis, node: Node, op: str, inputs: list[Stream | np.ndarray], suffix: str, shape: Sequence[int | None],
+    axis: int, along: int | None = None,
+) -> Stream:  # fmt: skip
+    plain = Node(op, node.name, node.inputs, node.outputs)
+    attrs: dict[str, object] = {"shape": list(shape)} if op == "Reshape" else {}
+    attrs |= {} if along is None else {"axis": along}
+    return a.pointwise(plain, inputs, axis, attrs=attrs, op=op, suffix=suffix, shape=tuple(shape))
+
+
+def transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: str) -> Stream:
+    """The stream with its axes in another order."""
+    if list(perm) == list(range(len(perm))) and suffix:
+        return x
+    plain = Node("Transpose", node.name, node.inputs, node.outputs)
+    shape = tuple(x.shape[p] for p in perm)
+    return a.pointwise(
+        plain, [x], list(perm).index(x.axis), attrs={"perm": list(perm)}, suffix=suffix,
+        shape=shape if suffix else None,
+    )  # fmt: skip
+
+
+# The operands as (1, heads, time, features) ------------------------------------------------------------------------
+
+
+def _operand(a: Analysis, node: Node, turned: Turned, columns: np.ndarray, suffix: str) -> Stream:
+    x = a.values[turned.name]
+    if not isinstance(x, Stream) or x.axis != turned.axis:
+        raise Refusal("reads something that is no stream of tokens", "attend between tokens of one sequence")
+    heads, size = columns.shape
+    width = int(np.prod(x.frame_shape, dtype=np.int64))
+    if np.array_equal(columns.reshape(-1), np.arange(width)):
+        if x.shape == (1, heads, None, size):
+            return x
+        if x.shape == (1, None, heads, size):
+            return transposed(a, node, x, [0, 2, 1, 3], suffix)
+    if x.shape != (1, None, width):
+        if any(d != 1 for d in x.shape[: x.axis]):
+            x = transposed(a, node, x, [x.axis, *(i for i in range(len(x.shape)) if i != x.axis)], f"{suffix}/turned")
+        x = _step(a, node, "Reshape", [x], f"{suffix}/flat", (1, None, width), 1)
+    flat = columns.reshape(-1)
+    if not np.array_equal(flat, np.arange(width)):
+        shape = (1, None, len(flat))
+        if np.array_equal(flat, flat[0] + np.arange(len(flat))):
+            bounds = [np.array([n], np.int64) for n in (flat[0], flat[-1] + 1, 2)]
+            x = _step(a, node, "Slice", [x, *bounds], f"{suffix}/part", shape, 1)
+        else:
+            x = _step(a, node, "Gather", [x, flat.astype(np.int64)], f"{suffix}/part", shape, 1, 2)
+    x = _step(a, node, "Reshape", [x], f"{suffix}/heads", (1, None, heads, size), 1)
+    return transposed(a, node, x, [0, 2, 1, 3], suffix)
+
+
+# What the model says of its scores ---------------------------------------------------------------------------------
+
+
+def _scores(a: Analysis, pattern: Pattern, cut: Cut) -> tuple[Band, np.ndarray | None, np.ndarray | None]:
+    """The band, the bias by distance (heads, distances), and slopes (heads)."""
+    scores = Scores(a.graph, pattern, cut.shape)
+    observer = Observer(scores, lambda t: t, lambda n: n)
+    try:
+        sights, _ = look(observer, scores)
+        scale, softcap = observer.gain()
+    except TooLarge:
+        raise Refusal("has more scores than can be looked at for what its mask names", "use a smaller window") from None
+    check_zeroed(observer, pattern)
+    band = edges(sights)
+    if band.right != 0 or band.high != 1 or band.low != 1:
+        raise Refusal(
+            "lets tokens see what comes after them, or sees in chunks, which a cache of the past cannot",
+            "use a causal or a sliding mask",
+        )
+    most = max(s.length for s in sights) - 1
+    bounded = with_bias(
+        Band(most if band.left is None else band.left, 0, scale=scale, softcap=softcap), sights,
+        most if band.left is None else min(band.left, most), 0,
+    )  # fmt: skip
+    band = Band(band.left, 0, scale=scale, softcap=softcap)
+    if bounded.bias is None:
+        return band, None, None
+    heads = np.broadcast_to(bounded.bias, (*cut.batch, bounded.bias.shape[-1]))
+    table = cut.in_order(heads.reshape(cut.queries, -1))
+    slopes = _slopes(table)
+    if slopes is not None:
+        return band, None, slopes
+    if band.left is None and (table[:, -SATURATED:] != table[:, -1:]).any():
+        raise Refusal(
+            "adds a bias to its scores that goes on changing with the distance", "use slopes, or one that settles"
+        )
+    return band, _settled(table), None
+
+
+def _slopes(table: np.ndarray) -> np.ndarray | None:
+    """The slopes of biases that fall evenly with the distance."""
+    if table.shape[1] < 3:
+        return None
+    distance = np.arange(table.shape[1])
+    slopes = (table[:, :1] - table[:, -1:]).astype(np.float64)[:, 0] / distance[-1]
+    exact = table[:, 0].astype(np.float64) - table[:, 1]
+    apart = np.abs(table - table[:, :1] + slopes[:, None] * distance).max()
+    if apart > 2e-6 * max(1.0, float(np.abs(table).max())):
+        return None
+    return np.where(np.abs(exact - slopes) <= 1e-6 * np.abs(slopes), exact, slopes)
+
+
+def _settled(table: np.ndarray) -> np.ndarray:
+    """The table up to where it no longer changes."""
+    changes = np.flatnonzero((table[:, 1:] != table[:, :-1]).any(axis=0))
+    return np.ascontiguousarray(table[:, : (changes[-1] + 2 if len(changes) else 1)], np.float32)
