@@ -22,8 +22,7 @@ class StreamFact:
     """What a tensor is in time.
 
     axis: its time axis, or STACKED. final(t): after t input frames, how many of its first frames have values that
-    cannot change
-    any more. length(T): how many frames it has for an input of T. clock: the input that drives it.
+    cannot change any more. length(T): how many frames it has for an input of T. clock: the input that drives it.
     """
 
     axis: int
@@ -181,8 +180,7 @@ class Window(StreamNode):
     """Conv, MaxPool or AveragePool over time: frame n reads frames stride·n - left + dilation·k, k < kernel.
 
     Frames outside the input read as ``fill``. time: which spatial axis is time. spatial_*: the attributes with the
-    entries of
-    time as they were in the model (kernel, stride, dilation) and pads of time zero.
+    entries of time as they were in the model (kernel, stride, dilation) and pads of time zero.
     """
 
     kernel: int = 1
