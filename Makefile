@@ -1,4 +1,4 @@
-# make demo   the main job, end to end          make bench  native against onnxruntime
+# make demo   the main job, end to end          make bench  speed beside other runtimes
 # make test   lint, types, format and tests     make clean  forgets everything that was made
 # Each sets itself up from nothing in .venv; with no C++ compiler on the machine, the ziglang package serves.
 
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 LIBRARY := runtime/_lib/librunnel.so
 RECIPE := $(wildcard runtime/build_core.py)
 CORE := $(shell find runtime/core -type f 2>/dev/null)
-CXX_FILES := $(shell find runtime tests -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
+CXX_FILES := $(shell find runtime tests tools -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
 # Programs that tests use and their Debian packages; a test whose program is missing skips and names it.
 SYSTEM := qemu-aarch64:qemu-user
 export PYTHONNOUSERSITE := 1
@@ -39,11 +39,13 @@ $(LIBRARY): $(STAMP) $(RECIPE) $(CORE)
 demo: setup
 	@$(PY) -m runnel.tools.demo
 
-bench: setup
-	@mkdir -p build/bench
-	@$(VENV)/bin/runnel compile models/denoiser/denoiser.onnx --rate 16000 --out build/bench/denoiser.rnl
-	@$(VENV)/bin/runnel bench build/bench/denoiser.rnl \
-	    --backend native,onnxruntime-bound,onnxruntime-steady,onnxruntime --rows build/bench/denoiser.json
+bench: setup $(VENV)/.bench
+	@$(PY) -m runnel.tools.benchmark $(BENCH)
+
+$(VENV)/.bench: $(STAMP)
+	@echo "installing the runtimes that the bench compares with into $(VENV)"
+	@$(PIP) install --no-build-isolation -e '.[bench]'
+	@touch $@
 
 bench-compile: setup
 	@$(PY) -m runnel.tools.compile_time

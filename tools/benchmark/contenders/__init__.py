@@ -1,0 +1,1 @@
+"""The runtimes that the bench compares, one file a package."""
