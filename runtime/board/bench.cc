@@ -37,7 +37,7 @@ int Bench(const Options& options) {
   };
   for (int i = 0; i < kWarm; ++i) room(), player.Push(noise.data(), chunk);
   const double period = rate > 0 ? static_cast<double>(chunk) / rate * 1e9 : 0;
-  const int64_t start = Now(), stop = start + static_cast<int64_t>(options.seconds * 1e9), faults = PageFaults();
+  const int64_t start = Now(), stop = start + static_cast<int64_t>(SecondsOr(options, 2) * 1e9), faults = PageFaults();
   int64_t misses = 0, steps = 0;
   while (!Stopped() && Now() < stop) {
     room();

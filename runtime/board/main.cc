@@ -12,7 +12,7 @@ constexpr char kHelp[] =
     "runnel-run: runs a bundle without Python.\n"
     "\n"
     "  runnel-run run m.rnl --in [INPUT=]URI [--out [OUTPUT=]URI] [--set INPUT=VALUE] [--chunk N|all] [--rate HZ]\n"
-    "             [--load-state FILE] [--save-state FILE]\n"
+    "             [--seconds S] [--pixels OFFSET:SCALE] [--load-state FILE] [--save-state FILE]\n"
     "             [--on-nonfinite error|zero|reset] [--realtime] [--late catch-up|drop] [--priority N] [--core N]\n"
     "  runnel-run verify m.rnl         play the bundle's golden input in several chunkings and compare\n"
     "  runnel-run bench m.rnl [--seconds S] [--chunk N] [--realtime] [--priority N] [--core N]\n"
@@ -20,7 +20,8 @@ constexpr char kHelp[] =
     "  runnel-run info m.rnl           its inputs, outputs and sizes\n"
     "\n"
     "URI: a file in .wav, .npy, .raw (numbers of the port's type, frame by frame), .json (lines) or .txt, the same as\n"
-    "scheme:PATH (raw:- is the standard stream), or - for mono PCM s16le. --json prints figures as JSON.\n";
+    "scheme:PATH (raw:- is the standard stream), alsa:CARD,DEVICE (a sound card), v4l2:PATH (a camera), or - for mono\n"
+    "PCM s16le. --json prints figures as JSON.\n";
 
 int Info(const Options& options) {
   char message[1024];

@@ -10,6 +10,8 @@ namespace runnel_run {
 // Frames of the stream's clock in a step, by --chunk or the hop; never more than a stream may have.
 int64_t BenchChunk(const Options& options, const Player& player);
 
+inline double SecondsOr(const Options& options, double usual) { return options.seconds > 0 ? options.seconds : usual; }
+
 class Noise {
  public:
   // Gives static inputs theirs.

@@ -68,6 +68,13 @@ Options ReadOptions(int count, char** words) {
       options.rate = ReadNumber(word, value, 1e-6, 1e9);
     } else if (is("--seconds")) {
       options.seconds = ReadNumber(word, value, 0.001, 1e6);
+    } else if (is("--pixels")) {
+      const char* scale = strchr(value, ':');
+      if (!scale || scale - value > 60) Refuse("--pixels got '%s' and takes OFFSET:SCALE, such as 127:128.", value);
+      char offset[64] = "";
+      memcpy(offset, value, static_cast<size_t>(scale - value));
+      options.pixel_offset = ReadNumber(word, offset, -1e6, 1e6);
+      options.pixel_scale = ReadNumber(word, scale + 1, 1e-6, 1e6);
     } else if (is("--priority")) {
       options.priority = static_cast<int>(ReadNumber(word, value, 1, 99));
     } else if (is("--core")) {

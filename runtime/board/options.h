@@ -17,7 +17,8 @@ struct Options {
   const char* chunk = nullptr;
   const char* load_state = nullptr;
   const char* save_state = nullptr;
-  double rate = 0, seconds = 2;
+  double rate = 0, seconds = 0;                // 0: not given
+  double pixel_offset = 0, pixel_scale = 255;  // a pixel p is (p - offset) / scale
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;
 };

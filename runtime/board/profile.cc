@@ -68,7 +68,8 @@ int Profile(const Options& options) {
   for (int i = 0; i < kWarm; ++i) push();
   player.UseProfile(&profile);
   int64_t steps = 0, whole = 0;
-  for (const int64_t stop = Now() + static_cast<int64_t>(options.seconds * 1e9); !Stopped() && Now() < stop; ++steps) {
+  for (const int64_t stop = Now() + static_cast<int64_t>(SecondsOr(options, 2) * 1e9); !Stopped() && Now() < stop;
+       ++steps) {
     const int64_t from = Now();
     push();
     whole += Now() - from;

@@ -32,17 +32,32 @@ class Inputs {
       if (!uri && count_ == 1 && options.ins == 1) uri = options.in[0];
       if (!uri) Refuse("input '%s' is given nothing; say --in %s=URI.", port.name, port.name);
       const double rate = port.rate > 0 ? port.rate : count_ == 1 ? facts.rate : 0;
-      sources_[i] = new (Allocate(sizeof(Source))) Source(port, uri, rate, options.nonfinite == RN_NONFINITE_ZERO);
+      sources_[i] = new (Allocate(sizeof(Source))) Source(port, uri, rate, options);
     }
   }
 
   int64_t rate() const { return sources_[0]->rate(); }
   int64_t total() const { return sources_[0]->total(); }
+  // Whether frames come at the pace of a card or camera.
+  bool live() const {
+    return Sum([](const Source& source) -> int64_t { return source.live(); }) > 0;
+  }
+  int64_t overruns() const {
+    return Sum([](const Source& source) { return source.overruns(); });
+  }
+  int64_t lost() const {
+    return Sum([](const Source& source) { return source.lost(); });
+  }
+  int64_t waiting() const { return sources_[0]->waiting(); }
+  void Finish() const {
+    for (int32_t i = 0; i < count_; ++i) sources_[i]->Finish();
+  }
 
   void Prepare(const Player& player, int64_t ticks) {
     for (int32_t i = 0; i < count_; ++i) {
       const int64_t each = rn_bundle_input(player.bundle(), i)->per_tick;
       data_[i] = Allocate(static_cast<size_t>(ticks * each * rn_input_frame_bytes(player.program(), i)));
+      sources_[i]->Start(ticks * each);
     }
   }
 
@@ -66,6 +81,13 @@ class Inputs {
   const void* const* data() const { return data_; }
 
  private:
+  template <typename Figure>
+  int64_t Sum(Figure figure) const {
+    int64_t sum = 0;
+    for (int32_t i = 0; i < count_; ++i) sum += figure(*sources_[i]);
+    return sum;
+  }
+
   int32_t count_ = 0;
   Source* sources_[kMostPorts] = {};
   void* data_[kMostPorts] = {};
@@ -92,7 +114,7 @@ struct Outputs {
   Sink* sinks[kMostPorts] = {};
   int size = 0;
 
-  Outputs(const Player& player, const Options& options, int64_t rate) {
+  Outputs(const Player& player, const Options& options, int64_t rate, int64_t chunk) {
     for (int k = 0; k < options.outs; ++k) {
       int32_t output = 0;
       const char* uri = options.out[k];
@@ -105,7 +127,7 @@ struct Outputs {
         if (sinks[i]->output() == output) Refuse("output %d is given two places; name one.", output);
       }
       const rn_port& port = *rn_bundle_output(player.bundle(), output);
-      sinks[size++] = new (Allocate(sizeof(Sink))) Sink(port, output, uri, rate);
+      sinks[size++] = new (Allocate(sizeof(Sink))) Sink(port, output, uri, rate, chunk);
     }
   }
 
@@ -115,6 +137,12 @@ struct Outputs {
       sinks[i]->Write(player.output(output), player.written(output), player.pitch(output),
                       rn_output_frame_bytes(player.program(), output));
     }
+  }
+
+  int64_t underruns() const {
+    int64_t sum = 0;
+    for (int i = 0; i < size; ++i) sum += sinks[i]->underruns();
+    return sum;
   }
 
   bool standard() const {
@@ -150,7 +178,7 @@ int Run(const Options& options) {
                                        : static_cast<double>(inputs.rate());
   if (options.realtime && rate <= 0) Refuse("--realtime needs the rate of the input; give --rate.");
   const int64_t chunk = ChunkOf(options, player, inputs.total(), rate, facts.hop);
-  const Outputs outputs(player, options, static_cast<int64_t>(llround(rate)));
+  const Outputs outputs(player, options, static_cast<int64_t>(llround(rate)), chunk);
   inputs.Prepare(player, chunk);
   player.Prepare(chunk);
   Times times(kMostTimes);
@@ -158,15 +186,24 @@ int Run(const Options& options) {
   if (options.priority) UsePriority(options.priority);
   CatchSignals();
   if (options.realtime) LockMemory();
+  const bool live = inputs.live();
+  if (options.seconds > 0 && rate <= 0) Refuse("--seconds needs the rate of the input; give --rate.");
+  const int64_t most = options.seconds > 0 ? llround(options.seconds * rate) : INT64_MAX;
   const double period = rate > 0 ? static_cast<double>(chunk) / rate * 1e9 : 0;
   const int64_t start = Now(), begins = player.position();
   int64_t misses = 0, dropped = 0, faults = 0, first = 0, chunks = 0;
   auto due = [&](int64_t n) { return start + static_cast<int64_t>(period * static_cast<double>(n)); };
-  while (!Stopped()) {
-    const int64_t ticks = inputs.Read(player, chunk);
+  for (int64_t left = most; left > 0 && !Stopped();) {
+    const int64_t ticks = inputs.Read(player, left < chunk ? left : chunk);
     if (ticks == 0) break;
     ++chunks;
-    if (options.realtime) {
+    left -= ticks;
+    if (options.realtime && live) {
+      if (options.drop && inputs.waiting() >= chunk) {  // the next chunk is complete already
+        ++dropped;
+        continue;
+      }
+    } else if (options.realtime) {
       // The last frame of this chunk would have been recorded then; the next chunk is complete a period later.
       if (options.drop && Now() > due(chunks + 1)) {
         ++dropped;
@@ -180,7 +217,8 @@ int Run(const Options& options) {
     faults += PageFaults() - faults_before;
     if (!first) first = to;
     times.Put(to - from);
-    if (options.realtime && to > due(chunks + 1)) ++misses;
+    const int64_t limit = live ? from + static_cast<int64_t>(period) : due(chunks + 1);
+    if (options.realtime && to > limit) ++misses;
     outputs.Take(player);
   }
   const int64_t frames = player.position() - begins;
@@ -199,6 +237,7 @@ int Run(const Options& options) {
     fprintf(stderr, "runnel-run: stopped; the rest is left out, since %s\n", message);
   }
   for (int i = 0; i < outputs.size; ++i) outputs.sinks[i]->Finish();
+  inputs.Finish();
   times.Sort();
   FILE* page = outputs.standard() ? stderr : stdout;
   const double seconds = rate > 0 ? static_cast<double>(frames) / rate : 0;
@@ -206,13 +245,16 @@ int Run(const Options& options) {
   fprintf(page,
           options.json ? "{\"frames\": %lld, \"steps\": %zu, \"chunk_frames\": %lld, \"p50\": %.9f, \"p99\": %.9f, "
                          "\"worst\": %.9f, \"rtf\": %.6f, \"deadline_misses\": %lld, \"dropped_chunks\": %lld, "
-                         "\"page_faults\": %lld, \"state_bytes\": %zu, \"first_step\": %.6f, \"stopped\": %s}\n"
+                         "\"page_faults\": %lld, \"overruns\": %lld, \"underruns\": %lld, \"lost_frames\": %lld, "
+                         "\"state_bytes\": %zu, \"first_step\": %.6f, \"stopped\": %s}\n"
                        : "frames %lld in %zu steps of %lld; a step takes p50 %.6f s, p99 %.6f s, worst %.6f s; "
                          "real-time factor %.4f; deadline misses %lld, dropped chunks %lld, page faults in steps %lld; "
+                         "overruns %lld, underruns %lld, lost frames %lld; "
                          "state %zu bytes; first step %.4f s after the start; stopped: %s\n",
           static_cast<long long>(frames), times.size(), static_cast<long long>(chunk), times.Percentile(50),
           times.Percentile(99), times.Percentile(100), rtf, static_cast<long long>(misses),
-          static_cast<long long>(dropped), static_cast<long long>(faults), player.state_bytes(),
+          static_cast<long long>(dropped), static_cast<long long>(faults), static_cast<long long>(inputs.overruns()),
+          static_cast<long long>(outputs.underruns()), static_cast<long long>(inputs.lost()), player.state_bytes(),
           static_cast<double>(first - begun) * 1e-9, Stopped() ? "true" : "false");
   return 0;
 }

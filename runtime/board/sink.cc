@@ -1,6 +1,8 @@
 #include "sink.h"
 
+#include <cmath>
 #include <cstdio>
+#include <new>
 
 namespace runnel_run {
 namespace {
@@ -40,8 +42,9 @@ int Number(const rn_port& port, const uint8_t* at, bool json, char text[32]) {
 
 }  // namespace
 
-Sink::Sink(const rn_port& port, int32_t output, const char* uri, int64_t rate)
+Sink::Sink(const rn_port& port, int32_t output, const char* uri, int64_t rate, int64_t chunk)
     : port_(port), output_(output), layout_(port), place_(ReadPlace(uri)), rate_(rate) {
+  frame_.Add(static_cast<size_t>(layout_.frame_bytes()));
   if (place_.scheme == Scheme::kWav) {
     if (rate <= 0) Refuse("the rate of the output is not known; give it with --rate, or write .npy or .raw.");
     Channels(port);
@@ -52,11 +55,18 @@ Sink::Sink(const rn_port& port, int32_t output, const char* uri, int64_t rate)
   if (standard() && (place_.scheme == Scheme::kWav || place_.scheme == Scheme::kNpy)) {
     Refuse("wav and npy are written to files; give raw:- or - for what goes on.");
   }
+  if (place_.scheme == Scheme::kCamera) Refuse("'%s' is a camera; outputs go to files, alsa:CARD,DEVICE or -.", uri);
+  if (place_.scheme == Scheme::kCard) {
+    const int64_t own = port.rate > 0 ? llround(port.rate) : rate;
+    if (own <= 0) Refuse("the rate of the output is not known; give it with --rate.");
+    card_ = new (Allocate(sizeof(Card))) Card(place_.path, false);
+    card_->Start(own, Channels(port), chunk);
+    return;
+  }
   file_.Open(place_.path);
   const char header[kNpyHeader] = {};
   if (place_.scheme == Scheme::kWav) file_.Write(header, kWavHeader);
   if (place_.scheme == Scheme::kNpy) file_.Write(header, kNpyHeader);
-  frame_.Add(static_cast<size_t>(layout_.frame_bytes()));
 }
 
 void Sink::Write(const uint8_t* data, int64_t frames, int64_t pitch, int64_t frame_bytes) {
@@ -70,8 +80,16 @@ void Sink::Write(const uint8_t* data, int64_t frames, int64_t pitch, int64_t fra
     for (int64_t o = 0; o < layout_.outer; ++o) {
       memcpy(frame_.data + static_cast<size_t>(o) * inner, data + static_cast<size_t>(o * pitch + n) * inner, inner);
     }
-    WriteFrame(frame_.data);
+    if (card_) {
+      memcpy(kept_.Add(frame_.size), frame_.data, frame_.size);
+    } else {
+      WriteFrame(frame_.data);
+    }
     ++frames_;
+  }
+  if (card_) {
+    card_->Write(reinterpret_cast<const float*>(kept_.data), frames);
+    kept_.size = 0;
   }
   if (frames && standard()) file_.Flush();
 }
@@ -97,7 +115,7 @@ void Sink::WriteFrame(const uint8_t* frame) {
         float value;
         bool clipped;
         memcpy(&value, frame + 4 * i, 4);
-        const auto sample = static_cast<uint16_t>(ToInt16(value, &clipped));
+        const auto sample = static_cast<uint16_t>(ToCode(value, 16, &clipped));
         const uint8_t out[2] = {static_cast<uint8_t>(sample), static_cast<uint8_t>(sample >> 8)};
         file_.Write(out, 2);
         clipped_ += clipped;
@@ -105,6 +123,8 @@ void Sink::WriteFrame(const uint8_t* frame) {
       return;
     case Scheme::kJson:
     case Scheme::kText:
+    case Scheme::kCard:
+    case Scheme::kCamera:
       break;
   }
   const bool json = place_.scheme == Scheme::kJson;
@@ -149,9 +169,15 @@ void Sink::Finish() {
     WriteNpyHeader(port_, frames_, header);
     file_.WriteAt(0, header, sizeof header);
   }
-  file_.Finish();
+  if (card_) {
+    card_->Finish();
+    clipped_ = card_->clipped();
+  } else {
+    file_.Finish();
+  }
   if (clipped_) {
-    fprintf(stderr, "runnel-run: %lld output samples were clipped to 16 bits.\n", static_cast<long long>(clipped_));
+    fprintf(stderr, "runnel-run: %lld output samples were beyond full scale and clipped.\n",
+            static_cast<long long>(clipped_));
   }
 }
 

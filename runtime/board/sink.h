@@ -9,7 +9,8 @@ namespace runnel_run {
 class Sink {
  public:
   // rate: of the frames, 0 where it is not known.
-  Sink(const rn_port& port, int32_t output, const char* uri, int64_t rate);
+  // chunk: frames that are written at once, about.
+  Sink(const rn_port& port, int32_t output, const char* uri, int64_t rate, int64_t chunk);
 
   int32_t output() const { return output_; }
   bool standard() const { return strcmp(place_.path, "-") == 0; }
@@ -17,6 +18,8 @@ class Sink {
   void Write(const uint8_t* data, int64_t frames, int64_t pitch, int64_t frame_bytes);
   // Finishes the file; says on stderr what was done to the samples.
   void Finish();
+  // Underruns of a sound card.
+  int64_t underruns() const { return card_ ? card_->broken() : 0; }
 
  private:
   void WriteFrame(const uint8_t* frame);
@@ -27,6 +30,7 @@ class Sink {
   Place place_;
   int64_t rate_, frames_ = 0, clipped_ = 0;
   OutputFile file_;
+  Card* card_ = nullptr;
   Array<uint8_t> kept_;   // of npy with outer parts: frame by frame
   Array<uint8_t> frame_;  // [outer, inner]
 };

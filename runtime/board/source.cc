@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <new>
 
 #include "realtime.h"
 
@@ -18,7 +19,8 @@ Place ReadPlace(const char* uri) {
     const char* name;
     Scheme scheme;
   } kSchemes[] = {{"wav", Scheme::kWav},   {"npy", Scheme::kNpy},    {"raw", Scheme::kRaw},   {"pcm", Scheme::kPcm},
-                  {"json", Scheme::kJson}, {"jsonl", Scheme::kJson}, {"text", Scheme::kText}, {"txt", Scheme::kText}};
+                  {"json", Scheme::kJson}, {"jsonl", Scheme::kJson}, {"text", Scheme::kText}, {"txt", Scheme::kText},
+                  {"alsa", Scheme::kCard}, {"v4l2", Scheme::kCamera}};
   if (strcmp(uri, "-") == 0) return {Scheme::kPcm, "-"};
   const char* dot = strrchr(uri, '.');
   for (const auto& known : kSchemes) {
@@ -29,8 +31,10 @@ Place ReadPlace(const char* uri) {
   for (const auto& known : kSchemes) {
     if (dot && strcmp(dot + 1, known.name) == 0) return {known.scheme, uri};
   }
-  Refuse("'%s' is not known; give a file in .wav, .npy, .raw or .json, a scheme such as raw:PATH, or - for PCM s16le.",
-         uri);
+  Refuse(
+      "'%s' is not known; give a file in .wav, .npy, .raw or .json, a scheme such as raw:PATH, alsa:0,0, or - for PCM "
+      "s16le.",
+      uri);
 }
 
 int Channels(const rn_port& port) {
@@ -42,8 +46,13 @@ int Channels(const rn_port& port) {
   return static_cast<int>(channels);
 }
 
-Source::Source(const rn_port& port, const char* uri, double rate, bool zero)
-    : layout_(port), place_(ReadPlace(uri)), zero_(zero) {
+Source::Source(const rn_port& port, const char* uri, double rate, const Options& options)
+    : layout_(port),
+      place_(ReadPlace(uri)),
+      zero_(options.nonfinite == RN_NONFINITE_ZERO),
+      rate_(llround(options.rate > 0 ? options.rate : rate)),
+      offset_(options.pixel_offset),
+      scale_(options.pixel_scale) {
   if (port.axis < 0) Refuse("input '%s' has no time axis; give it with --set.", port.name);
   const bool standard = strcmp(place_.path, "-") == 0;
   if (place_.scheme == Scheme::kWav || place_.scheme == Scheme::kNpy) {
@@ -71,6 +80,16 @@ Source::Source(const rn_port& port, const char* uri, double rate, bool zero)
     }
     return;
   }
+  if (place_.scheme == Scheme::kCamera) {
+    OpenCamera(port);
+    return;
+  }
+  if (place_.scheme == Scheme::kCard) {
+    channels_ = Channels(port);
+    if (rate_ <= 0) Refuse("the rate of input '%s' is not known; give --rate.", port.name);
+    card_ = new (Allocate(sizeof(Card))) Card(place_.path, true);
+    return;
+  }
   if (place_.scheme == Scheme::kPcm) {
     if (Channels(port) != 1) Refuse("'%s' is not mono; PCM s16le is.", port.name);
     layout_.inner_bytes = 2;
@@ -81,7 +100,48 @@ Source::Source(const rn_port& port, const char* uri, double rate, bool zero)
   if (file_ < 0) Refuse("'%s' cannot be read: %s.", place_.path, strerror(errno));
 }
 
+void Source::OpenCamera(const rn_port& port) {
+  int64_t sizes[3] = {};
+  int count = 0;
+  for (int32_t i = 0; i < port.dimensions; ++i) {
+    if (port.shape[i] < 0 || port.shape[i] == 1) continue;
+    if (count < 3) sizes[count] = port.shape[i];
+    ++count;
+  }
+  codes_ = strcmp(port.dtype, "uint8") == 0;
+  planar_ = count == 3 && sizes[0] == 3;
+  const bool known = count == 2 || planar_ || (count == 3 && sizes[2] == 3);
+  if (!known || (!codes_ && strcmp(port.dtype, "float32") != 0)) {
+    Refuse("'%s' is no picture (3 x height x width, height x width x 3 or height x width, of float32 or uint8).",
+           port.name);
+  }
+  channels_ = count == 2 ? 1 : 3;
+  height_ = static_cast<int>(sizes[planar_ ? 1 : 0]);
+  width_ = static_cast<int>(sizes[planar_ ? 2 : 1]);
+  camera_ = new (Allocate(sizeof(Camera))) Camera(place_.path);
+}
+
+void Source::Start(int64_t frames) {
+  if (place_.scheme == Scheme::kWav || place_.scheme == Scheme::kNpy) return;
+  frame_ = static_cast<uint8_t*>(Allocate(static_cast<size_t>(frames * layout_.frame_bytes())));
+  if (card_) card_->Start(rate_, channels_, frames);
+  if (camera_) {
+    pixels_ = static_cast<uint8_t*>(Allocate(static_cast<size_t>(width_ * height_ * channels_)));
+    camera_->Start(width_, height_, channels_);
+  }
+}
+
+void Source::Finish() {
+  if (card_) card_->Finish();
+  if (camera_) camera_->Finish();
+}
+
 int64_t Source::Read(int64_t frames, uint8_t* into) {
+  if (live()) {
+    const int64_t got = card_ ? card_->Read(reinterpret_cast<float*>(frame_), frames) : ReadPictures(frames);
+    Spread(got, into);
+    return got;
+  }
   if (place_.scheme != Scheme::kWav && place_.scheme != Scheme::kNpy) return ReadRawFrames(frames, into);
   if (Stopped()) return 0;
   if (frames > total_ - at_) frames = total_ - at_;
@@ -132,7 +192,6 @@ size_t Source::ReadBytes(uint8_t* into, size_t bytes) {
 
 int64_t Source::ReadRawFrames(int64_t frames, uint8_t* into) {
   const auto frame_bytes = static_cast<size_t>(layout_.frame_bytes());
-  if (!frame_) frame_ = static_cast<uint8_t*>(Allocate(static_cast<size_t>(frames) * frame_bytes));
   const size_t bytes = ReadBytes(frame_, static_cast<size_t>(frames) * frame_bytes);
   const auto got = static_cast<int64_t>(bytes / frame_bytes);
   if (bytes % frame_bytes && !Stopped()) {
@@ -147,14 +206,41 @@ int64_t Source::ReadRawFrames(int64_t frames, uint8_t* into) {
     }
     return got;
   }
+  Spread(got, into);
+  return got;
+}
+
+// From [frames, outer, inner] to [outer, frames, inner].
+void Source::Spread(int64_t frames, uint8_t* into) const {
   const auto inner = static_cast<size_t>(layout_.inner_bytes);
-  for (int64_t n = 0; n < got; ++n) {
+  for (int64_t n = 0; n < frames; ++n) {
     for (int64_t o = 0; o < layout_.outer; ++o) {
-      memcpy(into + static_cast<size_t>(o * got + n) * inner,
+      memcpy(into + static_cast<size_t>(o * frames + n) * inner,
              frame_ + static_cast<size_t>(n * layout_.outer + o) * inner, inner);
     }
   }
-  return got;
+}
+
+int64_t Source::ReadPictures(int64_t frames) {
+  int64_t n = 0;
+  for (; n < frames && camera_->Read(pixels_); ++n) TakePicture(pixels_, frame_ + n * layout_.frame_bytes());
+  return n;
+}
+
+void Source::TakePicture(const uint8_t* pixels, uint8_t* frame) const {
+  const int area = width_ * height_;
+  for (int i = 0; i < area; ++i) {
+    for (int c = 0; c < channels_; ++c) {
+      const int at = planar_ ? c * area + i : i * channels_ + c;
+      const uint8_t pixel = pixels[i * channels_ + c];
+      const auto value = static_cast<float>((pixel - offset_) / scale_);
+      if (codes_) {
+        frame[at] = pixel;
+      } else {
+        memcpy(frame + 4 * at, &value, 4);
+      }
+    }
+  }
 }
 
 void ReadStatic(const rn_port& port, const char* text, uint8_t* into) {

@@ -43,6 +43,7 @@ void Take(const Player& player, Played* played) {
     const Layout layout(port);
     const auto frame_bytes = static_cast<size_t>(rn_output_frame_bytes(player.program(), i));
     const int64_t frames = player.written(i);
+    if (frames == 0) continue;
     if (port.axis < 0) {
       memcpy(played->bytes[i].Add(static_cast<size_t>(frames) * frame_bytes), player.output(i),
              static_cast<size_t>(frames) * frame_bytes);

@@ -112,11 +112,11 @@ void WriteWavHeader(int channels, int64_t rate, uint64_t data_bytes, uint8_t hea
   put(40, data_bytes, 4);
 }
 
-int16_t ToInt16(float sample, bool* clipped) {
+int32_t ToCode(float sample, int bits, bool* clipped) {
   *clipped = sample > 1 || sample < -1;
   if (sample != sample) return 0;
-  const double scaled = rint(static_cast<double>(sample) * 32768);
-  return static_cast<int16_t>(scaled > 32767 ? 32767 : scaled < -32768 ? -32768 : scaled);
+  const double full = static_cast<double>(int64_t{1} << (bits - 1)), scaled = rint(static_cast<double>(sample) * full);
+  return static_cast<int32_t>(scaled > full - 1 ? full - 1 : scaled < -full ? -full : scaled);
 }
 
 }  // namespace runnel_run

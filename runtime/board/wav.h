@@ -25,8 +25,8 @@ constexpr size_t kWavHeader = 44;
 // The bytes before samples of 16 bits.
 void WriteWavHeader(int channels, int64_t rate, uint64_t data_bytes, uint8_t header[kWavHeader]);
 
-// A sample of full scale 1 as 16 bits; NaN is 0.
-int16_t ToInt16(float sample, bool* clipped);
+// A sample of full scale 1 as an integer of 16, 24 or 32 bits; NaN is 0.
+int32_t ToCode(float sample, int bits, bool* clipped);
 
 }  // namespace runnel_run
 

@@ -1,4 +1,4 @@
-"""Damaged sound and arrays never crash the binary: its readers run under the address and undefined sanitizers."""
+"""Damaged sound and arrays never crash the binary, nor do bundles: under the address and undefined sanitizers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from small_models import compiled
+from small_models import MODELS, compiled
 
 from runnel.runtime import build_board, build_core
 from runnel.runtime.io.wav import write_wav
@@ -18,7 +18,8 @@ ODD = b"\x00\x01\x7f\x80\xff9('-"
 @pytest.fixture(scope="module")
 def checked_binary(tmp_path_factory):
     out = tmp_path_factory.mktemp("checked") / "runnel-run"
-    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-std=c++17", "-O1", "-g", "-fno-exceptions", "-fno-rtti"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = [*build_core.find_compiler(), *flags, f"-I{build_core.CORE / 'include'}"]
     sources = map(str, build_board.sources())
     done = subprocess.run([*command, *sources, "-o", str(out)], capture_output=True, text=True, check=False)
@@ -33,6 +34,13 @@ def damaged(data, rng):
         spot = int(rng.integers(min(len(changed), 128)))
         changed[spot] = int(rng.choice(list(ODD))) if rng.random() < 0.5 else int(rng.integers(256))
     return bytes(changed[: int(rng.integers(len(changed)))]) if rng.random() < 0.2 else bytes(changed)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bundles_are_verified_without_a_finding(checked_binary, tmp_path, name):
+    command = [checked_binary, "verify", compiled(tmp_path, name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["wav", "npy"])
