@@ -108,9 +108,11 @@ class Chain(Program):
         return sum(program.state_bytes for program in self.programs)
 
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> ChainStream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> ChainStream:  # fmt: skip
         check_policy(on_nonfinite)
+        self.check_no_caches(kv, position)
         inner = "error" if on_nonfinite == "error" else "zero"
         if state is not None:
             return ChainStream(self, self._restored(state, inner, inputs), on_nonfinite)

@@ -9,11 +9,12 @@ from pathlib import Path
 from runnel.errors import InputError, InternalError
 
 LIBRARY = Path(__file__).resolve().parent / "_lib" / "librunnel.so"
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 # rn_code of runnel.h
 OK, BAD_ARGUMENT, BAD_PLAN, NO_MEMORY, NOT_FINITE, CAPACITY = range(6)
 FLUSHED, BAD_STATE, KERNEL, TOO_LONG, UNSUPPORTED = range(6, 11)
+CACHE_FULL = 13
 
 NONFINITE = {"error": 0, "zero": 1, "reset": 2}
 ALIGNMENT = 64
@@ -49,6 +50,12 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_due": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64, ctypes.c_int, _int64s]),
     "rn_push": (ctypes.c_int, []),  # the hot call: its arguments are ctypes objects made once, see backends/native.py
     "rn_push_many": (ctypes.c_int, []),  # hot too
+    "rn_has_prefill": (ctypes.c_int, [_pointer]),
+    "rn_prefill": (ctypes.c_int, []),  # hot too
+    "rn_cache_bytes": (ctypes.c_int64, [_pointer, _int64s]),
+    "rn_init_cache": (ctypes.c_int, [_pointer, _pointer, _int64s, ctypes.c_int]),
+    "rn_state_size": (ctypes.c_int64, [_pointer]),
+    "rn_cache_words": (ctypes.c_int64, [_pointer, _pointer, _int64s, ctypes.c_int64]),
     "rn_flush": (ctypes.c_int, [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer]),
     "rn_has_nonfinite": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64]),
     "rn_check_state": (ctypes.c_int, [_pointer, ctypes.c_char_p, ctypes.c_size_t]),

@@ -94,15 +94,25 @@ class Program(ABC):
 
     @abstractmethod
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> Stream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> Stream:  # fmt: skip
         """A new stream, at its start or where ``state`` (of ``Stream.save``) was.
 
         inputs: {name: value} of the static inputs; a state brings its own, which these replace. Raises StreamError for
         a foreign state, or where a static input has no value.
         on_nonfinite: what a NaN or infinite input sample does: "error" refuses the push, "zero" takes it as 0, "reset"
-        starts the stream again and takes it as 0.
+        starts the stream again and takes it as 0. kv: what the caches of a decoder keep, within what was compiled (all
+        of that where it is None); position: the number of the first token. Raises InputError for a kv that does not
+        fit.
         """
+
+    def check_no_caches(self, kv: str | None, position: int) -> None:
+        """Raises StreamError where a stream is to have what only caches of keys and values have."""
+        if kv is not None or position:
+            raise StreamError(
+                f"the {self.backend} backend has no caches of keys and values to choose of; leave kv and position out."
+            )
 
     def batch(self, capacity: int) -> Batch:
         """Room for ``capacity`` streams that are pushed together. Raises StreamError for a capacity below 1."""

@@ -73,11 +73,9 @@ class KernelModule:
         args: tuple[Arg, ...] = ()
         for rows in dict.fromkeys((1, *group.rows)):
             function, row_args = self._emit(group, rows)
-            variants[rows] = self._symbol(function)
+            variants[rows] = self.symbol(function)
             args = args or row_args
-        return Kernel(
-            args, variants, self._symbol(self._emit(gathered(group), group.apart)[0]) if group.apart else None
-        )
+        return Kernel(args, variants, self.symbol(self._emit(gathered(group), group.apart)[0]) if group.apart else None)
 
     def _emit(self, group: Group, rows: int) -> tuple[Any, tuple[Arg, ...]]:
         context = Context(group, self.target, rows)
@@ -92,8 +90,8 @@ class KernelModule:
             emit_elementwise(context)
         return context.finish()
 
-    def _symbol(self, function: Any) -> str:
-        """The name of a function, the same for the same code."""
+    def symbol(self, function: Any) -> str:
+        """The name of a function that is to be compiled, the same for the same code."""
         key = tvm_ffi.structural_hash(function)
         for symbol in self._by_hash.get(key, ()):
             if tvm_ffi.structural_equal(self._functions[symbol], function):

@@ -8,7 +8,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Copy, Read, Signal, Step
+from runnel.compiler.lowering.signals import Cached, Copy, Read, Signal, Step
 from runnel.compiler.lowering.work import macs
 from runnel.compiler.streaming.count import Count
 
@@ -51,13 +51,13 @@ class FusedStep:
         return self.steps[-1].length
 
 
-def fuse(low: Lowering) -> list[FusedStep | Copy]:
+def fuse(low: Lowering) -> list[FusedStep | Cached | Copy]:
     """Groups in an order that keeps every producer before its readers."""
     kept = {view.signal for view, _ in low.outputs.values()}
-    groups: list[FusedStep | Copy] = []
+    groups: list[FusedStep | Cached | Copy] = []
     makers: dict[Signal, FusedStep] = {}
     for step in low.steps:
-        if isinstance(step, Copy):
+        if isinstance(step, (Copy, Cached)):
             groups.append(step)
             continue
         group = FusedStep([step], list(step.reads), step.loop)

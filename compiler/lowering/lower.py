@@ -13,7 +13,7 @@ from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
-from runnel.compiler.lowering.signals import Copy, NoKernel, Operand, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import Cached, Copy, NoKernel, Operand, Read, Signal, Step, View
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
@@ -29,7 +29,7 @@ class Lowering:
 
     def __init__(self, graph: StreamGraph) -> None:
         self.graph = graph
-        self.steps: list[Step | Copy] = []
+        self.steps: list[Step | Cached | Copy] = []
         self.signals: list[Signal] = []
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
 from runnel.compiler.lowering.apart import ROWS_APART, rows_apart
+from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Copy, NoKernel, Read, Signal, View
+from runnel.compiler.lowering.signals import Cached, Copy, NoKernel, Read, Signal, View
+from runnel.compiler.lowering.words import dtype_number, fill_bits, layout
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
@@ -24,7 +26,7 @@ SCHEMA = 2
 ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
-CALL, REPEAT, COPY = 1, 2, 3
+CALL, REPEAT, COPY, ATTEND = 1, 2, 3, 6
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING = range(7)
 ROWS = 4
 MOST_TABLE = 16
@@ -79,9 +81,12 @@ class Planner:
         self._placed: dict[tuple[Any, ...], int] = {}
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
+        self.symbols: list[tuple[str, int, int]] = []
+        """Kernels that are called: name, pointers, multiply-adds."""
 
     def build(self, progress: Callable[[str, float | None], None] | None = None) -> NativeProgram:
         kernels = [self._kernel(g) if isinstance(g, FusedStep) else None for g in self.groups]
+        self.caches = Caches(self.low, [g for g in self.groups if isinstance(g, Cached)], self.module)
         if progress:
             progress("compiling kernels", None)
         image = self.module.build()
@@ -91,14 +96,19 @@ class Planner:
         self._widen(kernels)
         self.order = used
         state_bytes, scratch_bytes = self._place()
-        code, instructions, symbols = self._code(kernels)
+        code, instructions = self._code(kernels, range(len(self.groups)))
+        entries = [0, instructions]
+        if self.caches.steps and self._frame_for_frame():
+            more, instructions = self._code(kernels, self._kept_by_states())
+            entries += [len(code), instructions]
+            code += more
         for signal in used:
             ring = self.rings[signal]
             if signal.initial is not None:
                 frames = np.zeros((len(signal.initial), signal.pitch), signal.dtype)
                 frames[:, : signal.elements] = signal.initial.reshape(len(signal.initial), -1)
                 ring.init_offset = self._weights(frames)
-        words = self._words(code, instructions, symbols, image, state_bytes, scratch_bytes)
+        words = self._words(code, entries, image, state_bytes, scratch_bytes)
         plan = struct.pack(f"<{len(words)}q", *words)
         return NativeProgram(
             plan, image, bytes(self.weights), self.hop, state_bytes, scratch_bytes, self._describe(kernels)
@@ -140,11 +150,11 @@ class Planner:
         """(count, stride, lowest offset) of everything that reads the signal from memory."""
         reads = []
         for group in self.groups:
-            for read in group.reads if isinstance(group, FusedStep) else [group.read]:
+            for read in [group.read] if isinstance(group, Copy) else group.reads:
                 if read.signal is signal and read.ended is not None:
                     reads.append((read.ended, 1, read.oldest))
                 elif read.signal is signal:
-                    count = group.count if isinstance(group, FusedStep) else group.output.made
+                    count = group.output.made if isinstance(group, Copy) else group.count
                     reads.append((count, read.stride, read.lowest))
         for name, (view, tail) in self.low.outputs.items():
             if view.signal is signal:
@@ -233,29 +243,55 @@ class Planner:
             self.weights += data.tobytes()
         return self._placed[key]
 
-    def _code(self, kernels: list[Kernel | None]) -> tuple[list[int], int, list[str]]:
+    def _frame_for_frame(self) -> bool:
+        """Whether an output has a frame for each of the input, as soon as it has come."""
+        views = self.low.outputs.items()
+        return all(tail is None and self._output_clock(name, view) == Count.time() for name, (view, tail) in views)
+
+    def _kept_by_states(self) -> list[int]:
+        """The groups that states and caches need; what is left is for outputs alone."""
+        needed: set[Signal] = set()
+        found: list[int] = []
+        for i in reversed(range(len(self.groups))):
+            group = self.groups[i]
+            state = isinstance(group, Cached) or self.rings[group.output].space == STATE
+            if state or group.loop or group.output in needed:
+                found.append(i)
+                needed |= {r.signal for r in ([group.read] if isinstance(group, Copy) else group.reads)}
+        return found[::-1]
+
+    def _code(self, kernels: list[Kernel | None], chosen: Sequence[int]) -> tuple[list[int], int]:
+        """The words and the number of the instructions of some groups."""
         code: list[int] = []
-        symbols: list[tuple[str, int, int]] = []
         instructions = 0
         loop = 0
-        for i, (group, kernel) in enumerate(zip(self.groups, kernels, strict=True)):
-            if isinstance(group, FusedStep) and group.loop and group.loop != loop:
+        for i in chosen:
+            group = self.groups[i]
+            if not isinstance(group, Copy) and group.loop and group.loop != loop:
                 body = 0
                 while i + body < len(self.groups) and getattr(self.groups[i + body], "loop", 0) == group.loop:
                     body += 1
-                pair = self._pair(group)
-                code += [REPEAT, 5, *pair, body]
+                code += [REPEAT, 5, *self._pair(group), body]
                 instructions += 1
-            loop = group.loop if isinstance(group, FusedStep) else 0
-            code += self._copy(group) if isinstance(group, Copy) else self._call(group, kernel, symbols)  # type: ignore[arg-type]
+            loop = 0 if isinstance(group, Copy) else group.loop
+            if isinstance(group, Copy):
+                code += self._copy(group)
+            else:
+                code += self._attend(group) if isinstance(group, Cached) else self._call(group, kernels[i])
             instructions += 1
-        self.symbols = symbols
-        return code, instructions, [s for s, *_ in symbols]
+        return code, instructions
 
-    def _pair(self, group: FusedStep) -> tuple[int, int]:
+    def _pair(self, group: FusedStep | Cached) -> tuple[int, int]:
         return self._clock(group.count, group.output.name), self._clock(group.length, group.output.name)
 
-    def _call(self, group: FusedStep, kernel: Kernel, symbols: list[tuple[str, int, int]]) -> list[int]:
+    def _attend(self, group: Cached) -> list[int]:
+        reads = [*group.reads[:2], group.reads[1] if group.node.shared else group.reads[2]]
+        buffers = [self.order.index(r.signal) for r in reads] + [self.order.index(group.output)]
+        buffers += [-1 if r is None else self.order.index(r.signal) for r in (group.retain, group.positions)]
+        return [ATTEND, 11, *self._pair(group), self.caches.index(group), *buffers]
+
+    def _call(self, group: FusedStep, kernel: Kernel | None) -> list[int]:
+        assert kernel is not None
         reads = {r.value: r for r in group.reads}
         operands: list[list[int]] = []
         pointers = 0
@@ -265,9 +301,9 @@ class Planner:
 
         def number(symbol: str, rows: int) -> int:
             entry = (symbol, pointers, rows * group.macs)
-            if entry not in symbols:
-                symbols.append(entry)
-            return symbols.index(entry)
+            if entry not in self.symbols:
+                self.symbols.append(entry)
+            return self.symbols.index(entry)
 
         rows = max(kernel.variants)
         head = [*self._pair(group), number(kernel.variants[1], 1)]
@@ -305,9 +341,7 @@ class Planner:
         ]  # fmt: skip
         return [COPY, 2 + len(words), *words]
 
-    def _words(
-        self, code: list[int], instructions: int, symbols: list[str], image: Image, state: int, scratch: int
-    ) -> list[int]:
+    def _words(self, code: list[int], entries: list[int], image: Image, state: int, scratch: int) -> list[int]:
         buffers: list[int] = []
         for signal in self.order:
             ring = self.rings[signal]
@@ -322,27 +356,28 @@ class Planner:
         signals = [*self.low.inputs, *self.low.statics]
         streams = [*self.low.graph.inputs, *self.low.graph.statics]
         for signal, stream in zip(signals, streams, strict=True):
-            inputs += [self.order.index(signal), *_layout(stream), _dtype_number(signal.dtype)]
+            inputs += [self.order.index(signal), *layout(stream), dtype_number(signal.dtype)]
         outputs: list[int] = []
         for name, (view, tail) in self.low.outputs.items():
             value = self.low.graph.outputs[name]
             source = value.stream if isinstance(value, Tail) else value
             made = self._clock(self._output_clock(name, view), name)
             outputs += [
-                self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *_layout(source),
+                self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *layout(source),
                 tail.start if tail else 0, tail.stop if tail else 0,
             ]  # fmt: skip
+        caches = self.caches.words(self._weights, self.symbols)
         table = [w for symbol, *figures in self.symbols for w in (image.entries[symbol], *figures)]
         clocks = [w for clock in self.clocks.words for w in clock]
         counts = [
             len(self.clocks.words), len(self.order), len(self.symbols), len(code), len(signals),
-            len(self.low.outputs), 1,
+            len(self.low.outputs), len(entries) // 2,
         ]  # fmt: skip
-        total = 16 + len(clocks) + len(buffers) + len(table) + len(inputs) + len(outputs) + 2 + len(code)
+        parts = [*clocks, *buffers, *table, *inputs, *outputs, *entries, *caches, *code]
         self.weights += bytes(-len(self.weights) % ALIGN)
-        limits = [self.hop, self.low.graph.max_frames or 0, 0]
-        header = [MAGIC, SCHEMA, total, *counts, state, scratch, len(self.weights), *limits]
-        return [*header, *clocks, *buffers, *table, *inputs, *outputs, 0, instructions, *code]
+        limits = [self.hop, self.low.graph.max_frames or 0, len(self.caches.steps)]
+        header = [MAGIC, SCHEMA, 16 + len(parts), *counts, state, scratch, len(self.weights), *limits]
+        return [*header, *parts]
 
     def _describe(self, kernels: list[Kernel | None]) -> list[dict[str, Any]]:
         described = []
@@ -351,35 +386,10 @@ class Planner:
                 ops = "+".join(s.node.op for s in group.steps)
                 described.append({"output": group.output.name, "ops": ops, "symbol": kernel.variants[1]})
             else:
-                described.append({"output": group.output.name, "ops": "copy", "symbol": ""})
+                ops = "attention" if isinstance(group, Cached) else "copy"
+                described.append({"output": group.output.name, "ops": ops, "symbol": ""})
         return described
-
-
-def fill_bits(fill: float, signal: Signal) -> int:
-    """The four bytes that a frame is filled with, again and again. Raises NoKernel where four bytes cannot say it."""
-    value = np.array(fill).astype(signal.dtype).reshape(1)
-    words = np.resize(value, max(1, 4 // value.itemsize)).view(np.int32)
-    if (words != words[0]).any():
-        raise NoKernel(f"'{signal.name}' is padded with {fill} in elements of {value.itemsize} bytes")
-    return int(words[0])
 
 
 def _static(signal: Signal) -> bool:
     return not isinstance(signal.made, Ended) and signal.made.is_const
-
-
-def _layout(stream: Any) -> tuple[int, int]:
-    """(outer count, inner bytes) of the caller's array around its time axis."""
-    shape = stream.shape
-    item = np.dtype(stream.dtype).itemsize
-    at = stream.axis if stream.axis >= 0 else -1
-    outer = int(np.prod([d for d in shape[:at] if d], dtype=np.int64)) if at > 0 else 1
-    inner = shape[at + 1 :] if at >= 0 else shape
-    return outer, int(np.prod([d for d in inner if d], dtype=np.int64)) * item
-
-
-def _dtype_number(dtype: str) -> int:
-    numbers = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "uint8": 2, "int8": 3, "float16": 10}
-    if dtype not in numbers:
-        raise NoKernel(f"has inputs of type {dtype}")
-    return numbers[dtype]

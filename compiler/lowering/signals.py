@@ -9,6 +9,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements, round_up
 from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.kinds.cache import CachedAttend
 
 
 class NoKernel(Exception):
@@ -134,6 +135,30 @@ class Step:
     @property
     def length(self) -> Count:
         return self.output.length.affine(1, self.output.unit - 1, self.output.unit)
+
+
+@dataclass(eq=False)
+class Cached:
+    """Frame n of queries, keys and values comes into a cache and attends to what it keeps.
+
+    reads: queries, keys, values (not where keys hold them), then those of ``retain``, what a policy ranks frames by,
+    and ``positions``, a frame's own.
+    """
+
+    node: CachedAttend
+    reads: list[Read]
+    output: Signal
+    retain: Read | None = None
+    positions: Read | None = None
+    loop: int = 0
+
+    @property
+    def count(self) -> Count:
+        return self.output.made
+
+    @property
+    def length(self) -> Count:
+        return self.output.length
 
 
 @dataclass(eq=False)

@@ -44,11 +44,15 @@ class Staging:
 
 
 class Words:
-    """What the core is told and tells of ``lanes`` streams, in arrays that one call takes whole; and their states."""
+    """What the core is told and tells of ``lanes`` streams, in arrays that one call takes whole; and their states.
 
-    def __init__(self, program: NativeProgram, lanes: int) -> None:
+    state_bytes: of one; 0: the most that the program takes.
+    """
+
+    def __init__(self, program: NativeProgram, lanes: int, state_bytes: int = 0) -> None:
         self.inputs, self.outputs = len(program.inputs), len(program.outputs)
-        self.block = round_up(program.block_bytes)
+        self.state_bytes = state_bytes or program.block_bytes
+        self.block = round_up(self.state_bytes)
         self.memory = aligned(self.block * lanes)
         self.states = (ctypes.c_void_p * lanes)()
         self.addresses = (ctypes.c_void_p * (lanes * self.inputs))()
@@ -67,7 +71,7 @@ class Lane:
 
     def __init__(self, words: Words, lane: int) -> None:
         inputs, outputs, i, o = words.inputs, words.outputs, lane * words.inputs * 8, lane * words.outputs * 8
-        self.memory = words.memory[lane * words.block : (lane + 1) * words.block]
+        self.memory = words.memory[lane * words.block : lane * words.block + words.state_bytes]
         words.states[lane] = self.memory.ctypes.data
         self.bytes = (ctypes.c_char_p * inputs).from_buffer(words.addresses, i)  # the same words
         self.addresses = (ctypes.c_void_p * inputs).from_buffer(words.addresses, i)

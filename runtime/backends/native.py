@@ -69,6 +69,7 @@ class NativeProgram(Program):
             why = reason.value.decode(errors="replace") or native.message(code)
             raise self._unfit(why)
         self.block_bytes = int(self._core.rn_state_bytes(self._handle))
+        self.has_caches = int(self._core.rn_cache_words(self._handle, None, None, 0)) > 0
         self._check_ports()
         self.hop = int(self._core.rn_hop(self._handle))
         self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
@@ -89,9 +90,15 @@ class NativeProgram(Program):
         return self.block_bytes + (feed.state_bytes if feed is not None else 0)
 
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> NativeStream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> NativeStream:  # fmt: skip
         check_policy(on_nonfinite)
+        if self.has_caches:
+            from runnel.runtime.cache.stream import open_stream
+
+            return open_stream(self, state, on_nonfinite, inputs, kv, position)
+        self.check_no_caches(kv, position)
         return NativeStream(self, Words(self, 1).lane(0), state, on_nonfinite, inputs)
 
     def batch(self, capacity: int) -> Batch:
@@ -130,7 +137,7 @@ class NativeStream(Stream):
         self.on_nonfinite = on_nonfinite
         self._core = program._core
         self._lane = lane  # keeps the memory
-        self._memory = lane.memory[: program.block_bytes]
+        self._memory = lane.memory
         self._state = ctypes.c_void_p(self._memory.ctypes.data)
         self._bytes, self._addresses = lane.bytes, lane.addresses
         self._outputs, self._capacity, self._written = lane.pointers, lane.capacity, lane.written
@@ -285,7 +292,7 @@ class NativeStream(Stream):
         return self._memory.tobytes() + (self._feed.save() if self._feed is not None else b"")
 
     def restore(self, state: bytes) -> None:
-        size = self.program.block_bytes
+        size = len(self._memory)
         try:
             state = bytes(memoryview(state))
             if self._core.rn_check_state(self.program._handle, state[:size], len(state[:size])) != native.OK:
@@ -299,7 +306,7 @@ class NativeStream(Stream):
         self._memory[:] = np.frombuffer(state, np.uint8, size)
 
     def clone(self) -> NativeStream:
-        return NativeStream(self.program, Words(self.program, 1).lane(0), self.save(), self.on_nonfinite, None)
+        return self.program.stream(self.save(), self.on_nonfinite)
 
     def _set_static(self, name: str, value: Array) -> None:
         index = next(i for i, port in enumerate(self.program.inputs) if port.name == name)

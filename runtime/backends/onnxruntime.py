@@ -120,9 +120,11 @@ class OnnxProgram(Program):
         return sum(value.nbytes for value in self.initial.values())
 
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> OnnxStream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> OnnxStream:  # fmt: skip
         check_policy(on_nonfinite)
+        self.check_no_caches(kv, position)
         stream = OnnxStream(self, on_nonfinite)
         stream.statics = self.check_statics(inputs, whole=state is None)
         if state is not None:

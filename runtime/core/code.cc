@@ -10,8 +10,17 @@ bool Decoder::ReadCode() {
       return Fail("entry point %lld lies outside the code", static_cast<long long>(i));
     }
   }
-  // Other entry points are for models of several parts (encode, predict, join); one step function needs the first.
-  int64_t at = Word(entries_at_), count = Word(entries_at_ + 1);
+  if (!ReadEntry(0, program_->instructions)) return false;
+  if (header_.entries < 2) return true;
+  // The second is the first less what only outputs need, in the same order.
+  program_->prefill.data = program_->instructions.end();
+  in_prefill_ = true;
+  twin_at_ = Word(entries_at_);
+  return ReadEntry(1, program_->prefill);
+}
+
+bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
+  int64_t at = Word(entries_at_ + entry * 2), count = Word(entries_at_ + entry * 2 + 1);
   int64_t repeat_left = 0;
   int32_t top_level = -1;
   for (int64_t i = 0; i < count; ++i) {
@@ -26,17 +35,15 @@ bool Decoder::ReadCode() {
     } else {
       top_level = static_cast<int32_t>(i);
     }
-    int32_t n = program_->instructions.size;
-    program_->instructions.size = n + 1;
-    Instruction& instruction = program_->instructions[n];
+    Instruction& instruction = instructions.data[instructions.size++];
     instruction = Instruction{};
-    if (op != 2) instruction.work = program_->works++;  // all but REPEAT
+    if (op != 2 && !NumberWork(at, size, instruction)) return false;  // all but REPEAT
     bool ok = false;
     switch (op) {
       case 1:
         ok = ReadCall(at, size, i, top_level, instruction);
         program_->macs += instruction.kernel.macs * instruction.parts;
-        if (instruction.together) program_->instructions[top_level].together = true;
+        if (instruction.together) instructions[top_level].together = true;
         break;
       case 2:
         ok = ReadRepeat(at, size, i, count, in_repeat, instruction);
@@ -49,6 +56,9 @@ bool Decoder::ReadCode() {
         return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SKIP_IF; update runnel");
       case 5:
         return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SUBGRAPH; update runnel");
+      case 6:
+        ok = ReadAttend(at, size, i, top_level, instruction);
+        break;
       default:
         return FailWith(RN_UNSUPPORTED, "instruction %lld has the unknown op %lld; update runnel",
                         static_cast<long long>(i), static_cast<long long>(op));
@@ -57,6 +67,24 @@ bool Decoder::ReadCode() {
     at += size;
   }
   return true;
+}
+
+// An instruction of the second entry point has the number of the one of the first that it repeats.
+bool Decoder::NumberWork(int64_t at, int64_t size, Instruction& instruction) {
+  if (!in_prefill_) {
+    instruction.work = program_->works++;
+    return true;
+  }
+  for (; twin_ < program_->instructions.size; ++twin_) {
+    const int64_t other = twin_at_;
+    twin_at_ += Code(twin_at_ + 1);
+    bool same = Code(other + 1) == size;
+    for (int64_t i = 0; same && i < size; ++i) same = Code(other + i) == Code(at + i);
+    if (!same) continue;
+    instruction.work = program_->instructions[twin_++].work;
+    return true;
+  }
+  return Fail("the second entry point has an instruction that the first lacks");
 }
 
 bool Decoder::ReadRange(int64_t at, int64_t number, Instruction& instruction) {
@@ -107,7 +135,7 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
     if (!ReadOperand(at + kCallWords + i * kOperandWords, number, instruction, operand)) return false;
     instruction.arguments += operand.Pointers();
     if (operand.Pointers() == 2) taps += operand.kind == OperandKind::kRing ? 2 : operand.taps;
-    if (operand.kind == OperandKind::kOut) program_->buffers[operand.buffer].last_writer = top_level;
+    if (operand.kind == OperandKind::kOut) Writes(operand.buffer, top_level);
   }
   if (taps > kMaxTable) return Fail("instruction %lld has too many taps", static_cast<long long>(number));
   if (taps > program_->tap_entries) program_->tap_entries = taps;
@@ -247,7 +275,7 @@ bool Decoder::ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.mode = static_cast<CopyMode>(mode);
   instruction.source_length = static_cast<int32_t>(source_length);
   instruction.fill = static_cast<uint32_t>(fill);
-  program_->buffers[target].last_writer = top_level;
+  Writes(target, top_level);
   return true;
 }
 

@@ -15,10 +15,12 @@ constexpr int64_t kCallWords = 11, kOperandWords = 7;
 constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
+constexpr int64_t kCacheRuleWords = 12;
+constexpr int64_t kCacheWords = 24;
 
 struct Header {
   int64_t clocks, buffers, kernels, code, inputs, outputs, entries, state_bytes, scratch_bytes, weights_bytes, hop,
-      most_frames;
+      most_frames, caches, cache_heads;
 };
 
 // One pass over the words; the first broken rule leaves its sentence in the message.
@@ -78,7 +80,17 @@ class Decoder {
   bool ReadOutputs();
   void Finish();
 
+  bool ReadCaches();
+  bool ReadCache(int64_t number, Cache& cache);
+  // Constants of a cache in the weights, null where `offset` is -1.
+  bool ReadConstants(int64_t offset, int64_t count, int64_t item_bytes, const void** at);
+
   bool ReadCode();
+  void Writes(int64_t buffer, int32_t instruction) {
+    if (!in_prefill_) program_->buffers[buffer].last_writer = instruction;
+  }
+  bool NumberWork(int64_t at, int64_t size, Instruction& instruction);
+  bool ReadEntry(int64_t entry, Span<Instruction>& instructions);
   int64_t Code(int64_t at) const { return Word(code_at_ + at); }
   bool ReadRange(int64_t at, int64_t number, Instruction& instruction);
   bool ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry* kernel);
@@ -88,13 +100,18 @@ class Decoder {
   bool ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand);
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
   bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+  bool ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
 
   const Sources& sources_;
   Message message_;
   int code_ = RN_OK;
   Header header_ = {};
   int64_t clocks_at_ = 0, buffers_at_ = 0, kernels_at_ = 0, inputs_at_ = 0, outputs_at_ = 0, entries_at_ = 0;
-  int64_t code_at_ = 0, most_operands_ = 0;
+  int64_t caches_at_ = 0;
+  int64_t code_at_ = 0, most_operands_ = 0, attend_work_ = 0;
+  bool in_prefill_ = false;
+  int32_t twin_ = 0;     // the next instruction of the first entry point that one of the second may repeat
+  int64_t twin_at_ = 0;  // and its word
   Program* program_ = nullptr;
   Span<int64_t> bounds_;          // the highest value of each clock
   Span<int64_t> growth_, first_;  // the most that each clock advances in a step, and in the first

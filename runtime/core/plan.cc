@@ -35,7 +35,7 @@ void Bind(Program* program, Span<T>& span, size_t at, int64_t count) {
 int Decoder::Run(Program** out) {
   if (!ReadHeader()) return code_;
   if (!Allocate()) return code_;
-  if (ReadClocks() && ReadBuffers() && ReadKernels() && ReadInputs() && ReadOutputs() && ReadCode()) {
+  if (ReadClocks() && ReadBuffers() && ReadKernels() && ReadInputs() && ReadOutputs() && ReadCaches() && ReadCode()) {
     Finish();
     *out = program_;
     return RN_OK;
@@ -52,14 +52,22 @@ bool Decoder::ReadHeader() {
     return FailWith(RN_UNSUPPORTED, "the plan has schema %lld and this runtime reads %lld; update runnel",
                     static_cast<long long>(Word(1)), static_cast<long long>(kSchema));
   }
-  header_ = {Word(3), Word(4),  Word(5),  Word(6),  Word(7),  Word(8),
-             Word(9), Word(10), Word(11), Word(12), Word(13), Word(14)};
+  header_ = {Word(3),  Word(4),  Word(5),  Word(6),  Word(7),  Word(8),  Word(9),
+             Word(10), Word(11), Word(12), Word(13), Word(14), Word(15), 0};
+  if (!In(header_.caches, 0, words)) return Fail("a count in the plan's header is impossible");
   int64_t sizes[][2] = {{header_.clocks, 6}, {header_.buffers, 12}, {header_.kernels, 3}, {header_.code, 1},
                         {header_.inputs, 4}, {header_.outputs, 8},  {header_.entries, 2}};
   int64_t total = kHeaderWords;
   for (auto& size : sizes) {
     if (!In(size[0], 0, words)) return Fail("a count in the plan's header is impossible");
     total += size[0] * size[1];
+  }
+  caches_at_ = total - header_.code;
+  if (header_.caches > 0) {
+    if (!In(total, 0, words - kCacheRuleWords)) return Fail("the plan is cut off");
+    header_.cache_heads = Word(caches_at_ + 2);
+    if (!In(header_.cache_heads, 1, words)) return Fail("a count in the plan's header is impossible");
+    total += kCacheRuleWords + header_.caches * kCacheWords + header_.cache_heads;
   }
   if (Word(2) != words || total != words) {
     return Fail("the plan should have %lld words and has %lld", static_cast<long long>(total),
@@ -84,13 +92,14 @@ bool Decoder::ReadHeader() {
   inputs_at_ = kernels_at_ + header_.kernels * 3;
   outputs_at_ = inputs_at_ + header_.inputs * 4;
   entries_at_ = outputs_at_ + header_.outputs * 8;
-  code_at_ = entries_at_ + header_.entries * 2;
+  code_at_ = total - header_.code;
   return true;
 }
 
 bool Decoder::Allocate() {
-  int64_t most_instructions = header_.code / 5 + 1;  // REPEAT, the shortest, has 5 words
-  int64_t most_operands = header_.code / kOperandWords + 1;
+  const int64_t read = header_.entries > 1 ? 2 : 1;         // how often a word of code can be
+  int64_t most_instructions = read * header_.code / 5 + 1;  // REPEAT, the shortest, has 5 words
+  int64_t most_operands = read * header_.code / kOperandWords + 1;
   size_t bytes = sizeof(Program);
   size_t clocks = Place<Clock>(bytes, header_.clocks);
   size_t bounds = Place<int64_t>(bytes, header_.clocks);
@@ -102,6 +111,8 @@ bool Decoder::Allocate() {
   size_t outputs = Place<Output>(bytes, header_.outputs);
   size_t operands = Place<Operand>(bytes, most_operands);
   size_t instructions = Place<Instruction>(bytes, most_instructions);
+  size_t caches = Place<Cache>(bytes, header_.caches);
+  size_t cache_heads = Place<int32_t>(bytes, header_.cache_heads);
   void* block = PlatformAlloc(bytes);
   if (!block) return FailWith(RN_NO_MEMORY, "not enough memory for the program");
   program_ = static_cast<Program*>(block);
@@ -116,6 +127,8 @@ bool Decoder::Allocate() {
   Bind(program_, program_->outputs, outputs, header_.outputs);
   Bind(program_, program_->operands, operands, 0);
   Bind(program_, program_->instructions, instructions, 0);
+  Bind(program_, program_->caches, caches, header_.caches);
+  Bind(program_, program_->cache_heads, cache_heads, header_.cache_heads);
   most_operands_ = most_operands;
   program_->weights = sources_.weights;
   return true;
@@ -355,9 +368,9 @@ void Decoder::Finish() {
   memcpy(&program.layout, &hash, sizeof hash);
   program.hop = header_.hop;
   program.most_frames = header_.most_frames ? header_.most_frames : kMaxFrames;
-  program.state_bytes = header_.state_bytes;
   program.scratch_bytes = (header_.scratch_bytes + 63) & ~int64_t{63};
-  program.working_bytes = program.scratch_bytes + header_.clocks * 3 * 8 + program.tap_entries * 4;
+  program.work_at = (program.scratch_bytes + header_.clocks * 3 * 8 + program.tap_entries * 4 + 63) & ~int64_t{63};
+  program.working_bytes = program.work_at + attend_work_;
 
   // Marks, from the outputs back, the clocks that they need; an earlier clock is visited later.
   for (int64_t i = 0; i < header_.clocks; ++i) bounds_[i] = 0;

@@ -75,7 +75,7 @@ struct Operand {
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
-enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3 };
+enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6 };
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
 // A kernel and the multiply-adds of one call.
@@ -104,6 +104,41 @@ struct Instruction {
   int64_t offset;
   CopyMode mode;
   uint32_t fill;
+  // ATTEND. Buffers; -1: none
+  int32_t cache, query, key, value, out, retain, positions;
+};
+
+// What a stream chooses of its caches, within what the plan allows.
+enum CacheParam { kSlots, kSink, kWindow, kHeavy, kObserve, kSpare, kCacheParams = 8 };
+enum class Family : int32_t { kFull = 0, kWindow = 1 };
+enum class Positions : int32_t { kAbsolute = 0, kContiguous = 1 };
+
+// Keys and values of one attention (docs/kv.md). Kernels have fixed arguments.
+struct Cache {
+  int32_t heads, kv_heads, key_dim, value_dim;
+  int32_t block;                 // slots whose keys are interleaved
+  int32_t pitch;                 // of scores and biases, from one query head to the next
+  int32_t key_bits, value_bits;  // of an element
+  int32_t pairs;                 // features that turn with the position, by two; 0: none
+  int32_t distances;             // of a bias, 0: none
+  int32_t axes;                  // positions of a frame that is told its own, 0: it has its number
+  int32_t first_head;            // of the heads of all caches
+  int64_t window;                // frames that the model itself sees, 0: all
+  float factor;                  // of sines and cosines
+  const uint64_t* turns;         // for each pair: turns per position, in 2^-128, low word first
+  const int32_t* sections;       // for each pair: which of the frame's positions
+  const float* bias;             // (heads, distances)
+  const double* slopes;          // (heads)
+  const float* sinks;            // (heads)
+  const uint8_t *turn_query, *turn_key, *store, *attend;
+  int64_t macs;  // of one query and one kept slot
+};
+
+// What all caches of a plan have in common.
+struct CacheRules {
+  Family family;
+  Positions positions;
+  int64_t most[kCacheParams];
 };
 
 struct Input {
@@ -135,7 +170,9 @@ struct Program {
   int64_t layout;  // hash of the plan's bytes: what the bytes of a state mean
   int64_t hop;
   int64_t most_frames;                 // input frames of one stream
-  int64_t state_bytes, scratch_bytes;  // of the plan
+  int64_t state_bytes, scratch_bytes;  // of the plan; a state with caches as large as they may be
+  int64_t rings_end;                   // of the state: where caches begin
+  int64_t work_at;                     // of the scratch: where attention works
   int64_t working_bytes;               // scratch with what the interpreter keeps behind the plan's part
   int64_t statics_end;                 // of the state: where what static inputs hold ends and the rest begins
   int64_t tap_entries;                 // of the longest tap tables of one call
@@ -150,6 +187,12 @@ struct Program {
   Span<Operand> operands;
   Span<Instruction> instructions;  // of the first entry point
   int32_t works;                   // calls and copies among them
+  Span<Instruction> prefill;       // of the second: what states need and outputs do not; none: empty
+  Span<Cache> caches;
+  Span<int32_t> cache_heads;  // for each head of each cache: 1 keeps all, 0 as the rules say
+  CacheRules rules;
+  int64_t angle_pairs;  // the most of a cache
+  int64_t most_slots;   // of a head
 };
 
 // What rn_open was given.

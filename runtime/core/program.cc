@@ -34,6 +34,9 @@ const char* rn_message(int code) {
       return "the file is not a whole bundle for this machine";
     case RN_BAD_LENGTH:
       return "the offline model takes no recording of this length";
+    case RN_CACHE_FULL:
+      return "the cache of keys and values keeps everything and has no room for so many frames; take more slots, or a "
+             "policy that drops some";
     default:
       return "unknown error";
   }
@@ -66,6 +69,7 @@ size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(pr
 size_t rn_scratch_bytes(const rn_program* program) { return static_cast<size_t>(program->working_bytes); }
 int32_t rn_instructions(const rn_program* program) { return program->works; }
 int64_t rn_hop(const rn_program* program) { return program->hop; }
+int rn_has_prefill(const rn_program* program) { return program->prefill.size > 0; }
 int32_t rn_input_count(const rn_program* program) { return program->inputs.size; }
 int32_t rn_output_count(const rn_program* program) { return program->outputs.size; }
 

@@ -1,5 +1,6 @@
 #include "state.h"
 
+#include "cache.h"
 #include "frames.h"
 #include "runnel.h"
 
@@ -8,15 +9,19 @@ namespace runnel {
 void StartState(const Program& program, void* state, bool poison, bool keep) {
   auto* bytes = static_cast<uint8_t*>(state);
   auto* header = static_cast<StateHeader*>(state);
+  CacheState chosen = {};
+  const bool caches = program.caches.size > 0;
+  if (caches) chosen = *CachesOf(program, state);
+  const int64_t total = caches ? CacheStateBytes(program, chosen.params) : program.state_bytes;
   *header = StateHeader{};
   memcpy(header->magic, kMagic, sizeof header->magic);
   memcpy(header->hash, program.hash, sizeof header->hash);
   header->version = kStateVersion;
   header->layout = program.layout;
-  header->bytes = program.state_bytes;
+  header->bytes = total;
   header->flags = poison ? kPoisoned : 0;
   const int64_t first = keep ? program.statics_end : kStateHeaderBytes;
-  const int64_t rings = program.state_bytes - first;
+  const int64_t rings = total - first;
   memset(bytes + first, 0, static_cast<size_t>(rings));
   if (poison) FillFrames(bytes + first, rings & ~int64_t{3}, kNaN);
   Counters ignored;
@@ -34,6 +39,10 @@ void StartState(const Program& program, void* state, bool poison, bool keep) {
       Mirror(buffer, memory, slot, 1, ignored);
     }
   }
+  if (caches) {
+    *CachesOf(program, state) = chosen;
+    StartCaches(program, state);
+  }
 }
 
 }  // namespace runnel
@@ -44,6 +53,11 @@ extern "C" {
 
 int rn_init(const rn_program* program, void* state, int poison) {
   if (!program || !runnel::Aligned(state)) return RN_BAD_ARGUMENT;
+  if (program->caches.size) {
+    runnel::CacheState& caches = *runnel::CachesOf(*program, state);
+    caches.start = 0;
+    memcpy(caches.params, program->rules.most, sizeof caches.params);
+  }
   runnel::StartState(*program, state, poison != 0, false);
   return RN_OK;
 }
@@ -77,11 +91,16 @@ int rn_set(const rn_program* program, void* state, int32_t input, const void* va
 int rn_check_state(const rn_program* program, const void* bytes, size_t n) {
   constexpr int64_t kAllowed = runnel::kFlushed | runnel::kPoisoned | runnel::kStale;
   StateHeader header;
-  if (!program || !bytes || n != static_cast<size_t>(program->state_bytes)) return RN_BAD_STATE;
+  const auto size = static_cast<int64_t>(n);
+  if (!program || !bytes || size < static_cast<int64_t>(sizeof header)) return RN_BAD_STATE;
+  if (!program->caches.size && size != program->state_bytes) return RN_BAD_STATE;
   memcpy(&header, bytes, sizeof header);
-  bool ok = runnel::IsStateOf(*program, header) && header.bytes == program->state_bytes && header.t >= 0 &&
+  bool ok = runnel::IsStateOf(*program, header) && header.bytes == size && header.t >= 0 &&
             header.t <= program->most_frames && (header.flags & ~kAllowed) == 0;
   for (int64_t zero : header.zero) ok = ok && zero == 0;
+  if (ok && program->caches.size) {
+    ok = runnel::CheckCaches(*program, static_cast<const uint8_t*>(bytes), size, header.t);
+  }
   return ok ? RN_OK : RN_BAD_STATE;
 }
 

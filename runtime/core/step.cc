@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "attend.h"
 #include "call.h"
 #include "runnel.h"
 #include "together.h"
@@ -62,6 +63,7 @@ int RunCopy(const Step& step, const Instruction& instruction, int64_t low, int64
 }  // namespace
 
 int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  if (instruction.op == InstructionOp::kAttend) return RunAttend(step, instruction, low, high);
   return instruction.op == InstructionOp::kCall ? RunCall(step, instruction, low, high)
                                                 : RunCopy(step, instruction, low, high);
 }
@@ -130,7 +132,7 @@ namespace {
 
 template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
-  const Instruction* code = step.program.instructions.data + i;
+  const Instruction* code = step.code.data + i;
   const Range range = RangeOf(step, *code);
   if (range.low < range.high) {
     if (code->op != InstructionOp::kRepeat) {
@@ -148,7 +150,7 @@ int RunInstruction(const Step& step, int32_t i) {
 
 template <bool kProfiled>
 int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
-  const Span<Instruction>& code = steps[0]->program.instructions;
+  const Span<Instruction>& code = steps[0]->code;
   for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
     if (count > 1 && gathered && code[i].together) {
       if (int status = RunTogether(steps, count, i, gathered)) return status;

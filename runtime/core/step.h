@@ -29,6 +29,7 @@ struct Step {
   bool stale;              // a static input changed: what is made of static inputs alone is made again
   Counters& counters;
   const Help& help;
+  const Span<Instruction>& code;
 
   int64_t Limit(int64_t count, int32_t length) const {
     return lengths && lengths[length] < count ? lengths[length] : count;
@@ -61,10 +62,10 @@ struct Range {
 };
 Range RangeOf(const Step& step, const Instruction& instruction);
 
-// Runs a CALL or a COPY for the frames [low, high).
+// Runs a CALL, a COPY or an ATTEND for the frames [low, high).
 int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high);
 
-// Runs the first entry point for `count` streams of one program, each instruction for all of them before the next.
+// Runs the steps' code for `count` streams of one program, each instruction for all of them before the next.
 // gathered: the program's gathered_bytes, for rows of several streams in one call; null: one after the other.
 // Returns an rn_code; where that is a failure, none of the steps can be used.
 int RunSteps(const Step* const* steps, int32_t count, uint8_t* gathered);

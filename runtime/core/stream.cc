@@ -78,6 +78,17 @@ int rn_push_profiled(const rn_program* program, void* state, void* scratch, cons
                          {nullptr, profile});
 }
 
+int rn_prefill(rn_workers* workers, const rn_program* program, void* state, void* scratch, const void* const* inputs,
+               int64_t frames, int64_t first, int nonfinite) {
+  if (!program || !inputs || first < 0 || first > frames || !program->prefill.size) return RN_BAD_ARGUMENT;
+  if (nonfinite < RN_NONFINITE_ERROR || nonfinite > RN_NONFINITE_RESET) return RN_BAD_ARGUMENT;
+  if (int code = runnel::CheckCall(*program, state, scratch)) return code;
+  runnel::FlushDenormals mode;
+  runnel::Stream stream(*program, state, scratch, {workers, nullptr}, {inputs, frames, nullptr, nullptr, nullptr});
+  if (int code = stream.Check(nonfinite)) return code;
+  return stream.Prefill(first);
+}
+
 int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs, const int64_t* capacity,
              int64_t* written) {
   if (!program || !outputs || !capacity || !written) return RN_BAD_ARGUMENT;

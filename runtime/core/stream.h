@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "cache.h"
 #include "frames.h"
 #include "plan.h"
 #include "runnel.h"
@@ -40,7 +41,8 @@ class Stream {
         header_(static_cast<StateHeader*>(state)),
         state_(static_cast<uint8_t*>(state)),
         scratch_(static_cast<uint8_t*>(scratch)),
-        arrays_(arrays) {
+        arrays_(arrays),
+        stop_(arrays.frames) {
     auto* clocks = reinterpret_cast<int64_t*>(scratch_ + program.scratch_bytes);
     before_ = clocks;
     after_ = clocks + program.clocks.size;
@@ -53,6 +55,7 @@ class Stream {
     clean_ = rn_has_nonfinite(Abi(), arrays_.inputs, arrays_.frames);
     if (clean_ && nonfinite == RN_NONFINITE_ERROR) return RN_NOT_FINITE;
     restart_ = clean_ && nonfinite == RN_NONFINITE_RESET;
+    if (program_.caches.size && !CachesTake(program_, state_, arrays_.frames, restart_)) return RN_CACHE_FULL;
     return arrays_.frames > program_.most_frames - Begins() ? RN_TOO_LONG : RN_OK;
   }
 
@@ -75,12 +78,12 @@ class Stream {
     for (int32_t i = 0; i < program_.outputs.size; ++i) arrays_.written[i] = 0;
   }
 
-  bool More() const { return done_ < arrays_.frames; }
+  bool More() const { return done_ < stop_; }
 
   int Prepare() {
-    const int64_t left = arrays_.frames - done_;
+    const int64_t left = stop_ - done_;
     take_ = left < program_.hop ? left : program_.hop;
-    if (take_ != arrays_.frames) EvaluateClocks(program_, header_->t + take_, nullptr, after_);
+    if (take_ != stop_) EvaluateClocks(program_, header_->t + take_, nullptr, after_);
     return Load(false);
   }
 
@@ -91,6 +94,16 @@ class Stream {
     header_->t += take_;
     done_ += take_;
     return code;
+  }
+
+  // Takes the first frames for what they leave in the state alone.
+  int Prefill(int64_t frames) {
+    prefill_ = true;
+    stop_ = frames;
+    Before(Begins());
+    EvaluateClocks(program_, Begins() + stop_, nullptr, after_);
+    if (restart_) StartState(program_, state_, (header_->flags & kPoisoned) != 0, true);
+    return Push();
   }
 
   int Push() {
@@ -161,7 +174,8 @@ class Stream {
                                     table_,
                                     (header_->flags & kStale) != 0,
                                     header_->counters,
-                                    help_};
+                                    help_,
+                                    prefill_ ? program_.prefill : program_.instructions};
     return *step_;
   }
 
@@ -185,7 +199,7 @@ class Stream {
   // After the step ran: gives what it made, and swaps before_ and after_. `code`: of the step.
   int Give(int code, bool ended) {
     const Step& step = *step_;
-    for (int32_t i = 0; i < program_.outputs.size && code == RN_OK; ++i) {
+    for (int32_t i = 0; i < program_.outputs.size && code == RN_OK && !prefill_; ++i) {
       const Output& output = program_.outputs[i];
       const int64_t low = step.Limit(before_[output.made], output.length);
       const int64_t high = step.Limit(after_[output.made], output.length);
@@ -225,7 +239,8 @@ class Stream {
   uint8_t* state_;
   uint8_t* scratch_;
   Arrays arrays_;
-  bool clean_ = false, restart_ = false;
+  int64_t stop_;
+  bool clean_ = false, restart_ = false, prefill_ = false;
   int64_t done_ = 0, take_ = 0;
   Step* step_ = nullptr;
   alignas(Step) unsigned char step_memory_[sizeof(Step)];

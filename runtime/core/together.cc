@@ -53,8 +53,8 @@ class Rows {
     for (int32_t r = count_; r < instruction_.rows_apart; ++r) Repeat(gathered, r);
     Counters counters = rows_[0].step->counters;  // each stream's own are added below
     const Step& first = *rows_[0].step;
-    const Step step{program_,      first.state, first.scratch, first.before, first.after,
-                    first.lengths, first.table, false,         counters,     first.help};
+    const Step step{program_,    first.state, first.scratch, first.before, first.after, first.lengths,
+                    first.table, false,       counters,      first.help,   first.code};
     if (int code = CallParts(step, instruction_, instruction_.kernel_apart, gathered)) return code;
     for (int32_t r = 0; r < count_; ++r) Scatter(gathered, rows_[r], r);
     count_ = 0;
@@ -203,7 +203,7 @@ int64_t GatheredBytes(const Program& program, const Instruction& instruction) {
 }
 
 int RunTogether(const Step* const* steps, int32_t count, int32_t i, uint8_t* gathered) {
-  const Instruction* code = steps[0]->program.instructions.data + i;
+  const Instruction* code = steps[0]->code.data + i;
   Range ranges[RN_LANES_TOGETHER];
   for (int32_t k = 0; k < count; ++k) ranges[k] = RangeOf(*steps[k], *code);
   if (code->op == InstructionOp::kCall) {

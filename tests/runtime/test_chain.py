@@ -35,8 +35,9 @@ class Pairs(Program):
         return 8
 
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> PairsStream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> PairsStream:  # fmt: skip
         return PairsStream(self, state, on_nonfinite)
 
 

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 // Raised whenever a signature or the meaning of a code below changes.
-#define RN_ABI_VERSION 2
+#define RN_ABI_VERSION 3
 
 typedef struct rn_program rn_program;
 
@@ -38,7 +38,8 @@ enum rn_code {
   RN_TOO_LONG = 9,      // more frames than the plan allows, at most 2^44
   RN_UNSUPPORTED = 10,  // the plan uses an instruction or a schema that this runtime lacks
   RN_BAD_BUNDLE = 11,   // not a whole bundle for this machine; the message says why
-  RN_BAD_LENGTH = 12    // the offline model takes no recording of this length
+  RN_BAD_LENGTH = 12,   // the offline model takes no recording of this length
+  RN_CACHE_FULL = 13    // a cache that keeps everything has no room for so many frames; nothing was written
 };
 
 enum rn_nonfinite { RN_NONFINITE_ERROR = 0, RN_NONFINITE_ZERO = 1, RN_NONFINITE_RESET = 2 };
@@ -132,6 +133,28 @@ RN_API int rn_push_many(const rn_program* program, int32_t lanes, void* const* s
 RN_API int rn_push_many_on(rn_workers* workers, const rn_program* program, int32_t lanes, void* const* states,
                            void* scratch, const void* const* inputs, const int64_t* frames, void* const* outputs,
                            const int64_t* capacity, int64_t* written, const int* nonfinite, int32_t* failed);
+
+// Whether rn_prefill can be called.
+RN_API int rn_has_prefill(const rn_program* program);
+// rn_push of the `first` of these frames, for what they leave in the state alone: what only outputs need is not
+// computed, and no output is given. All of the frames are checked.
+RN_API int rn_prefill(rn_workers* workers, const rn_program* program, void* state, void* scratch,
+                      const void* const* inputs, int64_t frames, int64_t first, int nonfinite);
+
+// Caches of keys and values (docs/kv.md). choice: 9 words, the position of the stream's first frame, then slots, sinks,
+// window, heavy, observed, spare, 0, 0; -1 is the most that the plan allows.
+// Bytes of a state with this choice; -1 where the plan does not allow it, or has no caches. rn_state_bytes is what the
+// most takes, which is also what rn_init chooses.
+RN_API int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice);
+// rn_init with a choice, for a state of rn_cache_bytes.
+RN_API int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison);
+// Bytes of a state block.
+RN_API int64_t rn_state_size(const void* state);
+// The choice (9 words), policy, positions, frames stored, dropped and merged, bytes of the caches, bits of a key's and
+// a value's element, heads, 0, 0; then for each KV head: its cache, its slots, how many are kept, frames dropped. A
+// null state stands for one at its start with the most of all. Returns how many words there are, and writes none where
+// `room` is too small; 0: the plan has no caches.
+RN_API int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room);
 
 // Ends the stream and writes what is left of every output.
 RN_API int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs,

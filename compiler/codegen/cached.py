@@ -1,0 +1,323 @@
+"""Kernels of attention over a cache: turn a frame's queries and keys to its position, store a key and its value in a
+slot, attend to the slots that are kept.
+
+Keys lie in blocks of as many slots as two vector registers have lanes: ``[block][feature][slot]``, so that a block's
+scores are sums over features with no sum across lanes. Values lie in rows, ``[slot][feature]``. All query heads of a
+KV head share one pass over its keys and one over its values. Codes of 8 bits are signed, of 4 bits unsigned with 8 for
+zero: feature i in the low half of byte i, feature i + size / 2 in the high half; each slot has one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import ir, tirx
+
+from runnel.compiler.codegen import math as m
+from runnel.compiler.codegen import ops
+from runnel.compiler.codegen.attend import LOWEST, NOWHERE, pieces
+from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, lanes_of, splat, vector_type
+from runnel.compiler.codegen.reduce import tree, tree_sum
+from runnel.compiler.codegen.target import Target
+
+TOGETHER = 4
+"""Query heads whose sums are in registers at once, where there are enough."""
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What kernels are made for. bits: of an element of a key and of a value, 32, 8 or 4. pitch: from the scores of a
+    query head to the next one's. pairs, start, interleaved: as in ``Rotary``. apart: whether the first slots have a
+    query of their own.
+    """
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    pitch: int
+    key_bits: int = 32
+    value_bits: int = 32
+    pairs: int = 0
+    start: int = 0
+    interleaved: bool = False
+    scale: float = 1.0
+    softcap: float = 0.0
+    bias: bool = False
+    sinks: bool = False
+    apart: bool = False
+
+    @property
+    def group(self) -> int:
+        """Query heads of a KV head."""
+        return self.heads // self.kv_heads
+
+
+def block_of(target: Target) -> int:
+    """Slots whose keys lie together."""
+    return max(16, 2 * target.lanes)
+
+
+class _Function:
+    """A kernel under construction: its builder and its pointers in order."""
+
+    def __init__(self, target: Target) -> None:
+        self.b = Builder(target.fused, target.rounds, target.wide)
+        self._params: list[Any] = []
+
+    def pointer(self, name: str, dtype: str = "float32") -> Buffer:
+        var = tirx.Var(self.b.name(name), ir.PointerType(ir.PrimType(dtype)))
+        self._params.append(var)
+        return self.b.pointer(var, dtype)
+
+    def finish(self) -> Any:
+        return tirx.PrimFunc(self._params, self.b.body(), ir.PrimType("int32"))
+
+
+def _stored_as(bits: int) -> str:
+    return {32: "float32", 8: "int8", 4: "uint8"}[bits]
+
+
+def turn(target: Target, shape: CacheShape, heads: int, scale: float) -> Any:
+    """turn(rows, angles, turned): ``heads`` rows of a key's size, turned and scaled. Interleaved pairs are told apart:
+    first their first features, then their second ones."""
+    f = _Function(target)
+    b, rows, angles, turned = f.b, f.pointer("rows"), f.pointer("angles"), f.pointer("turned")
+    size, pairs, start = shape.key_dim, shape.pairs, shape.start
+
+    def put(at: Expr, value: Expr) -> None:
+        b.store_vector(turned, at, b.let(value * constant(scale, "float32", lanes_of(value))) if scale != 1 else value)
+
+    with b.loop(heads, "head") as head:
+        base = head * size
+        for first, stop in ((0, start), (start + 2 * pairs, size)):
+            for at, lanes in pieces(stop - first):
+                put(base + first + at, b.load_vector(rows, base + first + at, lanes))
+        for at, lanes in pieces(pairs):
+            cosine, sine = b.load_vector(angles, at, lanes), b.load_vector(angles, pairs + at, lanes)
+            with b.vector(lanes) as lane:
+                step, second = (2, 1) if shape.interleaved else (1, pairs)
+                x = b.let(splat(b.load(rows, base + start + step * (at + lane)), lanes))
+                y = b.let(splat(b.load(rows, base + start + step * (at + lane) + second), lanes))
+            put(base + start + at, b.let(b.let(x * cosine) - b.let(y * sine)))
+            put(base + start + pairs + at, b.let(b.let(y * cosine) + b.let(x * sine)))
+    return f.finish()
+
+
+def store(target: Target, shape: CacheShape) -> Any:
+    """store(key, value, keys, values, key_scales, value_scales, words): rows of all KV heads; words: the KV head, the
+    slot."""
+    f = _Function(target)
+    b, block = f.b, block_of(target)
+    key, value = f.pointer("key"), f.pointer("value")
+    keys, values = f.pointer("keys", _stored_as(shape.key_bits)), f.pointer("values", _stored_as(shape.value_bits))
+    key_scales, value_scales = f.pointer("key_scales"), f.pointer("value_scales")
+    words = f.pointer("words", "int32")
+    head, slot = b.let(b.load_vector(words, 0, 1)), b.let(b.load_vector(words, 1, 1))
+    rows = shape.key_dim * shape.key_bits // 32 if shape.key_bits == 32 else shape.key_dim * shape.key_bits // 8
+    place = b.let(tirx.truncdiv(slot, int32(block)) * (rows * block) + tirx.truncmod(slot, int32(block)))
+    row = _coded(b, key, head * shape.key_dim, shape.key_dim, shape.key_bits, key_scales, slot)
+    with b.loop(rows, "feature") as feature:
+        b.store_vector(keys, place + feature * block, b.load_vector(row[0], row[1] + feature, 1))
+    size = shape.value_dim if shape.value_bits != 4 else shape.value_dim // 2
+    row = _coded(b, value, head * shape.value_dim, shape.value_dim, shape.value_bits, value_scales, slot)
+    for at, lanes in pieces(size):
+        b.store_vector(values, slot * size + at, b.load_vector(row[0], row[1] + at, lanes))
+    return f.finish()
+
+
+def _coded(
+    b: Builder, source: Buffer, at: Expr, size: int, bits: int, scales: Buffer, slot: Expr
+) -> tuple[Buffer, Expr]:
+    """A row as it is stored: where its elements are, after its scale was written."""
+    if bits == 32:
+        return source, at
+    largest = 127 if bits == 8 else 7
+    tops = []
+    for first, lanes in pieces(size):
+        x = b.let(b.intrinsic("llvm.fabs", b.load_vector(source, at + first, lanes)))
+        tops.append(tree(b, x, lambda p, q: ops.maximum(b, p, q)))
+    top = tops[0]
+    for other in tops[1:]:
+        top = ops.maximum(b, top, other)
+    zero = constant(0.0, "float32")
+    inverse = b.let(tirx.Select(top > zero, constant(float(largest), "float32") / top, zero))
+    b.store_vector(scales, slot, b.let(top * constant(1.0 / largest, "float32")))
+    codes = b.local("int32", size)
+    for first, lanes in pieces(size):
+        x = b.let(b.load_vector(source, at + first, lanes) * splat(inverse, lanes))
+        b.store_vector(codes, first, tirx.Cast(vector_type("int32", lanes), b.intrinsic("llvm.roundeven", x)))
+    if bits == 8:
+        narrow = b.local("int8", size)
+        for first, lanes in pieces(size):
+            b.store_vector(narrow, first, tirx.Cast(vector_type("int8", lanes), b.load_vector(codes, first, lanes)))
+        return narrow, int32(0)
+    packed = b.local("uint8", size // 2)
+    for first, lanes in pieces(size // 2):
+        low, high = (b.load_vector(codes, first + half, lanes) for half in (0, size // 2))
+        both = (low + constant(8, "int32", lanes)) | (
+            (high + constant(8, "int32", lanes)) << constant(4, "int32", lanes)
+        )
+        b.store_vector(packed, first, tirx.Cast(vector_type("uint8", lanes), both))
+    return packed, int32(0)
+
+
+class _Attend:
+    """attend(query, keys, values, key_scales, value_scales, words, scores, bias, sinks, out); words: the KV head, how
+    many slots are kept, and before which of them the second queries count."""
+
+    def __init__(self, target: Target, shape: CacheShape) -> None:
+        self.target, self.shape, self.block = target, shape, block_of(target)
+        self.f = _Function(target)
+        self.b = self.f.b
+        self.query = self.f.pointer("query")
+        self.keys = self.f.pointer("keys", _stored_as(shape.key_bits))
+        self.values = self.f.pointer("values", _stored_as(shape.value_bits))
+        self.key_scales, self.value_scales = self.f.pointer("key_scales"), self.f.pointer("value_scales")
+        words = self.f.pointer("words", "int32")
+        self.scores, self.bias = self.f.pointer("scores"), self.f.pointer("bias")
+        self.sinks, self.out = self.f.pointer("sinks"), self.f.pointer("out")
+        self.head, self.count, self.split = (self.b.let(self.b.load_vector(words, i, 1)) for i in range(3))
+        self.blocks = self.b.let(tirx.truncdiv(self.count + (self.block - 1), int32(self.block)))
+
+    def make(self) -> Any:
+        shape, b = self.shape, self.b
+        queries = -(-shape.heads * shape.key_dim // 16) * 16
+        with b.repeat(self.blocks, "block") as block:
+            self._scores(block, int32(0), None)
+        if shape.apart:
+            with b.repeat(tirx.truncdiv(self.split + (self.block - 1), int32(self.block)), "block") as block:
+                self._scores(block, int32(queries), self.split - block * self.block)
+        with b.loop(shape.group, "query") as g:
+            self._softmax(g)
+        self._values()
+        return self.f.finish()
+
+    def _groups(self, lanes: int) -> Iterator[tuple[int, int]]:
+        """(first, count) of the query heads whose sums of ``lanes`` elements fit into half of the registers."""
+        most = max(1, min(TOGETHER, self.target.registers // 2 // max(1, lanes // self.target.lanes)))
+        for first in range(0, self.shape.group, most):
+            yield first, min(most, self.shape.group - first)
+
+    def _scores(self, block: Expr, queries: Expr, before: Expr | None) -> None:
+        """The scores of a block of slots, or of those of its first ``before`` ones."""
+        b, shape, width = self.b, self.shape, self.block
+        for first, count in self._groups(width):
+            sums = [b.local("float32", width) for _ in range(count)]
+            for memory in sums:
+                b.store_vector(memory, 0, constant(0.0, "float32", width))
+            base = queries + (self.head * shape.group + first) * shape.key_dim
+            halves = 2 if shape.key_bits == 4 else 1
+            rows = shape.key_dim // halves
+            with b.loop(rows, "feature") as row:
+                codes = b.load_vector(self.keys, (block * rows + row) * width, width)
+                for half, key in enumerate(_elements(b, codes, shape.key_bits)):
+                    for g, memory in enumerate(sums):
+                        q = b.load_vector(self.query, base + g * shape.key_dim + half * rows + row, 1)
+                        b.store_vector(memory, 0, b.fma(splat(q, width), key, b.load_vector(memory, 0, width)))
+            for g, memory in enumerate(sums):
+                score = b.load_vector(memory, 0, width)
+                if shape.key_bits != 32:
+                    score = b.let(score * b.load_vector(self.key_scales, block * width, width))
+                at = (first + g) * shape.pitch + block * width
+                if before is not None:
+                    lane = tirx.Ramp(int32(0), int32(1), width)
+                    score = tirx.Select(lane < splat(before, width), score, b.load_vector(self.scores, at, width))
+                b.store_vector(self.scores, at, score)
+
+    def _softmax(self, g: Expr) -> None:
+        """Turns the scores of a query head into weights that are still to be divided by their sum; its inverse lies
+        behind all scores."""
+        b, shape, width = self.b, self.shape, self.block
+        base = g * shape.pitch
+        tops, sums = b.local("float32", width), b.local("float32", width)
+        b.store_vector(tops, 0, constant(LOWEST, "float32", width))
+        b.store_vector(sums, 0, constant(0.0, "float32", width))
+        with b.repeat(self.blocks, "block") as block:
+            at = base + block * width
+            s = b.load_vector(self.scores, at, width)
+            if shape.softcap:
+                cap = constant(shape.softcap, "float32", width)
+                s = b.let(m.tanh(b, b.let(s / cap)) * cap)
+            if shape.bias:
+                s = b.let(s + b.load_vector(self.bias, at, width))
+            lane = tirx.Ramp(block * width, int32(1), width)
+            s = b.let(tirx.Select(lane < splat(self.count, width), s, constant(NOWHERE, "float32", width)))
+            b.store_vector(self.scores, at, s)
+            b.store_vector(tops, 0, ops.maximum(b, b.load_vector(tops, 0, width), s))
+        top = tree(b, b.load_vector(tops, 0, width), lambda p, q: ops.maximum(b, p, q))
+        sink = None
+        if shape.sinks:
+            sink = b.let(b.load_vector(self.sinks, self.head * shape.group + g, 1))
+            top = ops.maximum(b, top, sink)
+        with b.repeat(self.blocks, "block") as block:
+            at = base + block * width
+            w = m.exp(b, b.let(b.load_vector(self.scores, at, width) - splat(top, width)))
+            b.store_vector(self.scores, at, w)
+            b.store_vector(sums, 0, b.let(b.load_vector(sums, 0, width) + w))
+        total = tree_sum(b, b.load_vector(sums, 0, width))
+        if sink is not None:
+            total = b.let(total + m.exp(b, b.let(sink - top)))
+        inverse = b.let(constant(1.0, "float32") / total)
+        b.store_vector(self.scores, shape.group * shape.pitch + g, inverse)
+
+    def _values(self) -> None:
+        shape = self.shape
+        halves = 2 if shape.value_bits == 4 else 1
+        size = shape.value_dim // halves
+        for at, lanes in _tiles(size, self.target.lanes * 4 // halves):
+            for first, count in self._groups(lanes * halves):
+                self._weighted(first, count, at, lanes, halves, size)
+
+    def _weighted(self, first: int, count: int, at: int, lanes: int, halves: int, size: int) -> None:
+        """Sums of values times weights: ``lanes`` stored elements from ``at`` on, for some of the query heads."""
+        b, shape = self.b, self.shape
+        sums = [[b.local("float32", lanes) for _ in range(halves)] for _ in range(count)]
+        for memory in (x for row in sums for x in row):
+            b.store_vector(memory, 0, constant(0.0, "float32", lanes))
+        with b.repeat(self.count, "slot") as slot:
+            parts = [b.let(x) for x in
+                     _elements(b, b.load_vector(self.values, slot * size + at, lanes), shape.value_bits)]  # fmt: skip
+            for g, row in enumerate(sums):
+                weight = b.load_vector(self.scores, (first + g) * shape.pitch + slot, 1)
+                if shape.value_bits != 32:
+                    weight = b.let(weight * b.load_vector(self.value_scales, slot, 1))
+                for memory, part in zip(row, parts, strict=True):
+                    b.store_vector(memory, 0, b.fma(splat(weight, lanes), part, b.load_vector(memory, 0, lanes)))
+        for g, row in enumerate(sums):
+            inverse = b.load_vector(self.scores, shape.group * shape.pitch + first + g, 1)
+            place = (self.head * shape.group + first + g) * shape.value_dim + at
+            for half, memory in enumerate(row):
+                result = b.let(b.load_vector(memory, 0, lanes) * splat(inverse, lanes))
+                b.store_vector(self.out, place + half * size, result)
+
+
+def _tiles(size: int, widest: int) -> Iterator[tuple[int, int]]:
+    """(first, lanes): ``size`` elements as vectors of at most ``widest``, a power of two."""
+    at = 0
+    while at < size:
+        lanes = widest
+        while lanes > size - at:
+            lanes //= 2
+        yield at, lanes
+        at += lanes
+
+
+def _elements(b: Builder, codes: Expr, bits: int) -> Sequence[Expr]:
+    """Stored elements as float32; two vectors where a byte holds two."""
+    lanes = lanes_of(codes)
+    if bits == 32:
+        return [codes]
+    if bits == 8:
+        return [tirx.Cast(vector_type("float32", lanes), codes)]
+    wide = b.let(tirx.Cast(vector_type("int32", lanes), codes))
+    eight = constant(8, "int32", lanes)
+    low, high = wide & constant(15, "int32", lanes), wide >> constant(4, "int32", lanes)
+    return [tirx.Cast(vector_type("float32", lanes), half - eight) for half in (low, high)]
+
+
+def attend(target: Target, shape: CacheShape) -> Any:
+    """The kernel of one KV head, see ``_Attend``."""
+    return _Attend(target, shape).make()

@@ -1,0 +1,144 @@
+"""The caches of a native program: their kernels and their words of the plan (docs/plan.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from runnel.compiler.codegen import cached
+from runnel.compiler.codegen.cached import CacheShape
+from runnel.compiler.codegen.module import KernelModule
+from runnel.compiler.lowering.frame import round_up
+from runnel.compiler.lowering.lower import Lowering
+from runnel.compiler.lowering.signals import Cached, NoKernel
+from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary
+from runnel.kv import POLICIES, POSITIONS, KvSpec, parse
+
+TURN_POINTERS, STORE_POINTERS, ATTEND_POINTERS = 3, 7, 10
+WORD = 1 << 64
+# 2 pi to 60 digits, so that a turn is right to the last of its 128 bits.
+TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889, 10**60)
+
+Weights = Callable[[np.ndarray], int]
+Symbol = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """Names of the kernels of one cache."""
+
+    turn_query: str
+    turn_key: str
+    store: str
+    attend: str
+
+
+class Caches:
+    """The caches of a program in the order of their instructions. Raises NoKernel where one has no kernels."""
+
+    def __init__(self, low: Lowering, steps: list[Cached], module: KernelModule) -> None:
+        self.steps, self.module = steps, module
+        self.rules = self._rules(low) if steps else KvSpec()
+        self.heads = [self._heads(step.node) for step in steps]
+        self.shapes = [self._shape(step.node, heads) for step, heads in zip(steps, self.heads, strict=True)]
+        self.kernels = [self._kernels(shape) for shape in self.shapes]
+
+    def index(self, step: Cached) -> int:
+        """The number of an instruction's cache."""
+        return self.steps.index(step)
+
+    @staticmethod
+    def _rules(low: Lowering) -> KvSpec:
+        spec = parse(low.graph.kv or "full")
+        if spec.policy == "full" and not spec.slots:
+            if low.graph.max_frames is None:
+                raise NoKernel("keeps all of a stream; say how long one may be with max_frames, or bound it with kv")
+            spec = replace(spec, slots=low.graph.max_frames)
+        keys, values = spec.keys or 32, spec.values or 32
+        return replace(spec, positions=spec.positions or "absolute", keys=keys, values=values)
+
+    def _heads(self, node: CachedAttend) -> tuple[bool, ...]:
+        """Which KV heads keep everything."""
+        table = self.rules.heads
+        if table is None:
+            return (False,) * node.kv_heads
+        if node.layer >= len(table) or len(table[node.layer]) != node.kv_heads:
+            raise NoKernel(f"has {node.kv_heads} KV heads, for which the table of heads has no row")
+        return table[node.layer]
+
+    def _shape(self, node: CachedAttend, heads: tuple[bool, ...]) -> CacheShape:
+        rules, rotary = self.rules, node.rotary
+        block = cached.block_of(self.module.target)
+        slots = max(rules.most(whole) for whole in heads)
+        if node.window:
+            slots = min(slots, node.window)
+        if slots < 1:
+            raise NoKernel("has a cache without slots")
+        if rotary is not None and rotary.sections is not None and rules.positions == "contiguous":
+            raise NoKernel("has positions of several axes, which cannot be counted among what is kept")
+        for bits, size, what in ((rules.keys, node.key_dim, "keys"), (rules.values, node.value_dim, "values")):
+            if bits == 4 and size % 2:
+                raise NoKernel(f"has {what} of {size} features, which 4 bits each do not fill bytes with")
+        return CacheShape(
+            node.heads, node.kv_heads, node.key_dim, node.value_dim, round_up(slots, block), rules.keys, rules.values,
+            0 if rotary is None else len(rotary.frequencies), 0 if rotary is None else rotary.start,
+            rotary is not None and rotary.interleaved, node.scale, node.softcap,
+            node.slopes is not None or node.bias is not None, node.sinks is not None,
+            rules.positions == "contiguous" and rules.sink > 0 and rotary is not None,
+        )  # fmt: skip
+
+    def _kernels(self, shape: CacheShape) -> _Kernels:
+        target, symbol = self.module.target, self.module.symbol
+        return _Kernels(
+            symbol(cached.turn(target, shape, shape.heads, shape.scale)),
+            symbol(cached.turn(target, shape, shape.kv_heads, 1.0)),
+            symbol(cached.store(target, shape)),
+            symbol(cached.attend(target, shape)),
+        )
+
+    def words(self, weights: Weights, symbols: list[Symbol]) -> list[int]:
+        """The rules, the caches and the heads; adds constants to the weights and kernels to ``symbols``."""
+        if not self.steps:
+            return []
+        rules = self.rules
+        words = [POLICIES.index(rules.policy), POSITIONS.index(rules.positions or ""), sum(map(len, self.heads))]
+        words += [*rules.params, 0, 0, 0]
+        for step, shape, kernels in zip(self.steps, self.shapes, self.kernels, strict=True):
+            words += self._cache(step.node, shape, kernels, weights, symbols)
+        return words + [int(whole) for heads in self.heads for whole in heads]
+
+    def _cache(
+        self, node: CachedAttend, shape: CacheShape, kernels: _Kernels, weights: Weights, symbols: list[Symbol]
+    ) -> list[int]:
+        def place(data: np.ndarray | None, dtype: str) -> int:
+            return -1 if data is None else weights(np.ascontiguousarray(data, dtype))
+
+        def kernel(name: str, pointers: int) -> int:
+            entry = (name, pointers, 0)
+            if entry not in symbols:
+                symbols.append(entry)
+            return symbols.index(entry)
+
+        rotary = node.rotary
+        sections = None if rotary is None or rotary.sections is None else np.array(rotary.sections)
+        axes = 0 if len(node.inputs) < 5 or node.inputs[4] is None else int(node.inputs[4].shape[1] or 1)
+        distances = 0 if node.bias is None else node.bias.shape[-1]
+        return [
+            shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, cached.block_of(self.module.target),
+            shape.key_bits, shape.value_bits, shape.pairs,
+            int(np.float32(1.0 if rotary is None else rotary.factor).view(np.int32)),
+            -1 if rotary is None else weights(turns(rotary)), place(sections, "int32"), axes, node.window, distances,
+            place(node.bias, "float32"), place(node.slopes, "float64"), place(node.sinks, "float32"),
+            kernel(kernels.turn_query, TURN_POINTERS), kernel(kernels.turn_key, TURN_POINTERS),
+            kernel(kernels.store, STORE_POINTERS), kernel(kernels.attend, ATTEND_POINTERS),
+            shape.key_dim + shape.value_dim, node.layer, shape.pitch,
+        ]  # fmt: skip
+
+
+def turns(rotary: Rotary) -> np.ndarray:
+    """Turns of each pair from one position to the next in parts of 2^-128, (pairs, 2) uint64, low word first."""
+    parts = [round(Fraction(float(f)) / TWO_PI * WORD * WORD) % (WORD * WORD) for f in rotary.frequencies]
+    return np.array([(p % WORD, p // WORD) for p in parts], np.uint64)

@@ -1,0 +1,35 @@
+"""Words of a plan that describe a signal or a port."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runnel.compiler.lowering.signals import NoKernel, Signal
+from runnel.compiler.streaming.ir import Stream
+
+
+def fill_bits(fill: float, signal: Signal) -> int:
+    """The four bytes that a frame is filled with, again and again. Raises NoKernel where four bytes cannot say it."""
+    value = np.array(fill).astype(signal.dtype).reshape(1)
+    words = np.resize(value, max(1, 4 // value.itemsize)).view(np.int32)
+    if (words != words[0]).any():
+        raise NoKernel(f"'{signal.name}' is padded with {fill} in elements of {value.itemsize} bytes")
+    return int(words[0])
+
+
+def layout(stream: Stream) -> tuple[int, int]:
+    """(outer count, inner bytes) of the caller's array around its time axis."""
+    shape = stream.shape
+    item = np.dtype(stream.dtype).itemsize
+    at = stream.axis if stream.axis >= 0 else -1
+    outer = int(np.prod([d for d in shape[:at] if d], dtype=np.int64)) if at > 0 else 1
+    inner = shape[at + 1 :] if at >= 0 else shape
+    return outer, int(np.prod([d for d in inner if d], dtype=np.int64)) * item
+
+
+def dtype_number(dtype: str) -> int:
+    """ONNX's number of an element type."""
+    numbers = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "uint8": 2, "int8": 3, "float16": 10}
+    if dtype not in numbers:
+        raise NoKernel(f"has inputs of type {dtype}")
+    return numbers[dtype]

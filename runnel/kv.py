@@ -1,0 +1,150 @@
+"""What caches of keys and values keep, as people write it: ``sink=4,window=512,keys=int8`` (docs/kv.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from runnel.errors import InputError
+
+POLICIES = ("full", "window")
+"""In the order of a plan's numbers."""
+POSITIONS = ("absolute", "contiguous")
+STORAGE = {"float32": 32, "int8": 8, "int4": 4}
+MOST = 1 << 24
+PARAMETERS = ("slots", "sink", "window", "heavy", "observe", "spare")
+"""In the order of a stream's choice."""
+_NUMBERS = {"full": "slots", "sink": "sink", "window": "window", "spare": "spare"}
+_EXAMPLE = "write for example full, window=512 or sink=4,window=512"
+
+
+@dataclass(frozen=True)
+class KvSpec:
+    """policy: one of POLICIES. positions: "absolute", as in the model, or "contiguous", counted among what is kept;
+    None: not said.
+
+    slots: frames that heads hold which keep everything, 0: as many as a stream may have. sink: first frames that stay.
+    window: latest frames that stay. heavy: frames that stay for their rank. observe: queries that rank frames. spare:
+    frames that a stream can go back. keys, values: bits of a stored element; 0: not said. heads: for each layer and KV
+    head, whether it keeps everything; None: as the policy says.
+    """
+
+    policy: str = "full"
+    positions: str | None = None
+    slots: int = 0
+    sink: int = 0
+    window: int = 0
+    heavy: int = 0
+    observe: int = 0
+    spare: int = 0
+    keys: int = 0
+    values: int = 0
+    heads: tuple[tuple[bool, ...], ...] | None = None
+
+    @property
+    def params(self) -> list[int]:
+        """The numbers in the order of PARAMETERS."""
+        return [getattr(self, name) for name in PARAMETERS]
+
+    def most(self, whole: bool) -> int:
+        """The most slots of a head; ``whole``: of one that keeps everything."""
+        return self.slots if whole or self.policy == "full" else self.sink + self.window + self.heavy
+
+    def __str__(self) -> str:
+        parts = [f"full={self.slots}" if self.slots else "full"] if self.policy == "full" else []
+        parts += [f"{name}={getattr(self, name)}" for name in PARAMETERS[1:] if getattr(self, name)]
+        parts += [f"positions={self.positions}"] if self.positions else []
+        bits = {b: name for name, b in STORAGE.items()}
+        parts += [f"{name}={bits[getattr(self, name)]}" for name in ("keys", "values") if getattr(self, name)]
+        return ",".join(parts)
+
+
+def parse(text: str) -> KvSpec:
+    """The meaning of a policy. Raises InputError, in one sentence, for what is none."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (x.strip() for x in part.partition("="))
+        if name in found:
+            raise InputError(f"kv='{text}' says {name} twice; say it once.")
+        if not name or (not equals and name != "full"):
+            raise InputError(f"kv='{text}' has the part '{part.strip()}', which is no name=value; {_EXAMPLE}.")
+        found[name] = value
+    known = {*_NUMBERS, "positions", "keys", "values", "heads"}
+    if odd := [name for name in found if name not in known]:
+        raise InputError(f"kv='{text}' names '{odd[0]}', which caches do not know; {_EXAMPLE}.")
+    given = [(name, field) for name, field in _NUMBERS.items() if name in found]
+    numbers: dict[str, Any] = {field: _number(text, name, found[name]) for name, field in given}
+    spec = KvSpec(
+        "window" if "window" in found else "full",
+        _one_of(text, found, "positions", POSITIONS),
+        keys=STORAGE[_one_of(text, found, "keys", STORAGE) or "float32"] if "keys" in found else 0,
+        values=STORAGE[_one_of(text, found, "values", STORAGE) or "float32"] if "values" in found else 0,
+    )
+    spec = replace(spec, **numbers)
+    if "sink" in found and "window" not in found:
+        raise InputError(f"kv='{text}' keeps sinks and no window; add the latest tokens that stay, as in window=512.")
+    if spec.policy == "window" and spec.window < 1:
+        raise InputError(f"kv='{text}' has no room for the token itself; make the window 1 or more.")
+    if spec.policy == "window" and "full" in found and "heads" not in found:
+        raise InputError(
+            f"kv='{text}' keeps everything and a window; choose one, or name the heads with heads=table.tsv."
+        )
+    if "heads" in found:
+        if spec.policy == "full" or not spec.slots:
+            raise InputError(
+                f"kv='{text}' has a table of heads; say what its two kinds of heads keep, as in "
+                "heads=table.tsv,full=4096,sink=16,window=64."
+            )
+        spec = replace(spec, heads=read_heads(found["heads"]))
+    return spec
+
+
+def _one_of(text: str, found: dict[str, str], name: str, choices: Iterable[str]) -> str | None:
+    value = found.get(name)
+    if value is not None and value not in choices:
+        raise InputError(f"kv='{text}' has {name}={value}; use one of {', '.join(choices)}.")
+    return value
+
+
+def _number(text: str, name: str, value: str) -> int:
+    if name == "full" and not value:
+        return 0
+    if not (value.isascii() and value.isdigit()) or int(value) > MOST:
+        raise InputError(f"kv='{text}' has {name}={value}; give a whole number of tokens up to 2^24.")
+    return int(value)
+
+
+def read_heads(path: str) -> tuple[tuple[bool, ...], ...]:
+    """A table of heads: a line a layer, a column a KV head, values from 0.5 on for heads that keep everything
+    (DuoAttention's form). Raises InputError."""
+    try:
+        lines = [line.split() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        rows = [tuple(float(x) >= 0.5 for x in line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise InputError(f"the table of heads '{path}' cannot be read ({error}); give lines of numbers.") from None
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise InputError(f"the table of heads '{path}' has lines of unlike length; give a number a KV head in each.")
+    return tuple(rows)
+
+
+def chosen(text: str, compiled: KvSpec) -> list[int]:
+    """The words of a stream's choice within what was compiled. Raises InputError."""
+    spec = parse(text)
+    if spec.policy != compiled.policy:
+        raise InputError(
+            f"kv='{text}' is another policy than the program's, which was compiled with kv='{compiled}'; choose its "
+            "numbers within these, or compile again."
+        )
+    for field in fields(KvSpec):
+        name = field.name
+        asked, most = getattr(spec, name), getattr(compiled, name)
+        if name in ("positions", "keys", "values") and asked and asked != most:
+            raise InputError(f"kv='{text}' has other {name} than the program, compiled with kv='{compiled}'.")
+        if name in PARAMETERS and asked > most:
+            raise InputError(
+                f"kv='{text}' asks for more than the program was compiled with, kv='{compiled}'; compile it again "
+                f"with {name}={asked}."
+            )
+    return [p or (most if name == "slots" else 0) for name, p, most in zip(PARAMETERS, spec.params, compiled.params)]

@@ -1,0 +1,65 @@
+"""What a stream chooses of its caches, and what they tell."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runnel.errors import StreamError
+from runnel.kv import PARAMETERS, POLICIES, POSITIONS, KvSpec, chosen
+from runnel.runtime import native
+
+if TYPE_CHECKING:
+    from runnel.runtime.backends.native import NativeProgram
+
+HEAD, CHOICE = 20, 9
+MOST_START = 1 << 44
+
+
+@dataclass(frozen=True)
+class KvFacts:
+    """The caches of one stream. spec: what it keeps. position: of its first token. bytes: of all caches. stored,
+    dropped, merged: KV pairs of one head since the start. layers: for each cache, a tuple a KV head of (slots, how many
+    are kept, dropped)."""
+
+    spec: KvSpec
+    position: int
+    bytes: int
+    stored: int
+    dropped: int
+    merged: int
+    layers: tuple[tuple[tuple[int, int, int], ...], ...]
+
+    @property
+    def kept(self) -> int:
+        """The most slots that a head holds now."""
+        return max(kept for heads in self.layers for _, kept, _ in heads)
+
+
+def read_facts(program: NativeProgram, state: ctypes.c_void_p | None) -> KvFacts | None:
+    """The facts of a stream, or what the program allows; None where it has no caches."""
+    core, handle = native.library(), program._handle
+    room = int(core.rn_cache_words(handle, state, None, 0))
+    if room == 0:
+        return None
+    words = (ctypes.c_int64 * room)()
+    core.rn_cache_words(handle, state, words, room)
+    numbers: dict[str, Any] = dict(zip(PARAMETERS, words[1:CHOICE]))
+    spec = KvSpec(POLICIES[words[9]], POSITIONS[words[10]], keys=words[15], values=words[16], **numbers)
+    layers: dict[int, list[tuple[int, int, int]]] = {}
+    for at in range(HEAD, room, 4):
+        layers.setdefault(words[at], []).append((words[at + 1], words[at + 2], words[at + 3]))
+    held = tuple(tuple(heads) for _, heads in sorted(layers.items()))
+    return KvFacts(spec, words[0], words[14], words[11], words[12], words[13], held)
+
+
+def choose(program: NativeProgram, kv: str | None, position: int) -> ctypes.Array[ctypes.c_int64]:
+    """The words of a choice for the core. Raises InputError or StreamError for what the program does not allow."""
+    facts = read_facts(program, None)
+    if facts is None:
+        raise StreamError("the program has no caches of keys and values; leave kv and position out.")
+    if not 0 <= position <= MOST_START:
+        raise StreamError(f"a stream cannot start at position {position}; give 0 to 2^44.")
+    numbers = [-1] * len(PARAMETERS) if kv is None else chosen(kv, facts.spec)
+    return (ctypes.c_int64 * CHOICE)(position, *numbers, *[0] * (CHOICE - 1 - len(numbers)))

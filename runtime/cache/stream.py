@@ -1,0 +1,99 @@
+"""Streams of decoders: a native stream whose keys and values lie in caches."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from runnel.errors import StreamError
+from runnel.runtime import native
+from runnel.runtime.backends.memory import Lane, Words
+from runnel.runtime.backends.native import NativeProgram, NativeStream
+from runnel.runtime.cache.choice import KvFacts, choose, read_facts
+from runnel.runtime.program import FOREIGN_STATE, Array, Port, Result
+
+
+class CachedStream(NativeStream):
+    """A stream with caches. Its state has the size of what it chose."""
+
+    def __init__(
+        self, program: NativeProgram, lane: Lane, choice: ctypes.Array[ctypes.c_int64] | None, state: bytes | None,
+        on_nonfinite: str, inputs: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self._choice = choice
+        super().__init__(program, lane, state, on_nonfinite, inputs)
+
+    @property
+    def kv(self) -> KvFacts:
+        """What the caches hold now."""
+        facts = read_facts(self.program, self._state)
+        assert facts is not None
+        return facts
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of this stream's state."""
+        return len(self._memory)
+
+    def push(self, x: Array | Mapping[str, Array], out: Result | None = None, last: bool = False) -> Result:
+        """As in ``Stream``. last: give the last frame of each output alone; what only the others need is left out."""
+        if not last:
+            return super().push(x, out)
+        arrays = self.prepare(x)
+        frames = self._frames.value
+        if frames > 1 and self._core.rn_has_prefill(self.program._handle) and self._is_finite():
+            first = ctypes.c_int64(frames - 1)
+            code = self._core.rn_prefill(
+                None, self.program._handle, self._state, self.program._scratch.pointer, self._addresses, self._frames,
+                first, self._policy,
+            )  # fmt: skip
+            if code != native.OK:
+                raise self.error(code, arrays)
+            ports = self.program.timed
+            x = {p.name: _tail(p, a) for p, a in zip(ports, arrays)} if len(ports) > 1 else _tail(ports[0], arrays[0])
+        results = super().push(x)
+        given = [results[p.name] for p in self.program.outputs] if isinstance(results, dict) else [results]
+        tails = [_tail(p, array) for p, array in zip(self.program.outputs, given)]
+        if out is None:
+            return self._named(tails)
+        for into, tail in zip(out.values() if isinstance(out, Mapping) else [out], tails):
+            into[...] = tail
+        return out
+
+    def _is_finite(self) -> bool:
+        return not self._core.rn_has_nonfinite(self.program._handle, self._addresses, self._frames)
+
+    def _init(self) -> None:
+        assert self._choice is not None
+        poison = int(self.program._poison)
+        code = self._core.rn_init_cache(self.program._handle, self._state, self._choice, poison)
+        if code != native.OK:
+            raise self.error(code, [])
+
+
+def _tail(port: Port, array: Array) -> Array:
+    """The last frame."""
+    return array if port.axis is None else np.ascontiguousarray(array[(slice(None),) * port.axis + (slice(-1, None),)])
+
+
+def open_stream(
+    program: NativeProgram, state: bytes | None, on_nonfinite: str, inputs: Mapping[str, Any] | None, kv: str | None,
+    position: int,
+) -> CachedStream:  # fmt: skip
+    """A stream with caches, at its start or where ``state`` was. Raises InputError or StreamError."""
+    if state is None:
+        choice = choose(program, kv, position)
+        size = int(program._core.rn_cache_bytes(program._handle, choice))
+        if size < 0:
+            raise StreamError(f"kv='{kv}' leaves some cache without slots; give every head room for a token.")
+        return CachedStream(program, Words(program, 1, size).lane(0), choice, None, on_nonfinite, inputs)
+    if kv is not None or position:
+        raise StreamError("a saved state brings its own kv and position; leave them out.")
+    feed = program.feed()
+    size = len(state) - (feed.state_bytes if feed is not None else 0)
+    if not 0 < size <= program.block_bytes:
+        raise StreamError(FOREIGN_STATE)
+    return CachedStream(program, Words(program, 1, size).lane(0), None, state, on_nonfinite, inputs)

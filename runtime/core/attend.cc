@@ -1,0 +1,216 @@
+#include "attend.h"
+
+#include <cstring>
+
+#include "angles.h"
+#include "cache.h"
+#include "cache_policy.h"
+#include "runnel.h"
+
+namespace runnel {
+namespace {
+
+using TurnKernel = int32_t (*)(const void* rows, const float* angles, float* turned);
+using StoreKernel = int32_t (*)(const float* key, const void* value, void* keys, void* values, void* key_scales,
+                                void* value_scales, const int32_t* words);
+using AttendKernel = int32_t (*)(const float* query, const void* keys, const void* values, const void* key_scales,
+                                 const void* value_scales, const int32_t* words, float* scores, const float* bias,
+                                 const float* sinks, float* out);
+
+template <typename Kernel>
+Kernel As(const uint8_t* code) {
+  return reinterpret_cast<Kernel>(reinterpret_cast<uintptr_t>(code));
+}
+
+int64_t Padded(int64_t elements) { return (elements + 15) & ~int64_t{15}; }
+
+// Where attention works, in elements of 4 bytes from the start of its scratch.
+struct Work {
+  int64_t angles, queries, keys, mass, scores, bias, end;
+
+  explicit Work(const Cache& cache) {
+    const int64_t group = cache.heads / cache.kv_heads;
+    angles = 0;
+    queries = angles + Padded(2 * cache.pairs);
+    keys = queries + 2 * Padded(int64_t{cache.heads} * cache.key_dim);
+    mass = keys + Padded(int64_t{cache.kv_heads} * cache.key_dim);
+    scores = mass + cache.pitch;
+    bias = scores + group * cache.pitch + Padded(group);
+    end = bias + (cache.slopes || cache.bias ? group * cache.pitch : 0);
+  }
+};
+
+// The slots of one cache in one stream, for the frames of one step.
+class Attention {
+ public:
+  Attention(const Step& step, const Instruction& instruction)
+      : step_(step),
+        cache_(step.program.caches[instruction.cache]),
+        instruction_(instruction),
+        state_(*CachesOf(step.program, step.state)),
+        heads_(HeadsOf(step.program, step.state) + cache_.first_head),
+        group_(cache_.heads / cache_.kv_heads),
+        layout_(cache_),
+        work_(reinterpret_cast<float*>(step.scratch + step.program.work_at)) {}
+
+  int Take(int64_t number) {
+    Arrival frame{number, state_.start + number, 0};
+    const uint8_t *query = Frame(instruction_.query, number), *key = Frame(instruction_.key, number);
+    const uint8_t *value = Frame(instruction_.value, number), *out = Frame(instruction_.out, number);
+    if (!query || !key || !value || !out) return RN_BAD_PLAN;
+    const float* retain = nullptr;
+    if (instruction_.retain >= 0 && !(retain = reinterpret_cast<const float*>(Frame(instruction_.retain, number)))) {
+      return RN_BAD_PLAN;
+    }
+    const int64_t* told = nullptr;
+    if (instruction_.positions >= 0) {
+      told = reinterpret_cast<const int64_t*>(Frame(instruction_.positions, number));
+      if (!told) return RN_BAD_PLAN;
+    }
+    const float* angles = Angles(0, frame.position, told);
+    float *queries = work_ + layout_.queries, *keys = work_ + layout_.keys;
+    As<TurnKernel>(cache_.turn_query)(query, angles, queries);
+    As<TurnKernel>(cache_.turn_key)(key, angles, keys);
+    const int64_t near = Padded(int64_t{cache_.heads} * cache_.key_dim);
+    const int64_t gap = Gap(number);
+    if (gap > 0) As<TurnKernel>(cache_.turn_query)(query, Angles(1, frame.position - gap, told), queries + near);
+    step_.counters.calls += gap > 0 ? 3 : 2;
+    for (int32_t h = 0; h < cache_.kv_heads; ++h) {
+      if (retain) frame.retain = retain[h];
+      Store(h, frame, keys, value);
+      Attend(h, frame, queries, gap > 0, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
+    }
+    const Buffer& buffer = step_.program.buffers[instruction_.out];
+    if (buffer.margin) Mirror(buffer, step_.Memory(buffer), step_.Slot(buffer, number), 1, step_.counters);
+    return RN_OK;
+  }
+
+ private:
+  const uint8_t* Frame(int32_t buffer, int64_t number) const {
+    const Buffer& ring = step_.program.buffers[buffer];
+    const int64_t slot = step_.Slot(ring, number);
+    return slot < 0 ? nullptr : step_.Memory(ring) + slot * ring.frame_bytes;
+  }
+
+  // How much nearer the query is to the first frames where positions count what is kept.
+  int64_t Gap(int64_t number) const {
+    if (step_.program.rules.positions != Positions::kContiguous || cache_.pairs == 0) return 0;
+    for (int32_t h = 0; h < cache_.kv_heads; ++h) {
+      if (heads_[h].sink > 0 && number >= heads_[h].slots) return number + 1 - heads_[h].slots;
+    }
+    return 0;
+  }
+
+  // Cosines and sines of a position, kept from one cache to the next.
+  const float* Angles(int which, int64_t position, const int64_t* told) {
+    if (cache_.pairs == 0) return work_;
+    const int64_t table = reinterpret_cast<const uint8_t*>(cache_.turns) - step_.program.weights;
+    float* angles = work_ + layout_.angles;
+    if (!told) {
+      angles = AnglesOf(step_.program, step_.state) + which * step_.program.angle_pairs * 2;
+      if (state_.angle_position[which] == position && state_.angle_table[which] == table) return angles;
+      state_.angle_position[which] = position;
+      state_.angle_table[which] = table;
+    }
+    for (int32_t p = 0; p < cache_.pairs; ++p) {
+      double cosine, sine;
+      Turn(told ? told[cache_.sections ? cache_.sections[p] : 0] : position, cache_.turns + 2 * p, &cosine, &sine);
+      angles[p] = static_cast<float>(cosine * static_cast<double>(cache_.factor));
+      angles[p + cache_.pairs] = static_cast<float>(sine * static_cast<double>(cache_.factor));
+    }
+    return angles;
+  }
+
+  struct Memory {
+    Mark* marks;
+    uint8_t *keys, *values, *key_scales, *value_scales;
+  };
+
+  Memory Of(const HeadState& head) const {
+    const int64_t padded = (head.slots + cache_.block - 1) / cache_.block * cache_.block;
+    uint8_t *keys = step_.state + head.keys, *values = step_.state + head.values;
+    return {reinterpret_cast<Mark*>(step_.state + head.marks), keys, values, keys + KeyBytes(cache_, padded),
+            values + ValueBytes(cache_, padded)};
+  }
+
+  void Store(int32_t h, const Arrival& frame, const float* key, const uint8_t* value) {
+    HeadState& head = heads_[h];
+    const Memory memory = Of(head);
+    const Policy& policy = PolicyOf(static_cast<Family>(head.family));
+    const int64_t slot = policy.slot({head, memory.marks, state_.params}, frame);
+    if (slot == head.count) {
+      ++head.count;
+    } else {
+      ++head.dropped;
+      ++state_.dropped;
+    }
+    ++state_.stored;
+    memory.marks[slot] = {frame.position, policy.arrive ? policy.arrive(frame) : 0.0f, 1};
+    const int32_t words[2] = {h, static_cast<int32_t>(slot)};
+    As<StoreKernel>(cache_.store)(key, value, memory.keys, memory.values, memory.key_scales, memory.value_scales,
+                                  words);
+    ++step_.counters.calls;
+  }
+
+  void Attend(int32_t h, const Arrival& frame, const float* query, bool apart, float* out) {
+    HeadState& head = heads_[h];
+    const Memory memory = Of(head);
+    float *scores = work_ + layout_.scores, *bias = work_ + layout_.bias;
+    if (cache_.slopes || cache_.bias) FillBias(h, frame, memory.marks, head.count, bias);
+    // Slots before the third number take the query that stands nearer to them.
+    const int32_t words[3] = {h, static_cast<int32_t>(head.count), apart ? static_cast<int32_t>(head.sink) : 0};
+    As<AttendKernel>(cache_.attend)(query, memory.keys, memory.values, memory.key_scales, memory.value_scales, words,
+                                    scores, bias, cache_.sinks, out);
+    ++step_.counters.calls;
+    step_.counters.macs += cache_.macs * group_ * head.count;
+    const Policy& policy = PolicyOf(static_cast<Family>(head.family));
+    if (!policy.attended) return;
+    float* mass = work_ + layout_.mass;
+    const float* whole = scores + group_ * cache_.pitch;
+    for (int64_t s = 0; s < head.count; ++s) mass[s] = 0;
+    for (int64_t g = 0; g < group_; ++g) {
+      const float* row = scores + g * cache_.pitch;
+      for (int64_t s = 0; s < head.count; ++s) mass[s] += row[s] * whole[g];
+    }
+    policy.attended({head, memory.marks, state_.params}, frame, mass);
+  }
+
+  void FillBias(int32_t h, const Arrival& frame, const Mark* marks, int64_t count, float* bias) const {
+    for (int64_t g = 0; g < group_; ++g) {
+      const int64_t row = h * group_ + g;
+      for (int64_t s = 0; s < count; ++s) {
+        const int64_t distance = frame.position - marks[s].position;
+        double value = 0;
+        if (cache_.slopes) value -= cache_.slopes[row] * static_cast<double>(distance);
+        if (cache_.bias) {
+          const int64_t last = cache_.distances - 1;
+          value += static_cast<double>(cache_.bias[row * cache_.distances + (distance < last ? distance : last)]);
+        }
+        bias[g * cache_.pitch + s] = static_cast<float>(value);
+      }
+    }
+  }
+
+  const Step& step_;
+  const Cache& cache_;
+  const Instruction& instruction_;
+  CacheState& state_;
+  HeadState* heads_;
+  const int64_t group_;
+  const Work layout_;
+  float* work_;
+};
+
+}  // namespace
+
+int64_t AttendWorkBytes(const Cache& cache) { return Work(cache).end * 4; }
+
+int RunAttend(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  Attention attention(step, instruction);
+  for (int64_t number = low; number < high; ++number) {
+    if (int code = attention.Take(number)) return code;
+  }
+  return RN_OK;
+}
+
+}  // namespace runnel

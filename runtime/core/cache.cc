@@ -1,0 +1,194 @@
+#include "cache.h"
+
+#include <cstring>
+
+#include "cache_policy.h"
+#include "runnel.h"
+#include "state.h"
+
+namespace runnel {
+namespace {
+
+int64_t Up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// What one head of a cache is, for a stream's parameters.
+HeadState Describe(const Program& program, const Cache& cache, int32_t head, const int64_t* params) {
+  HeadState state = {};
+  const bool keeps_all = program.cache_heads[cache.first_head + head] == 1;
+  const Family family = keeps_all ? Family::kFull : program.rules.family;
+  state.slots = PolicyOf(family).slots(params);
+  state.sink = family == Family::kFull ? 0 : params[kSink];
+  state.family = static_cast<int64_t>(family);
+  if (cache.window > 0) {  // the model itself sees no further
+    state.family = static_cast<int64_t>(Family::kWindow);
+    state.sink = 0;
+    if (cache.window < state.slots) state.slots = cache.window;
+  }
+  return state;
+}
+
+// Calls visit(index, head) with every head as it is at the start; returns where the last ends.
+template <typename Visit>
+int64_t ForHeads(const Program& program, const int64_t* params, Visit visit) {
+  int64_t at = program.rings_end + static_cast<int64_t>(sizeof(CacheState));
+  at += static_cast<int64_t>(sizeof(HeadState)) * program.cache_heads.size;
+  at = Up(at + program.angle_pairs * 4 * static_cast<int64_t>(sizeof(float)), kCacheAlign);
+  auto take = [&at](int64_t bytes) {
+    const int64_t start = at;
+    at = Up(at + bytes, kCacheAlign);
+    return start;
+  };
+  for (const Cache& cache : program.caches) {
+    for (int32_t h = 0; h < cache.kv_heads; ++h) {
+      HeadState head = Describe(program, cache, h, params);
+      const int64_t padded = Up(head.slots, cache.block);
+      head.marks = take(head.slots * static_cast<int64_t>(sizeof(Mark)));
+      head.keys = take(KeyBytes(cache, padded) + (cache.key_bits < 32 ? padded * 4 : 0));
+      head.values = take(ValueBytes(cache, padded) + (cache.value_bits < 32 ? padded * 4 : 0));
+      visit(cache.first_head + h, head);
+    }
+  }
+  return at;
+}
+
+}  // namespace
+
+const Policy& PolicyOf(Family family) {
+  switch (family) {
+    case Family::kWindow:
+      return kWindowPolicy;
+    default:
+      return kFullPolicy;
+  }
+}
+
+int64_t CacheStateBytes(const Program& program, const int64_t* params) {
+  return ForHeads(program, params, [](int32_t, const HeadState&) {});
+}
+
+int64_t MostSlots(const Program& program, const Cache& cache, const int64_t* params) {
+  int64_t most = 0;
+  for (int32_t h = 0; h < cache.kv_heads; ++h) {
+    const int64_t slots = Describe(program, cache, h, params).slots;
+    if (slots > most) most = slots;
+  }
+  return most;
+}
+
+bool TakesParams(const Program& program, const int64_t* params, int64_t start) {
+  const CacheRules& rules = program.rules;
+  if (start < 0 || start > kMaxFrames) return false;
+  for (int i = 0; i < kCacheParams; ++i) {
+    if (params[i] < 0 || params[i] > rules.most[i]) return false;
+  }
+  const bool windowed = rules.most[kWindow] > 0;
+  return (!windowed || params[kWindow] > 0) && (rules.most[kSlots] == 0 || params[kSlots] > 0);
+}
+
+void StartCaches(const Program& program, void* state) {
+  CacheState& caches = *CachesOf(program, state);
+  HeadState* heads = HeadsOf(program, state);
+  ForHeads(program, caches.params, [&](int32_t i, const HeadState& head) { heads[i] = head; });
+  caches.stored = caches.dropped = caches.merged = 0;
+  caches.angle_position[0] = caches.angle_position[1] = -1;
+}
+
+bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int64_t frames) {
+  const int64_t least = program.rings_end + static_cast<int64_t>(sizeof(CacheState)) +
+                        static_cast<int64_t>(sizeof(HeadState)) * program.cache_heads.size;
+  if (size < least) return false;
+  CacheState caches;
+  memcpy(&caches, bytes + program.rings_end, sizeof caches);
+  if (!TakesParams(program, caches.params, caches.start)) return false;
+  const uint8_t* heads = bytes + program.rings_end + sizeof caches;
+  bool same = true;
+  const int64_t end = ForHeads(program, caches.params, [&](int32_t i, const HeadState& is) {
+    HeadState found;
+    memcpy(&found, heads + sizeof(HeadState) * static_cast<size_t>(i), sizeof found);
+    same = same && found.slots == is.slots && found.sink == is.sink && found.family == is.family &&
+           found.marks == is.marks && found.keys == is.keys && found.values == is.values && found.count >= 0 &&
+           found.count <= (frames < is.slots ? frames : is.slots);
+  });
+  return same && end == size;
+}
+
+bool CachesTake(const Program& program, const void* state, int64_t frames, bool restart) {
+  const HeadState* heads = HeadsOf(program, const_cast<void*>(state));
+  for (int32_t h = 0; h < program.cache_heads.size; ++h) {
+    const HeadState& head = heads[h];
+    if (head.family != static_cast<int64_t>(Family::kFull)) continue;
+    if (frames > head.slots - (restart ? 0 : head.count)) return false;
+  }
+  return true;
+}
+
+}  // namespace runnel
+
+using runnel::StateHeader;
+
+namespace {
+
+// What a stream chooses: start, then the parameters; -1 is the most.
+bool Choose(const runnel::Program& program, const int64_t* choice, runnel::CacheState* caches) {
+  caches->start = choice[0];
+  for (int i = 0; i < runnel::kCacheParams; ++i) {
+    caches->params[i] = choice[1 + i] < 0 ? program.rules.most[i] : choice[1 + i];
+  }
+  return runnel::TakesParams(program, caches->params, caches->start);
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice) {
+  runnel::CacheState caches = {};
+  if (!program || !choice || !program->caches.size || !Choose(*program, choice, &caches)) return -1;
+  return runnel::CacheStateBytes(*program, caches.params);
+}
+
+int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison) {
+  if (!program || !runnel::Aligned(state) || !choice || !program->caches.size) return RN_BAD_ARGUMENT;
+  runnel::CacheState chosen = {};
+  if (!Choose(*program, choice, &chosen)) return RN_BAD_ARGUMENT;
+  *runnel::CachesOf(*program, state) = chosen;
+  runnel::StartState(*program, state, poison != 0, false);
+  return RN_OK;
+}
+
+int64_t rn_state_size(const void* state) { return static_cast<const StateHeader*>(state)->bytes; }
+
+int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room) {
+  constexpr int64_t kHead = 20;
+  const int64_t needed = program->caches.size ? kHead + int64_t{program->cache_heads.size} * 4 : 0;
+  if (!words || room < needed || needed == 0) return needed;
+  runnel::CacheState caches = {};
+  memcpy(caches.params, program->rules.most, sizeof caches.params);
+  if (state) caches = *runnel::CachesOf(*program, state);
+  memset(words, 0, kHead * sizeof(int64_t));
+  words[0] = caches.start;
+  memcpy(words + 1, caches.params, sizeof caches.params);
+  words[9] = static_cast<int64_t>(program->rules.family);
+  words[10] = static_cast<int64_t>(program->rules.positions);
+  words[11] = caches.stored;
+  words[12] = caches.dropped;
+  words[13] = caches.merged;
+  words[14] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
+  words[15] = program->caches[0].key_bits;
+  words[16] = program->caches[0].value_bits;
+  words[17] = program->cache_heads.size;
+  int64_t* next = words + kHead;
+  const runnel::HeadState* heads = state ? runnel::HeadsOf(*program, const_cast<void*>(state)) : nullptr;
+  for (int32_t c = 0; c < program->caches.size; ++c) {
+    for (int32_t h = 0; h < program->caches[c].kv_heads; ++h, next += 4) {
+      const int32_t head = program->caches[c].first_head + h;
+      next[0] = c;
+      next[1] = heads ? heads[head].slots : runnel::MostSlots(*program, program->caches[c], caches.params);
+      next[2] = heads ? heads[head].count : 0;
+      next[3] = heads ? heads[head].dropped : 0;
+    }
+  }
+  return needed;
+}
+
+}  // extern "C"

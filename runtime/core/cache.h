@@ -1,0 +1,79 @@
+// Caches of keys and values: what a plan says of them, and where they lie in a stream's state (docs/kv.md).
+#ifndef RUNNEL_CACHE_H_
+#define RUNNEL_CACHE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "plan.h"
+
+namespace runnel {
+
+constexpr int64_t kCacheAlign = 64;
+constexpr int64_t kMostSlots = int64_t{1} << 24;
+constexpr int64_t kMostDim = 4096;  // features of a head
+
+// What a slot holds.
+struct Mark {
+  int64_t position;
+  float mass;     // what a policy ranks slots by
+  int32_t count;  // how many frames were merged into it
+};
+static_assert(sizeof(Mark) == 16, "part of a state's layout");
+
+// One KV head of one cache. The kept slots are 0 … count - 1; sink: how many of them are never given away. marks, keys,
+// values: offsets from the start of the state. Scales of quantised keys and values lie behind them.
+struct HeadState {
+  int64_t slots, count, sink, family;
+  int64_t marks, keys, values;
+  int64_t dropped;
+};
+static_assert(sizeof(HeadState) == 64, "part of a state's layout");
+
+// Lies behind a plan's rings; behind it lie the heads' states, the last angles, and the slots.
+struct CacheState {
+  int64_t start;  // position of the stream's frame 0
+  int64_t params[kCacheParams];
+  int64_t stored, dropped, merged;
+  int64_t angle_position[2];  // of the angles that are kept, -1: none
+  int64_t angle_table[2];
+};
+
+inline int64_t KeyBytes(const Cache& cache, int64_t slots) { return slots * cache.key_dim * cache.key_bits / 8; }
+inline int64_t ValueBytes(const Cache& cache, int64_t slots) { return slots * cache.value_dim * cache.value_bits / 8; }
+
+// The bytes of a state with these parameters.
+int64_t CacheStateBytes(const Program& program, const int64_t* params);
+
+inline CacheState* CachesOf(const Program& program, void* state) {
+  return reinterpret_cast<CacheState*>(static_cast<uint8_t*>(state) + program.rings_end);
+}
+inline const CacheState* CachesOf(const Program& program, const void* state) {
+  return reinterpret_cast<const CacheState*>(static_cast<const uint8_t*>(state) + program.rings_end);
+}
+inline HeadState* HeadsOf(const Program& program, void* state) {
+  return reinterpret_cast<HeadState*>(CachesOf(program, state) + 1);
+}
+// The angles of two positions, cosines before sines.
+inline float* AnglesOf(const Program& program, void* state) {
+  return reinterpret_cast<float*>(HeadsOf(program, state) + program.cache_heads.size);
+}
+
+// The most slots of a head of a cache.
+int64_t MostSlots(const Program& program, const Cache& cache, const int64_t* params);
+
+// Whether a stream may have these parameters.
+bool TakesParams(const Program& program, const int64_t* params, int64_t start);
+
+// Empties the caches of a state whose parameters and start are set.
+void StartCaches(const Program& program, void* state);
+
+// Whether bytes behind the rings are caches as this program makes them. `bytes` need not be aligned.
+bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int64_t frames);
+
+// Whether the caches can take so many more frames, or so many at all where the stream starts again.
+bool CachesTake(const Program& program, const void* state, int64_t frames, bool restart);
+
+}  // namespace runnel
+
+#endif  // RUNNEL_CACHE_H_

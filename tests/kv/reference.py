@@ -1,0 +1,165 @@
+"""A float64 model of attention over a cache, slot by slot, and a dense run that masks what it did not keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+
+from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary
+from runnel.kv import KvSpec
+
+TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889, 10**60)
+
+
+@dataclass
+class Slot:
+    """A kept key and value, not turned. at: the positions that it turns by. mass: what a policy ranks it by."""
+
+    position: int
+    at: tuple[int, ...]
+    key: np.ndarray
+    value: np.ndarray
+    mass: float = 0.0
+
+
+@dataclass
+class Head:
+    """The slots of one KV head, in the order of slots; ``dropped``: positions that were given up."""
+
+    slots: list[Slot] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+
+
+@lru_cache(maxsize=1 << 16)
+def angle(position: int, frequency: float) -> float:
+    """The product of both less whole turns, exactly."""
+    return float(Fraction(frequency) * position % TWO_PI)
+
+
+def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np.ndarray:
+    """A row turned to a position; positions: one, or one an axis where the rotary has sections."""
+    if rotary is None:
+        return x
+    pairs, y = len(rotary.frequencies), x.copy()
+    for p, frequency in enumerate(rotary.frequencies):
+        at = positions[rotary.sections[p] if rotary.sections else 0]
+        cosine, sine = (f(angle(int(at), float(frequency))) * rotary.factor for f in (math.cos, math.sin))
+        i, j = (2 * p, 2 * p + 1) if rotary.interleaved else (p, p + pairs)
+        i, j = i + rotary.start, j + rotary.start
+        y[i], y[j] = x[i] * cosine - x[j] * sine, x[j] * cosine + x[i] * sine
+    return y
+
+
+class Reference:
+    """What one attention gives, frame by frame. stored: what becomes of a key and of a value in storage."""
+
+    def __init__(
+        self, node: CachedAttend, spec: KvSpec, start: int = 0,
+        stored: tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
+    ) -> None:  # fmt: skip
+        self.node, self.spec, self.start, self.stored = node, spec, start, stored
+        self.heads = [Head() for _ in range(node.kv_heads)]
+        self.frames = 0
+
+    def step(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, retain: np.ndarray | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """q: (heads, D), k: (KV heads, D), v: (KV heads, Dv) → (heads, Dv)."""
+        node, number = self.node, self.frames
+        group, out = node.heads // node.kv_heads, np.zeros((node.heads, node.value_dim))
+        for h, head in enumerate(self.heads):
+            key, value = k[h].astype(np.float64), v[h].astype(np.float64)
+            at = (self.start + number,) if positions is None else tuple(positions)
+            slot = Slot(self.start + number, at, key, value)
+            self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
+            ranks = self._positions(head)
+            own = ranks[head.slots.index(slot)]
+            weights = []
+            for g in range(group):
+                row = h * group + g
+                query = turned(q[row].astype(np.float64), node.rotary, own)
+                scores = np.array([self._score(row, query, s, rank) for s, rank in zip(head.slots, ranks, strict=True)])
+                w = self._softmax(row, scores)
+                weights.append(w)
+                out[row] = sum((a * s.value for a, s in zip(w, head.slots, strict=True)), np.zeros(node.value_dim))
+            self._attended(head, np.sum(weights, axis=0))
+        self.frames += 1
+        return out
+
+    def _positions(self, head: Head) -> list[tuple[int, ...]]:
+        """The positions of each slot that attention uses."""
+        if self.spec.positions != "contiguous":
+            return [s.at for s in head.slots]
+        order = sorted(s.position for s in head.slots)
+        return [(order.index(s.position),) for s in head.slots]
+
+    def _score(self, row: int, query: np.ndarray, slot: Slot, at: Sequence[int]) -> float:
+        node = self.node
+        score = float(query @ turned(slot.key, node.rotary, at)) * node.scale
+        if node.softcap:
+            score = node.softcap * math.tanh(score / node.softcap)
+        distance = self.start + self.frames - slot.position
+        if node.slopes is not None:
+            score -= float(node.slopes[row]) * distance
+        if node.bias is not None:
+            score += float(node.bias[row, min(distance, node.bias.shape[1] - 1)])
+        return score
+
+    def _softmax(self, row: int, scores: np.ndarray) -> np.ndarray:
+        extra = [] if self.node.sinks is None else [float(self.node.sinks[row])]
+        top = max([*scores, *extra])
+        weights = np.exp(scores - top)
+        return weights / (weights.sum() + sum(math.exp(x - top) for x in extra))
+
+    # Policies: which slot a frame takes ------------------------------------------------------------------------------
+
+    def _keep(self, h: int, head: Head, slot: Slot, number: int, retain: float) -> None:
+        spec, node = self.spec, self.node
+        whole = spec.policy == "full" or (spec.heads is not None and spec.heads[node.layer][h])
+        sink, most = (0, spec.slots) if whole else (spec.sink, spec.sink + spec.window)
+        if node.window:
+            sink, most = 0, min(most, node.window)
+        if len(head.slots) < most:
+            head.slots.append(slot)
+            return
+        assert not whole or node.window, "a cache that keeps everything is full"
+        victim = sink + (number - sink) % (most - sink)
+        head.dropped.append(head.slots[victim].position)
+        head.slots[victim] = slot
+
+    def _attended(self, head: Head, mass: np.ndarray) -> None:
+        for slot, more in zip(head.slots, mass, strict=True):
+            slot.mass += float(more)
+
+
+def dense(node: CachedAttend, q: np.ndarray, k: np.ndarray, v: np.ndarray, kept: np.ndarray, start: int) -> np.ndarray:
+    """All frames at once: softmax over every key, those that are not kept masked. kept: (KV heads, T, T) bool, by query
+    and key. q: (heads, T, D), k, v: (KV heads, T, …) → (heads, T, Dv). Positions as in the model."""
+    frames = q.shape[1]
+    at = [[start + n] for n in range(frames)]
+    group, outs = node.heads // node.kv_heads, []
+    for row in range(node.heads):
+        h = row // group
+        queries = np.array([turned(q[row, n].astype(np.float64), node.rotary, at[n]) for n in range(frames)])
+        keys = np.array([turned(k[h, n].astype(np.float64), node.rotary, at[n]) for n in range(frames)])
+        scores = queries @ keys.T * node.scale
+        if node.softcap:
+            scores = node.softcap * np.tanh(scores / node.softcap)
+        distance = np.subtract.outer(np.arange(frames), np.arange(frames))
+        if node.slopes is not None:
+            scores = scores - float(node.slopes[row]) * distance
+        if node.bias is not None:
+            scores = scores + node.bias[row].astype(np.float64)[np.clip(distance, 0, node.bias.shape[1] - 1)]
+        scores = np.where(kept[h], scores, -np.inf)
+        extra = -np.inf if node.sinks is None else float(node.sinks[row])
+        top = np.maximum(scores.max(1), extra)[:, None]
+        weights = np.exp(scores - top)
+        weights /= weights.sum(1, keepdims=True) + np.exp(extra - top)
+        outs.append(weights @ v[h].astype(np.float64))
+    return np.array(outs)
