@@ -18,7 +18,8 @@ from runnel.runtime.feed import Feed
 
 Array = NDArray[Any]
 Result = Array | dict[str, Array]
-BACKENDS = ("native", "onnxruntime")
+BACKENDS = ("native", "onnxruntime")  # that a bundle has forms for
+TFLITE = "tflite"  # runs files of its own
 ON_NONFINITE = ("error", "zero", "reset")
 FOREIGN_STATE = (
     "the saved state belongs to another program or backend, or is damaged; "
@@ -248,12 +249,19 @@ def too_long(program: Program, start: int, frames: int) -> StreamError:
 
 
 def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = False) -> Program:
-    """Open a bundle as a program. Raises BundleError for a broken or foreign bundle, InputError for an unknown backend.
+    """Open a bundle as a program, or with the backend tflite a TensorFlow Lite file.
 
+    Raises BundleError for a broken or foreign file, InputError for an unknown backend or a package that is missing.
     poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
     """
-    if backend not in BACKENDS:
-        raise InputError(f"there is no backend '{backend}'; use one of {', '.join(BACKENDS)}.")
+    if backend not in (*BACKENDS, TFLITE):
+        raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
+    if backend == TFLITE:
+        from runnel.runtime.backends.tflite import TfliteProgram
+
+        return TfliteProgram.from_file(path)
+    if os.fspath(path).endswith(".tflite"):
+        raise BundleError(f"'{os.fspath(path)}' is a TensorFlow Lite file; load it with backend='tflite'.")
     bundle = Bundle(path)
     if backend not in bundle.manifest["backends"]:
         why = bundle.manifest["native_refusal"] if backend == "native" else None
