@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runnel.errors import BundleError, InputError, InternalError, Reason, Refused, RunnelError, StreamError
     from runnel.runtime.program import load
+    from runnel.runtime.runtime import Runtime
     from runnel.tools.build import compile_model as compile
     from runnel.tools.build import inspect_model as inspect
 
@@ -21,6 +22,7 @@ __all__ = [
     "Reason",
     "Refused",
     "RunnelError",
+    "Runtime",
     "StreamError",
     "compile",
     "inspect",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Runtime": ("runnel.runtime.runtime", "Runtime"),
     "load": ("runnel.runtime.program", "load"),
     "compile": ("runnel.tools.build", "compile_model"),
     "inspect": ("runnel.tools.build", "inspect_model"),

@@ -48,8 +48,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_reset": (ctypes.c_int, [_pointer, _pointer]),
     "rn_set": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int32, _pointer]),
     "rn_due": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64, ctypes.c_int, _int64s]),
-    "rn_push": (ctypes.c_int, []),  # the hot call: its arguments are ctypes objects made once, see backends/native.py
-    "rn_push_many": (ctypes.c_int, []),  # hot too
+    "rn_workers_open": (ctypes.c_int, [ctypes.c_int32, ctypes.POINTER(_pointer)]),
+    "rn_workers_close": (None, [_pointer]),
+    "rn_push_on": (ctypes.c_int, []),  # hot: its arguments are ctypes objects made once, see backends/native.py
+    "rn_push_many_on": (ctypes.c_int, []),  # hot too
     "rn_has_prefill": (ctypes.c_int, [_pointer]),
     "rn_prefill": (ctypes.c_int, []),  # hot too
     "rn_cache_bytes": (ctypes.c_int64, [_pointer, _int64s]),

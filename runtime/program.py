@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from runnel.errors import BundleError, InputError, StreamError
 from runnel.runtime.batch import Batch, StreamBatch
 from runnel.runtime.bundle import Bundle
 from runnel.runtime.feed import Feed
+
+if TYPE_CHECKING:
+    from runnel.runtime.runtime import Runtime
 
 Array = NDArray[Any]
 Result = Array | dict[str, Array]
@@ -248,14 +251,19 @@ def too_long(program: Program, start: int, frames: int) -> StreamError:
     )
 
 
-def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = False) -> Program:
+def load(
+    path: str | os.PathLike[str], backend: str = "native", poison: bool = False, runtime: Runtime | None = None
+) -> Program:
     """Open a bundle as a program, or with the backend tflite a TensorFlow Lite file.
 
     Raises BundleError for a broken or foreign file, InputError for an unknown backend or a package that is missing.
     poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
+    runtime: what it runs on, with its workers (native only); None: the caller's thread.
     """
     if backend not in (*BACKENDS, TFLITE):
         raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
+    if runtime is not None and runtime.workers > 1 and backend != "native":
+        raise InputError(f"workers are for the native backend, not for {backend}; load '{os.fspath(path)}' without them.")
     if backend == TFLITE:
         from runnel.runtime.backends.tflite import TfliteProgram
 
@@ -272,7 +280,7 @@ def load(path: str | os.PathLike[str], backend: str = "native", poison: bool = F
     if backend == "native":
         from runnel.runtime.backends.native import NativeProgram
 
-        return NativeProgram.from_bundle(bundle, poison)
+        return NativeProgram.from_bundle(bundle, poison, runtime)
     from runnel.runtime.backends.onnxruntime import OnnxProgram
 
     return OnnxProgram.from_bundle(bundle, poison)

@@ -57,15 +57,16 @@ def quiet_statics(program: Any) -> dict[str, Array]:
     return {p.name: (random.standard_normal(p.sized(0)) * 0.1).astype(p.dtype) for p in program.statics}
 
 
-def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5) -> list[Row]:
-    """Steps of ``chunk`` frames on each of ``programs``, by backend, pinned to one CPU, after a warm-up.
+def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5, threads: int = 1
+) -> list[Row]:
+    """Steps of ``chunk`` frames on each of ``programs``, by backend, after a warm-up; pinned to one CPU for one thread.
 
     steps: how many for each backend in all (None: as many as SECONDS take).
     """
     streams = {backend: program.stream(inputs=quiet_statics(program)) for backend, program in programs.items()}
     inputs = {backend: noise(program, chunk) for backend, program in programs.items()}
     taken: dict[str, list[list[float]]] = {backend: [] for backend in programs}
-    with one_cpu():
+    with one_cpu(threads):
         each = {b: _steps_each(streams[b], inputs[b], chunk, steps, rounds) for b in programs}
         for _ in range(rounds):
             for backend, stream in streams.items():

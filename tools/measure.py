@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runnel.runtime.io.uri import Port
 
 Array = NDArray[Any]
+THREADS = "threads that share a step, for large networks; outputs do not depend on it (default: 1, native backend only)"
 Outputs = Array | Mapping[str, Array]
 
 
@@ -101,8 +102,11 @@ def drive(
 
 
 @contextmanager
-def one_cpu() -> Iterator[int | None]:
-    """Pins this thread to one CPU (None where the system does not let it), and lets go afterwards."""
+def one_cpu(threads: int = 1) -> Iterator[int | None]:
+    """Pins this thread to one CPU, and lets go afterwards; None where several threads work or no system lets it."""
+    if threads > 1:
+        yield None
+        return
     try:
         before = os.sched_getaffinity(0)
         chosen = max(before)

@@ -124,6 +124,17 @@ class Builder:
         self.emit(stmt.For(index, int32(0), extent, stmt.ForKind.SERIAL, body))
 
     @contextmanager
+    def span(self, low: Expr, high: Expr, extent: int, name: str = "i") -> Iterator[Expr]:
+        """Repeat what is emitted inside for an index from ``low`` to ``high`` - 1, which lie within 0 to ``extent``."""
+        index = tirx.Var(self.name(name), "int32")
+        self.analyzer.bind(index, ir.Range(0, extent))
+        self._blocks.append([])
+        yield index
+        inner = self._blocks.pop()
+        body = stmt.SeqStmt(inner) if len(inner) > 1 else inner[0]
+        self.emit(stmt.For(index, low, high - low, stmt.ForKind.SERIAL, body))
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Run what is emitted inside only if a scalar condition holds."""
         self._blocks.append([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from runnel.compiler.lowering.frame import Access, FrameValue, Group
 from runnel.compiler.streaming.count import Count
 
 MAX_POINTERS = 16
+FEWEST_TURNS = 4
+"""Turns of a loop from which on workers share it."""
 STORED_AS = {"bool": "int8"}
 DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
@@ -26,10 +30,10 @@ class Arg:
 
     value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights. length:
     of a "number", two int64 words: the number of the first row's frame, and the length of a tensor (in frames) once the
-    end is known, else -1.
+    end is known, else -1. A "share" is two int32 words: the number of this call's share of the work, and of shares.
     """
 
-    role: Literal["frame", "window", "const", "number", "out"]
+    role: Literal["frame", "window", "const", "number", "share", "out"]
     value: FrameValue | None = None
     access: Access | None = None
     data: np.ndarray | None = None
@@ -67,6 +71,12 @@ class Context:
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}
         self.views = {value: self._view(value, access) for value, access in group.inputs.items()}
+        self._share: tuple[Expr, Expr] | None = None
+        self.spreads = False
+        if group.shared:
+            self.args.append(Arg("share"))
+            words = self._pointer("share", "int32")
+            self._share = self.b.let(tirx.BufferLoad(words, [0])), self.b.let(tirx.BufferLoad(words, [1]))
         self.out = self._pointer("out", group.output.dtype)
         self._out_arg = Arg("out", group.output)
 
@@ -99,6 +109,29 @@ class Context:
             self.args.append(Arg("number", length=length))
             self._constants[key] = self._pointer("n", "int64")
         return self._constants[key]
+
+    @contextmanager
+    def spread(self, extent: int, name: str = "i") -> Iterator[Expr]:
+        """A loop whose turns are independent of each other: workers share them where the kernel is made for that."""
+        if self._share is None or not extent:
+            with self.b.loop(extent, name) as i:
+                yield i
+            return
+        number, shares = self._share
+        self.spreads |= extent > 1
+        low = self.b.let(tirx.truncdiv(number * extent, shares))
+        high = self.b.let(tirx.truncdiv((number + 1) * extent, shares))
+        with self.b.span(low, high, extent, name) as i:
+            yield i
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """What is done once: by the first of the workers."""
+        if self._share is None:
+            yield
+            return
+        with self.b.when(tirx.EQ(self._share[0], tirx.IntImm("int32", 0))):
+            yield
 
     def at_row(self, access: Access) -> Expr:
         """Elements from an input's first row to the present one."""

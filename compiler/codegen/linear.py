@@ -7,13 +7,14 @@ inputs, the chain is instead 16 lanes of partial sums with a fixed tree at the e
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
 from runnel.compiler.codegen.arithmetic import Arithmetic
 from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
-from runnel.compiler.codegen.context import Context, View
+from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
 from runnel.compiler.codegen.dots import QUAD, Dots
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
@@ -146,7 +147,7 @@ class _Panels:
     def emit(self) -> None:
         """All groups, rows and panels."""
         p, context, b = self.p, self.context, self.b
-        with b.loop(p.groups, "g") as group:
+        with self._loop("groups", p.groups, "g") as group:
             if p.inner == 1:
                 self._rows(group, context.rows, inner=False)
             else:
@@ -156,24 +157,43 @@ class _Panels:
 
     def _rows(self, group: Expr, rows: int, inner: bool) -> None:
         """Tiles of rows that hold as many accumulators as there are registers for."""
-        tile = min(rows, 4 if self.context.target.registers == 32 else 2)
-        with self.b.loop(rows // tile, "tile") as i:
+        tile = self._tile_rows(rows)
+        with self._loop("tiles", rows // tile, "tile") as i:
             self._columns(group, [i * tile + r for r in range(tile)], inner)
-        for r in range(rows - rows % tile, rows, 1):
-            self._columns(group, [int32(r)], inner)
+        with self._once("tiles"):
+            for r in range(rows - rows % tile, rows, 1):
+                self._columns(group, [int32(r)], inner)
+
+    def _tile_rows(self, rows: int) -> int:
+        return min(rows, 4 if self.context.target.registers == 32 else 2)
+
+    def _spread(self) -> str:
+        """The loop that workers share: that over groups, tiles of rows within a frame, or panels."""
+        if self.p.groups >= FEWEST_TURNS:
+            return "groups"
+        several = self.p.inner // self._tile_rows(self.p.inner) >= FEWEST_TURNS
+        return "tiles" if self.p.inner > 1 and several else "panels"
+
+    def _loop(self, what: str, extent: int, name: str) -> AbstractContextManager[Expr]:
+        return self.context.spread(extent, name) if what == self._spread() else self.b.loop(extent, name)
+
+    def _once(self, what: str) -> AbstractContextManager[None]:
+        """What the shared loop leaves over."""
+        return self.context.alone() if what == self._spread() else nullcontext()
 
     def _columns(self, group: Expr, rows: list[Expr], inner: bool) -> None:
         """Panels, two at a time for a single row so that enough sums are under way."""
         together = 2 if len(rows) == 1 else 1
         tail = self.p.outputs % self.lanes if self.p.exact else 0
         full = (self.padded - (self.lanes if tail else 0)) // (self.width * together)
-        with self.b.loop(full, "panel") as i:
+        with self._loop("panels", full, "panel") as i:
             self._tile(group, rows, inner, i * together, [self.width] * together, 0)
         done = full * together
         rest = self.padded - done * self.width
         widths = [self.width] * (rest // self.width) + ([rest % self.width] if rest % self.width else [])
         if widths:
-            self._tile(group, rows, inner, int32(done), widths, tail)
+            with self._once("panels"):
+                self._tile(group, rows, inner, int32(done), widths, tail)
 
     def _tile(self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int], tail: int) -> None:
         """Outputs of consecutive panels, from number ``panel`` on, for a tile of rows.

@@ -69,15 +69,17 @@ class KernelModule:
 
     def add(self, group: Group) -> Kernel:
         """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""
-        variants: dict[int, str] = {}
-        args: tuple[Arg, ...] = ()
-        for rows in dict.fromkeys((1, *group.rows)):
-            function, row_args = self._emit(group, rows)
-            variants[rows] = self.symbol(function)
-            args = args or row_args
-        return Kernel(args, variants, self.symbol(self._emit(gathered(group), group.apart)[0]) if group.apart else None)
+        forms = [self._emit(group, rows) for rows in dict.fromkeys((1, *group.rows))]
+        apart = self._emit(gathered(group), group.apart) if group.apart else None
+        made = [*forms, apart] if apart else forms
+        if group.shared and not all(context.spreads for context in made):
+            return self.add(replace(group, shared=False))
+        finished = [context.finish() for context in made]
+        symbols = [self.symbol(function) for function, _ in finished]
+        variants = {context.rows: symbol for context, symbol in zip(forms, symbols)}
+        return Kernel(finished[0][1], variants, symbols[-1] if apart else None)
 
-    def _emit(self, group: Group, rows: int) -> tuple[Any, tuple[Arg, ...]]:
+    def _emit(self, group: Group, rows: int) -> Context:
         context = Context(group, self.target, rows)
         anchors = [node for node in group.nodes if node.op in ANCHORS]
         if len(anchors) > 1:
@@ -88,7 +90,7 @@ class KernelModule:
             ANCHORS[anchors[0].op](context, anchors[0])
         else:
             emit_elementwise(context)
-        return context.finish()
+        return context
 
     def symbol(self, function: Any) -> str:
         """The name of a function that is to be compiled, the same for the same code."""

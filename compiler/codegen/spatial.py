@@ -19,7 +19,7 @@ from runnel.compiler.codegen import linear, ops
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen.arithmetic import Arithmetic, lowest
 from runnel.compiler.codegen.builder import Builder, Expr, constant, int32, splat
-from runnel.compiler.codegen.context import Context, View
+from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
@@ -67,8 +67,11 @@ class _Conv:
     def _outer(self, stack: ExitStack) -> tuple[Expr, list[Expr]]:
         """Loops over rows, groups and outer positions."""
         self.context.row = stack.enter_context(self.b.loop(self.context.rows, "row"))
-        group = stack.enter_context(self.b.loop(self.groups, "g"))
-        return group, [stack.enter_context(self.b.loop(axis.count, "q")) for axis in self.axes[:-1]]
+        counts = [self.groups, *(axis.count for axis in self.axes[:-1])]
+        shared = next((i for i, count in enumerate(counts) if count >= FEWEST_TURNS), -1)
+        loops = [self.context.spread if i == shared else self.b.loop for i in range(len(counts))]
+        group, *outer = [stack.enter_context(loop(n, "q")) for loop, n in zip(loops, counts, strict=True)]
+        return group, outer
 
     def _sum(self, group: Expr, q: list[Expr], step: Callable[[Expr, Expr], None]) -> None:
         """Call ``step(position in the input, position of the first output channel's weight)`` for all summands."""

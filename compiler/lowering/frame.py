@@ -79,6 +79,7 @@ class Group:
     out_row_pitch: elements between consecutive output rows.
     apart: rows wanted of a kernel whose rows come from anywhere, 0 for none: what a row reads of an input lies in one
         piece, one row's piece after the other's.
+    shared: whether workers may make a frame together, each a share of the output.
     """
 
     nodes: tuple[FrameNode, ...]
@@ -86,6 +87,7 @@ class Group:
     rows: tuple[int, ...] = ()
     out_row_pitch: int = 0
     apart: int = 0
+    shared: bool = False
 
     @property
     def output(self) -> FrameValue:

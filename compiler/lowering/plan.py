@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
-from runnel.compiler.lowering.apart import ROWS_APART, rows_apart
 from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Cached, Copy, NoKernel, Read, Signal, View
+from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
 from runnel.compiler.lowering.words import dtype_number, fill_bits, layout
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
@@ -27,7 +27,7 @@ ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, COPY, ATTEND = 1, 2, 3, 6
-WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING = range(7)
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
 ROWS = 4
 MOST_TABLE = 16
 """Taps beyond which frames with padding are read as one run too."""
@@ -127,7 +127,8 @@ class Planner:
         rows = (ROWS,) if most >= ROWS and several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
-        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group)))
+        shared = group.macs >= LEAST_SHARED
+        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group), shared))
 
     @staticmethod
     def _contiguous(read: Read) -> bool:
@@ -309,27 +310,29 @@ class Planner:
         head = [*self._pair(group), number(kernel.variants[1], 1)]
         head += [number(kernel.variants[rows], rows), rows] if rows > 1 else [-1, 1]
         head += [number(kernel.apart, ROWS_APART), ROWS_APART] if kernel.apart else [-1, 1]
-        head += [1, len(operands)]
+        head += [len(operands)]
         flat = [w for operand in operands for w in operand]
         return [CALL, 2 + len(head) + len(flat), *head, *flat]
 
     def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep) -> list[int]:
         if arg.role == "const":
             assert arg.data is not None
-            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0, 0]
+            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0]
         if arg.role == "number":
             assert arg.length is not None
-            return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0, 0]
+            return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
+        if arg.role == "share":
+            return [SHARE, 0, 0, 0, 1, 0]
         if arg.role == "out":
-            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0, 0]
+            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
         assert arg.value is not None
         read = reads[arg.value]
         if read.ended is not None:
-            return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0, 0]
+            return [LAST, self.order.index(read.signal), 0, read.offset, 1, 0]
         if read.ring:
-            return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1, 0]
+            return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1]
         kind = RUN if self._contiguous(read) else IN
-        return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation, 0]
+        return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
 
     def _copy(self, copy: Copy) -> list[int]:
         out, source = copy.output, copy.read.signal

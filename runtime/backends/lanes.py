@@ -66,9 +66,10 @@ class NativeBatch(Batch):
     def _call(self) -> int:
         words, program = self._words, self.program
         return int(
-            program._core.rn_push_many(
-                program._handle, self._count, words.states, self._scratch_pointer, words.addresses, words.frames,
-                words.pointers, words.capacity, words.written, words.policies, ctypes.byref(self._failed),
+            program._core.rn_push_many_on(
+                program._workers, program._handle, self._count, words.states, self._scratch_pointer,
+                words.addresses, words.frames, words.pointers, words.capacity, words.written, words.policies,
+                ctypes.byref(self._failed),
             )
         )  # fmt: skip
 

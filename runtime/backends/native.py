@@ -29,6 +29,7 @@ from runnel.runtime.program import (
     offered,
     too_long,
 )
+from runnel.runtime.runtime import Runtime
 
 STAGED = 1 << 18  # bytes of an output up to which a stream keeps room of its own
 SMALL = 1 << 14  # bytes up to which copying an array costs less than asking numpy for its address
@@ -52,11 +53,14 @@ class NativeProgram(Program):
     backend = "native"
 
     def __init__(
-        self, manifest: Mapping[str, Any], plan: bytes, weights: Bytes, image: Bytes, poison: bool = False
-    ) -> None:
+        self, manifest: Mapping[str, Any], plan: bytes, weights: Bytes, image: Bytes, poison: bool = False,
+        runtime: Runtime | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(manifest)
         self._handle = ctypes.c_void_p()
         self._core = native.library()
+        self.runtime = runtime or Runtime()
+        self._workers = self.runtime.handle
         self._kept = (weights, image)
         self._poison = poison
         reason = ctypes.create_string_buffer(512)
@@ -75,10 +79,10 @@ class NativeProgram(Program):
         self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
 
     @staticmethod
-    def from_bundle(bundle: Bundle, poison: bool = False) -> NativeProgram:
+    def from_bundle(bundle: Bundle, poison: bool = False, runtime: Runtime | None = None) -> NativeProgram:
         """Raises BundleError."""
         image = bundle.kernels()  # first: a bundle for another machine is told before anything else about it
-        return NativeProgram(bundle.manifest, bundle.read("plan"), bundle.weights(), image, poison)
+        return NativeProgram(bundle.manifest, bundle.read("plan"), bundle.weights(), image, poison, runtime)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -331,8 +335,8 @@ class NativeStream(Stream):
     def _call(self) -> int:
         program = self.program
         return int(
-            self._core.rn_push(
-                program._handle, self._state, program._scratch.pointer, self._addresses, self._frames,
+            self._core.rn_push_on(
+                program._workers, program._handle, self._state, program._scratch.pointer, self._addresses, self._frames,
                 self._outputs, self._capacity, self._written, self._policy,
             )
         )  # fmt: skip

@@ -50,21 +50,30 @@ int32_t CallKernel(const uint8_t* kernel, int32_t arguments, void* const* a) {
   }
 }
 
-// A call whose frame is made in parts, as workers share it.
-struct Parts {
+// A call as workers share it.
+struct SharedCall {
+  const Program& program;
   const Instruction& instruction;
   const Entry& kernel;
   const Arguments& arguments;
-  int64_t step[kMaxArguments];  // bytes from one part's pointer to the next one's
+  int32_t shares;
 };
 
-int32_t CallPart(const void* context, int32_t part) {
-  const Parts& parts = *static_cast<const Parts*>(context);
+int32_t CallShare(const void* context, int32_t share) {
+  const SharedCall& call = *static_cast<const SharedCall*>(context);
+  int32_t words[2] = {share, call.shares};
   void* pointer[kMaxArguments];
-  for (int32_t i = 0; i < parts.instruction.arguments; ++i) {
-    pointer[i] = static_cast<uint8_t*>(parts.arguments.pointer[i]) + part * parts.step[i];
+  int32_t n = 0;
+  for (int32_t i = 0; i < call.instruction.operands; ++i) {
+    const Operand& operand = call.program.operands[call.instruction.first_operand + i];
+    pointer[n] = operand.kind == OperandKind::kShare ? words : call.arguments.pointer[n];
+    ++n;
+    if (operand.Pointers() == 2) {
+      pointer[n] = call.arguments.pointer[n];
+      ++n;
+    }
   }
-  return CallKernel(parts.kernel.code, parts.instruction.arguments, pointer);
+  return CallKernel(call.kernel.code, call.instruction.arguments, pointer);
 }
 
 }  // namespace
@@ -79,6 +88,10 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
   for (; operand != end; ++operand) {
     if (operand->kind == OperandKind::kWeights) {
       *next++ = const_cast<uint8_t*>(step.program.weights + operand->weights_offset);
+      continue;
+    }
+    if (operand->kind == OperandKind::kShare) {
+      *next++ = nullptr;
       continue;
     }
     if (operand->kind == OperandKind::kFrame) {
@@ -141,20 +154,15 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
   return Binding::kBound;
 }
 
-int CallParts(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments) {
-  step.counters.calls += instruction.parts;
-  step.counters.macs += kernel.macs * instruction.parts;
-  if (instruction.parts == 1) {
+int CallKernels(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments) {
+  ++step.counters.calls;
+  step.counters.macs += kernel.macs;
+  if (!instruction.shared) {
     return CallKernel(kernel.code, instruction.arguments, arguments.pointer) == 0 ? RN_OK : RN_KERNEL;
   }
-  Parts parts{instruction, kernel, arguments, {}};
-  int64_t* next = parts.step;
-  for (int32_t i = 0; i < instruction.operands; ++i) {
-    const Operand& operand = step.program.operands[instruction.first_operand + i];
-    *next++ = operand.part;
-    if (operand.Pointers() == 2) *next++ = 0;
-  }
-  return RunTasks(step.help.workers, CallPart, &parts, instruction.parts) == 0 ? RN_OK : RN_KERNEL;
+  const int32_t shares = ThreadsOf(step.help.workers);
+  const SharedCall call{step.program, instruction, kernel, arguments, shares};
+  return RunTasks(step.help.workers, CallShare, &call, shares) == 0 ? RN_OK : RN_KERNEL;
 }
 
 void Written(const Step& step, const Arguments& arguments) {
@@ -170,7 +178,7 @@ int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64
     if (instruction.kernel_rows.code && high - q >= instruction.rows) {
       Binding bound = Bind(step, instruction, q, instruction.rows, arguments);
       if (bound == Binding::kBound) {
-        if (int code = CallParts(step, instruction, instruction.kernel_rows, arguments)) return code;
+        if (int code = CallKernels(step, instruction, instruction.kernel_rows, arguments)) return code;
         Written(step, arguments);
         q += instruction.rows;
         continue;
@@ -178,7 +186,7 @@ int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64
       if (bound == Binding::kBroken) return RN_BAD_PLAN;
     }
     if (Bind(step, instruction, q, 1, arguments) != Binding::kBound) return RN_BAD_PLAN;
-    if (int code = CallParts(step, instruction, instruction.kernel, arguments)) return code;
+    if (int code = CallKernels(step, instruction, instruction.kernel, arguments)) return code;
     Written(step, arguments);
     ++q;
   }

@@ -22,8 +22,8 @@ struct Arguments {
 // Resolves the operands of rows [q, q + rows). Several rows need each operand's frames in one piece.
 Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_t rows, Arguments& arguments);
 
-// Calls a kernel for each part of the frame and counts that. The rings' margins are not yet kept: see Written.
-int CallParts(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments);
+// Calls a kernel, on all workers where they may share it, and counts that. Margins are not yet kept: see Written.
+int CallKernels(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments);
 
 // Keeps the margins of what the call wrote.
 void Written(const Step& step, const Arguments& arguments);

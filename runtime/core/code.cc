@@ -42,7 +42,7 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
     switch (op) {
       case 1:
         ok = ReadCall(at, size, i, top_level, instruction);
-        program_->macs += instruction.kernel.macs * instruction.parts;
+        program_->macs += instruction.kernel.macs;
         if (instruction.together) instructions[top_level].together = true;
         break;
       case 2:
@@ -116,7 +116,7 @@ bool Decoder::ReadKernel(int64_t index, int64_t number, int32_t arguments, Entry
 bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
   if (size < kCallWords) return Fail("instruction %lld is too short", static_cast<long long>(number));
   if (!ReadRange(at, number, instruction)) return false;
-  int64_t kernel = Code(at + 4), kernel_rows = Code(at + 5), rows = Code(at + 6), operands = Code(at + 10);
+  int64_t kernel = Code(at + 4), kernel_rows = Code(at + 5), rows = Code(at + 6), operands = Code(at + 9);
   if (!In(operands, 1, kMaxArguments) || size != kCallWords + operands * kOperandWords) {
     return Fail("instruction %lld has a wrong number of operands", static_cast<long long>(number));
   }
@@ -125,15 +125,12 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.first_operand = program_->operands.size;
   instruction.operands = static_cast<int32_t>(operands);
   instruction.rows = 1;
-  if (!In(Code(at + 9), 1, kMaxParts)) {
-    return Fail("instruction %lld makes a frame in an impossible number of parts", static_cast<long long>(number));
-  }
-  instruction.parts = static_cast<int32_t>(Code(at + 9));
   int64_t taps = 0;
   for (int64_t i = 0; i < operands; ++i) {
     Operand& operand = program_->operands[program_->operands.size++];
     if (!ReadOperand(at + kCallWords + i * kOperandWords, number, instruction, operand)) return false;
     instruction.arguments += operand.Pointers();
+    instruction.shared |= operand.kind == OperandKind::kShare;
     if (operand.Pointers() == 2) taps += operand.kind == OperandKind::kRing ? 2 : operand.taps;
     if (operand.kind == OperandKind::kOut) Writes(operand.buffer, top_level);
   }
@@ -174,23 +171,19 @@ bool Decoder::ReadApart(int64_t at, int64_t number, Instruction& instruction) {
 
 bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand) {
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
-  int64_t dilation = Code(at + 5), part = Code(at + 6);
+  int64_t dilation = Code(at + 5);
   auto n = static_cast<long long>(number);
-  if (!In(kind, 0, 6)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  if (!In(kind, 0, 7)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
-  const int64_t last_part = instruction.parts - 1;
-  if (!In(part, 0, kMaxFactor) || part % 4 != 0 || (part != 0 && last_part == 0)) {
-    return Fail("instruction %lld has an operand with impossible parts", n);
-  }
-  operand.part = part;
   if (operand.kind == OperandKind::kWeights) {
-    if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0 || part * last_part >= header_.weights_bytes - id) {
+    if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0) {
       return Fail("instruction %lld reads outside the weights, or not on a multiple of 4 bytes", n);
     }
     operand.weights_offset = id;
     return true;
   }
+  if (operand.kind == OperandKind::kShare) return true;
   if (operand.kind == OperandKind::kFrame) {
     if (!IsClock(id)) return Fail("instruction %lld names a clock that is not there", n);
     operand.buffer = static_cast<int32_t>(id);
@@ -199,7 +192,6 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   if (!IsBuffer(id)) return Fail("instruction %lld names a buffer that is not there", n);
   const Buffer& buffer = program_->buffers[id];
   bool writes = operand.kind == OperandKind::kOut;
-  if (part * last_part >= buffer.frame_bytes) return Fail("instruction %lld has parts outside a frame", n);
   if (writes) {
     offset = 0;
     taps = dilation = 1;

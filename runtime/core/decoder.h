@@ -11,7 +11,7 @@
 
 namespace runnel {
 
-constexpr int64_t kCallWords = 11, kOperandWords = 7;
+constexpr int64_t kCallWords = 10, kOperandWords = 6;
 constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;

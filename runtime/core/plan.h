@@ -14,7 +14,6 @@ constexpr int64_t kMaxMacs = int64_t{1} << 46;  // of one call of a kernel
 constexpr int64_t kMaxCount = int64_t{1} << 62;
 constexpr int64_t kMaxClocks = 4096;
 constexpr int kMaxArguments = 16;
-constexpr int kMaxParts = 32;
 constexpr int kMaxApart = 16;
 constexpr int64_t kMaxGathered = int64_t{1} << 28;
 constexpr int64_t kStateHeaderBytes = 128;
@@ -63,14 +62,22 @@ struct Buffer {
   Divider ring;
 };
 
-enum class OperandKind : int32_t { kWeights = 0, kIn = 1, kOut = 2, kRun = 3, kLast = 4, kFrame = 5, kRing = 6 };
+enum class OperandKind : int32_t {
+  kWeights = 0,
+  kIn = 1,
+  kOut = 2,
+  kRun = 3,
+  kLast = 4,
+  kFrame = 5,
+  kRing = 6,
+  kShare = 7
+};
 
 struct Operand {
   OperandKind kind;
   int32_t buffer;  // of kFrame: the length clock
   int64_t weights_offset;
   int64_t stride, offset, taps, dilation;
-  int64_t part;  // bytes from where one part of a frame begins to where the next one does
 
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
@@ -94,7 +101,7 @@ struct Instruction {
   int64_t rows;
   Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
   int32_t rows_apart;
-  int32_t parts;  // that a frame is made in, one call each
+  bool shared;  // whether workers may share a call: it has a kShare operand
   int32_t first_operand, operands, arguments;
   // REPEAT
   int32_t body;

@@ -13,6 +13,10 @@ int64_t RoundUp(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
 // Frames of one row.
 int64_t FramesOf(const Operand& operand) { return operand.kind == OperandKind::kOut ? operand.stride : operand.taps; }
 
+bool IsFrames(const Operand& operand) {
+  return operand.kind != OperandKind::kWeights && operand.kind != OperandKind::kShare;
+}
+
 int64_t TableBytes(const Operand& operand) { return RoundUp(operand.taps * 4); }
 
 // Collects rows of one instruction until a call is full.
@@ -55,7 +59,7 @@ class Rows {
     const Step& first = *rows_[0].step;
     const Step step{program_,    first.state, first.scratch, first.before, first.after, first.lengths,
                     first.table, false,       counters,      first.help,   first.code};
-    if (int code = CallParts(step, instruction_, instruction_.kernel_apart, gathered)) return code;
+    if (int code = CallKernels(step, instruction_, instruction_.kernel_apart, gathered)) return code;
     for (int32_t r = 0; r < count_; ++r) Scatter(gathered, rows_[r], r);
     count_ = 0;
     return RN_OK;
@@ -71,7 +75,7 @@ class Rows {
     uint8_t* next = memory_;
     void** pointer = gathered.pointer;
     for (const Operand& operand : *this) {
-      if (operand.kind == OperandKind::kWeights) {
+      if (!IsFrames(operand)) {
         ++pointer;
         continue;
       }
@@ -101,7 +105,7 @@ class Rows {
     for (const Operand& operand : *this) {
       const int32_t at = n;
       n += operand.Pointers();
-      if (operand.kind == OperandKind::kWeights) continue;
+      if (!IsFrames(operand)) continue;
       const int64_t bytes = FrameBytes(operand), all = FramesOf(operand) * bytes;
       auto* from = static_cast<uint8_t*>(own.pointer[at]);
       if (operand.kind == OperandKind::kOut) {
@@ -125,7 +129,7 @@ class Rows {
     for (const Operand& operand : *this) {
       const int32_t at = n;
       n += operand.Pointers();
-      if (operand.kind == OperandKind::kWeights || operand.kind == OperandKind::kOut) continue;
+      if (!IsFrames(operand) || operand.kind == OperandKind::kOut) continue;
       const int64_t all = FramesOf(operand) * FrameBytes(operand);
       auto* rows = static_cast<uint8_t*>(gathered.pointer[at]);
       memcpy(rows + r * all, rows, static_cast<size_t>(all));
@@ -134,8 +138,8 @@ class Rows {
 
   void Scatter(const Arguments& gathered, const Row& row, int32_t r) const {
     const Step& step = *row.step;
-    step.counters.calls += instruction_.parts;
-    step.counters.macs += instruction_.kernel.macs * instruction_.parts;
+    ++step.counters.calls;
+    step.counters.macs += instruction_.kernel.macs;
     int32_t n = 0;
     for (const Operand& operand : *this) {
       const int32_t at = n;
@@ -182,6 +186,7 @@ int64_t GatheredBytes(const Program& program, const Instruction& instruction) {
     const Operand& operand = program.operands[instruction.first_operand + i];
     switch (operand.kind) {
       case OperandKind::kWeights:
+      case OperandKind::kShare:
         continue;
       case OperandKind::kOut:
         ++outputs;

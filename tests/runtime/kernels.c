@@ -42,7 +42,28 @@ i32 conv_run_rows(const float* x, const float* w, const i32* p, float* y) {
 
 // As compiled kernels for rows that were gathered: four, what each reads side by side.
 i32 conv_apart(const float* x, const i32* table, const float* w, const i32* p, float* y) {
-  for (i32 r = 0; r < 4; ++r) conv_row(x + r * p[TAPS] * p[IN], table, w, p, y + r * p[OUT_PITCH]);
+  for (i32 r = 0; r < 4; ++r) conv_row(x + r * p[TAPS] * p[IN], table, w, p, y + r * p[OUT]);
+  return 0;
+}
+
+// share: this call's share of the outputs, and the number of shares.
+static void conv_row_share(const float* x, const i32* table, const float* w, const i32* p, const i32* share, float* y) {
+  const i32 end = p[OUT] * (share[0] + 1) / share[1];
+  for (i32 o = p[OUT] * share[0] / share[1]; o < end; ++o) {
+    y[o] = 0;
+    for (i32 k = 0; k < p[TAPS]; ++k) {
+      for (i32 i = 0; i < p[IN]; ++i) y[o] += w[(k * p[IN] + i) * p[OUT] + o] * x[table[k] + i];
+    }
+  }
+}
+
+i32 conv_shared(const float* x, const i32* table, const float* w, const i32* p, const i32* share, float* y) {
+  conv_row_share(x, table, w, p, share, y);
+  return 0;
+}
+
+i32 conv_shared_apart(const float* x, const i32* table, const float* w, const i32* p, const i32* share, float* y) {
+  for (i32 r = 0; r < 4; ++r) conv_row_share(x + r * p[TAPS] * p[IN], table, w, p, share, y + r * p[OUT]);
   return 0;
 }
 

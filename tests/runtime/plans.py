@@ -20,12 +20,13 @@ from runnel.runtime.backends.native import NativeProgram, aligned
 
 HERE = Path(__file__).resolve().parent
 STATE, SCRATCH = 1, 2
-WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING = range(7)
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
 FILL, REFLECT, EDGE = range(3)
 needs_core = not native.LIBRARY.exists() or shutil.which("cc") is None
 SKIP = "needs the native core and a C compiler"
 ARGUMENTS = {"conv": 5, "conv_rows": 5, "conv_run": 4, "conv_run_rows": 4, "upsample": 4, "leaky": 5, "fails": 4}
-ARGUMENTS |= {"conv_apart": 5, "conv_run_apart": 4, "numbers": 3, "numbers_rows": 3, "ring": 3}
+ARGUMENTS |= {"conv_shared": 6, "conv_shared_apart": 6, "conv_apart": 5}
+ARGUMENTS |= {"conv_run_apart": 4, "numbers": 3, "numbers_rows": 3, "ring": 3}
 
 
 @cache
@@ -128,12 +129,11 @@ class Plan:
         return self.kernels.index(name)
 
     def call(self, kernel: str, made: int, length: int, operands: Sequence[Sequence[int]], rows: int = 1,
-             apart: bool = False, parts: int = 1) -> None:  # fmt: skip
-        """Operands may be cut short; those of a frame in parts have all seven words."""
+             apart: bool = False) -> None:  # fmt: skip
         many = self._kernel(kernel + "_rows") if rows > 1 else -1
-        flat = [w for o in operands for w in (*o, *(0, 0, 0, 1, 1, 0)[len(o) - 1 :])]
-        self.code += [1, 11 + len(flat), made, length, self._kernel(kernel), many, rows]
-        self.code += [self._kernel(kernel + "_apart") if apart else -1, 4, parts, len(operands), *flat]
+        flat = [w for o in operands for w in (*o, *(0, 0, 0, 1, 1)[len(o) - 1 :])]
+        self.code += [1, 10 + len(flat), made, length, self._kernel(kernel), many, rows]
+        self.code += [self._kernel(kernel + "_apart") if apart else -1, 4, len(operands), *flat]
         self.instructions += 1
 
     def repeat(self, made: int, length: int, body: int) -> None:
@@ -198,7 +198,7 @@ def play(program: Any, x: NDArray[Any], chunks: Sequence[int], axis: int = 1) ->
 
 def conv_plan(taps: int = 3, cin: int = 4, cout: int = 4, hop: int = 1, stride: int = 1, dilation: int = 1,
               pads: tuple[int, int] = (1, 1), rows: int = 1, run: bool = False, outer: int = 1,
-              seed: int = 0, apart: bool = False, parts: int = 1) -> tuple[Plan, NDArray[Any]]:  # fmt: skip
+              seed: int = 0, apart: bool = False, shared: bool = False) -> tuple[Plan, NDArray[Any]]:  # fmt: skip
     """One convolution over time; the weights are (taps, cin, cout)."""
     w = np.random.default_rng(seed).standard_normal((taps, cin, cout)).astype(np.float32)
     left, right = pads
@@ -213,14 +213,12 @@ def conv_plan(taps: int = 3, cin: int = 4, cout: int = 4, hop: int = 1, stride: 
     plan.input(x, outer)
     run = run or taps == 1
     kernel = "conv_run" if run else "conv"
-    each = cout // parts
-    params = plan.constant([cin, each, taps, rows, stride * cin, cout], np.int32)
+    params = plan.constant([cin, cout, taps, rows, stride * cin, cout], np.int32)
     read = [RUN if run else IN, x, stride, -left, taps, dilation]
-    packed = plan.constant(np.stack(np.split(w, parts, axis=2)))
-    step = [0, 0, 1, 1] if parts > 1 else []
-    weights = [WEIGHTS, packed, *step, taps * cin * each * 4][: 7 if parts > 1 else 2]
-    operands = [read, weights, [WEIGHTS, params], [OUT, y, 1, 0, 1, 1, each * 4 if parts > 1 else 0]]
-    plan.call(kernel, made, length, operands, rows, apart, parts)
+    operands = [read, [WEIGHTS, plan.constant(w)], [WEIGHTS, params], [OUT, y, 1]]
+    if shared:
+        kernel, operands = kernel + "_shared", [*operands[:3], [SHARE, 0], operands[3]]
+    plan.call(kernel, made, length, operands, rows, apart)
     plan.output(y, made, length, outer=outer)
     return plan, w
 

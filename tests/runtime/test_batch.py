@@ -18,7 +18,7 @@ PLANS = {
     "single": {"hop": 3, "dilation": 2, "pads": (4, 4)},
     "apart": {"hop": 3, "dilation": 2, "pads": (4, 4), "apart": True},
     "rows-and-apart": {"hop": 5, "stride": 2, "pads": (2, 2), "rows": 2, "run": True, "apart": True},
-    "parts-apart": {"hop": 2, "pads": (4, 0), "apart": True, "parts": 2},
+    "shared": {"hop": 2, "pads": (4, 0), "apart": True, "shared": True},
 }
 
 

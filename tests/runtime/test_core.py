@@ -61,7 +61,7 @@ def seeds() -> list[Plan]:
         conv_plan(3, 4, 4, hop=5, stride=2, dilation=3, pads=(6, 6), rows=2)[0],
         conv_plan(3, 4, 4, hop=5, run=True, rows=4)[0],
         conv_plan(3, 4, 4, hop=2, dilation=2, pads=(4, 4), rows=2, apart=True)[0],
-        conv_plan(3, 4, 4, run=True, apart=True, parts=2)[0],
+        conv_plan(3, 4, 4, apart=True, shared=True)[0],
         recurrence(3, [[1.0, 2.0]]),
         ending(2),
         upsampled,

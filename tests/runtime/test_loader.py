@@ -12,7 +12,7 @@ from loading import BAD_BUNDLE, OK, load_in_core
 from plans import SKIP, needs_core
 from test_core import built
 
-from runnel.runtime import native
+from runnel.runtime import build_core, native
 
 pytestmark = pytest.mark.skipif(needs_core, reason=SKIP)
 
@@ -48,6 +48,16 @@ def test_threads_share_a_program(tmp_path):
         pytest.skip("the thread sanitizer does not run under this kernel")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["8"]
+
+
+def test_workers_run_every_task_once(tmp_path):
+    core = f"-I{build_core.CORE}"
+    program = built(tmp_path, "workers", ["-O1", "-fsanitize=thread", core])
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=120)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("the thread sanitizer does not run under this kernel")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(set(done.stdout.split())) == 1, done.stdout
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

@@ -257,6 +257,6 @@ def test_a_frame_from_the_end_is_read_once(change):
     if change == "clock":
         plan.code[at + 2] = 0
     else:
-        plan.code[at + 11 + {"stride": 2, "offset": 3, "taps": 4}[change]] = 2
+        plan.code[at + 10 + {"stride": 2, "offset": 3, "taps": 4}[change]] = 2
     with pytest.raises(BundleError, match="counts a frame from the end"):
         plan.program()

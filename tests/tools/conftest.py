@@ -71,7 +71,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
     """The program that runnel.load gives for any file that exists."""
     fake = Program()
 
-    def load(path: str | Path, backend: str = "native") -> Program:
+    def load(path: str | Path, backend: str = "native", runtime: object = None) -> Program:
         if not Path(path).exists():
             raise BundleError(f"'{path}' cannot be read: No such file or directory.")
         return fake

@@ -11,6 +11,7 @@ from runnel.errors import InputError
 from runnel.files import replacing
 from runnel.tools import emulate, terminal
 from runnel.tools.bench import Row, measure, ratios
+from runnel.tools.measure import THREADS
 from runnel.tools.units import frame_count, positive
 
 BOUND, STEADY = "onnxruntime-bound", "onnxruntime-steady"
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=None, help="steps (default: as many as 2 s take)")
     parser.add_argument("--rows", metavar="FILE", help="also write the raw rows there, as JSON")
     parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
     parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
 
 
@@ -34,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     if args.on:
         return emulate.call(args.bundle, "bench", emulate.chunk_words(args.bundle, args.chunk, None), args.json)
     backends = args.backend.split(",")
-    programs = {backend: _load(args.bundle, backend) for backend in backends}
+    programs = {backend: _load(args.bundle, backend, args.threads) for backend in backends}
     first = programs[backends[0]]
     if any(port.axis is None for port in first.timed):
         raise InputError("bench feeds inputs with a time axis; this model has others, so measure it from Python.")
@@ -42,24 +44,25 @@ def main(args: argparse.Namespace) -> int:
     for name in (BOUND, STEADY):
         if name in programs and chunk != programs[name].hop:
             raise InputError(f"{name} takes {programs[name].hop} frames a step; leave --chunk out.")
-    rows = measure(programs, chunk, args.steps, args.rounds)
+    rows = measure(programs, chunk, args.steps, args.rounds, args.threads)
     if args.rows:
         with replacing(args.rows) as file:
             file.write((json.dumps([row.to_dict() for row in rows], indent=1) + "\n").encode())
     if args.json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
     else:
-        print(f"{args.bundle}: {terminal.frames(chunk, first.rate)} a step, one thread")
+        threads = "one thread" if args.threads == 1 else f"{args.threads} threads"
+        print(f"{args.bundle}: {terminal.frames(chunk, first.rate)} a step, {threads}")
         print(_table(rows))
     return 0
 
 
-def _load(path: str, backend: str) -> Any:
+def _load(path: str, backend: str, threads: int) -> Any:
     if backend in (BOUND, STEADY):
         from runnel.tools.peer import BoundProgram
 
         return BoundProgram(path, steady=backend == STEADY)
-    return runnel.load(path, backend=backend)
+    return runnel.load(path, backend=backend, runtime=runnel.Runtime(threads) if backend == "native" else None)
 
 
 def _table(rows: list[Row]) -> str:

@@ -18,7 +18,7 @@ from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.tools import emulate, terminal
 from runnel.tools.facts import mode_facts
-from runnel.tools.measure import Outputs, Timing, by_name, drive
+from runnel.tools.measure import THREADS, Outputs, Timing, by_name, drive
 from runnel.tools.units import frame_count, named_file, positive
 
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="statics", type=named_file, action="append", default=[], metavar="INPUT=VALUE",
         help="a static input: a number, or a .npy file; may be repeated",
     )  # fmt: skip
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
     parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
     parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
     parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.on:
         return _emulated(args)
-    programs = [runnel.load(path, backend=args.backend) for path in args.bundle]
+    runtime = runnel.Runtime(args.threads)
+    programs = [runnel.load(path, backend=args.backend, runtime=runtime) for path in args.bundle]
     program = programs[0] if len(programs) == 1 else Chain(programs)
     timed = program.timed
     if len(timed) != 1:

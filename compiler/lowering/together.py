@@ -1,4 +1,4 @@
-"""Which kernels make rows of several streams in one call, so that weights are read once for all of them."""
+"""Which kernels make rows of several streams in one call, and which ones workers may share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from runnel.compiler.lowering.work import macs
 ROWS_APART = 4
 LEAST_WEIGHTS = 1 << 10
 """Weights from which on reading them once for several rows pays for putting the rows side by side."""
+
+LEAST_SHARED = 1 << 18
+"""Multiply-adds of a call, some microseconds of one core, from which on sharing it pays for waking and waiting."""
 
 
 def rows_apart(group: FusedStep) -> int:

@@ -1,0 +1,67 @@
+"""What programs run on: threads that share a step, none unless asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+from runnel.errors import InputError, RunnelError
+
+if TYPE_CHECKING:
+    from runnel.runtime.program import Program
+
+MOST_WORKERS = 32
+
+
+class Runtime:
+    """Threads that programs share. workers: how many work on a step, the caller's thread among them.
+
+    With one, none is started. Outputs do not depend on their number. They pay for large steps only: kernels that are
+    too small to share, as the compiler judged, run on the caller's thread; a batch is shared by lanes. One step uses
+    them at a time. They sleep between steps and end with ``close``, or with the last program that uses them. Raises
+    InputError for a number outside 1 to 32.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
+            raise InputError(f"a runtime has 1 to {MOST_WORKERS} workers, not {workers!r}.")
+        self.workers = workers
+        self._handle = ctypes.c_void_p()
+        if workers > 1:
+            from runnel.runtime import native
+
+            code = native.library().rn_workers_open(workers, ctypes.byref(self._handle))
+            if code != native.OK:
+                raise RunnelError(f"the system does not give {workers - 1} threads: {native.message(code)}.")
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """What the core is given; null for one worker. Raises RunnelError after ``close``."""
+        if self.workers > 1 and not self._handle:
+            raise RunnelError("the runtime is closed; open another one, and load the program with it.")
+        return self._handle
+
+    def load(self, path: str | os.PathLike[str], poison: bool = False) -> Program:
+        """``runnel.load`` on the native backend with these workers."""
+        from runnel.runtime.program import load
+
+        return load(path, poison=poison, runtime=self)
+
+    def close(self) -> None:
+        """End the threads. No program that was loaded with them may be stepping, nor be stepped again."""
+        if self._handle:
+            from runnel.runtime import native
+
+            native.library().rn_workers_close(self._handle)
+            self._handle = ctypes.c_void_p()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
