@@ -57,7 +57,8 @@ def quiet_statics(program: Any) -> dict[str, Array]:
     return {p.name: (random.standard_normal(p.sized(0)) * 0.1).astype(p.dtype) for p in program.statics}
 
 
-def measure(programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5, threads: int = 1
+def measure(
+    programs: Mapping[str, Any], chunk: int, steps: int | None = None, rounds: int = 5, threads: int = 1
 ) -> list[Row]:
     """Steps of ``chunk`` frames on each of ``programs``, by backend, after a warm-up; pinned to one CPU for one thread.
 

@@ -59,9 +59,8 @@ class NativeProgram(Program):
         super().__init__(manifest)
         self._handle = ctypes.c_void_p()
         self._core = native.library()
-        self.runtime = runtime or Runtime()
-        self._workers = self.runtime.handle
-        self._kept = (weights, image)
+        self._workers = (runtime or Runtime()).handle
+        self._kept = (weights, image, runtime)
         self._poison = poison
         reason = ctypes.create_string_buffer(512)
         code = self._core.rn_open(
