@@ -263,7 +263,7 @@ def load(
     if backend not in (*BACKENDS, TFLITE):
         raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
     if runtime is not None and runtime.workers > 1 and backend != "native":
-        raise InputError(f"workers are for the native backend, not for {backend}; load '{os.fspath(path)}' without them.")
+        raise InputError(f"workers are for the native backend, not for {backend}; load '{path}' without them.")
     if backend == TFLITE:
         from runnel.runtime.backends.tflite import TfliteProgram
 
