@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from runnel.compiler.graph.contrib import in_standard_ops
 from runnel.compiler.graph.upgrade import convert, upgrade_to_13
 from runnel.errors import InputError
 
@@ -63,6 +64,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
     model, name = _read(source)
     _check_names(model, name)
     opset = _check_opsets(model, name)
+    in_standard_ops(model, opset)
     try:
         onnx.checker.check_model(model, full_check=False)
     except (onnx.checker.ValidationError, UnicodeError) as error:

@@ -21,6 +21,7 @@ from runnel.compiler.streaming.attention.cached import with_caches
 from runnel.compiler.streaming.attention.cuts import shapes_by_length
 from runnel.compiler.streaming.attention.fused import take_apart
 from runnel.compiler.streaming.attention.pattern import find as find_attention
+from runnel.compiler.streaming.attention.sinks import without_sinks
 from runnel.compiler.streaming.branches import Decided, with_branches
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
@@ -338,7 +339,7 @@ def analyse(
     lengths = [1] if states else [-(-n // longest) for n in PROBE_LENGTHS]
     probe_axes = {} if states else axes
     if not states:
-        take_apart(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
+        take_apart(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1], kv is not None)
         keep_axes(graph, lambda: probe_shapes(graph, axes, lengths, per_tick)[1])
     analysis = Analysis(graph, axes, None, modes, max_frames, kv)
     early = [] if states else ops_without_rule(graph, axes)
@@ -356,11 +357,12 @@ def analyse(
             add_source(analysis, port, axes[port.name], per_tick.get(port.name, 1))
         else:
             add_static(analysis, port)
-    found = find_attention(graph) if window is None and not states else graph
+    found, sinks = without_sinks(graph) if kv is not None else (graph, {})
+    found = find_attention(found) if window is None and not states else graph
     if kv is not None and not states:
         both = (analysis.probe_length, SHORT_PROBE)
         other = probe_shapes(graph, axes, [SHORT_PROBE], per_tick)[1]
-        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both))
+        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both), sinks)
     for node in found.nodes:
         analysis.visit(node)
     outputs = collect_outputs(analysis, graph)

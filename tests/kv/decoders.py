@@ -58,7 +58,7 @@ class Decoder:
         taken = {i.name for i in session.get_inputs()}
         past = {name: value for name, (_, value) in self.past.items()}
         parts, start = [], 0
-        for count in cuts:
+        for count in cuts if past else [tokens.shape[1]]:
             now = tokens[:, start : start + count]
             feeds = {k: v for k, v in (self.feeds(start, now) | self.statics).items() if k in taken}
             got = dict(zip(names, session.run(None, feeds | past), strict=True))

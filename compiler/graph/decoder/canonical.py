@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.graph.decoder.places import only_filled
 from runnel.compiler.graph.decoder.roles import Role, Roles
 from runnel.compiler.graph.fold import fold, to_proto
 from runnel.compiler.graph.model import Graph, Node, Port
@@ -24,6 +25,11 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
     """
     maker = _Maker(graph, roles)
     pasts = set(roles.of("past"))
+    capacities = {
+        d
+        for p in graph.inputs
+        if (role := roles.by_name[p.name]).kind == "past" and isinstance(d := p.shape[role.axis], int)
+    }
     for port in list(graph.inputs):
         role = roles.by_name[port.name]
         if role.kind == "past":
@@ -39,6 +45,8 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
     fold(graph)
     graph.nodes = [joined for n in graph.nodes if (joined := _joined(graph, n)) is not None]
     fold(graph)
+    if capacities:
+        only_filled(graph, maker.tokens, maker.axis, capacities)
     for name in roles.of("past"):
         graph.constants.pop(name, None)
     graph.proto = to_proto(graph)

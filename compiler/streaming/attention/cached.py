@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,9 +66,10 @@ class Cut:
         return np.asarray(values[np.argsort(self._groups, kind="stable")])
 
 
-def with_caches(graph: Graph, whole: Graph, shape: Shape) -> Graph:
+def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, str]) -> Graph:
     """The graph, in which every attention is one node (of ``whole``, in which it is not), with those to their own past
-    reading what comes before rotary positions and repeated heads."""
+    reading what comes before rotary positions and repeated heads. sinks: {softmax's output: logits beside its scores}.
+    """
     above = Above(whole, shape)
     nodes = []
     for node in graph.nodes:
@@ -77,8 +78,12 @@ def with_caches(graph: Graph, whole: Graph, shape: Shape) -> Graph:
             nodes.append(node)
             continue
         try:
-            cut = _cut(above, pattern)
-            nodes.append(replace(node, inputs=[t.name for t in (cut.q, cut.k, cut.v)], attrs=node.attrs | {"cut": cut}))
+            cut = _cut(above, pattern, sinks.get(pattern.softmax.outputs[0]))
+            nodes.append(
+                replace(
+                    node, inputs=[n for t in (cut.q, cut.k, cut.v) for n in t.names], attrs=node.attrs | {"cut": cut}
+                )
+            )
         except Refusal as refusal:
             nodes.append(replace(node, inputs=_sources(above, pattern), attrs=node.attrs | {"cut": refusal}))
     kept = alive(nodes, {p.name for p in graph.outputs})
@@ -88,7 +93,13 @@ def with_caches(graph: Graph, whole: Graph, shape: Shape) -> Graph:
 def _sources(above: Above, pattern: Pattern) -> list[str]:
     """What the operands of a refused attention come from, so that nothing in between is refused too."""
     operands = (*pattern.scores.node.inputs, pattern.weighted.node.inputs[1])
-    return [above.cut(operand, FRAMES[0]).name for operand in operands]
+    names: list[str] = []
+    for operand in operands:
+        try:
+            names += above.cut(operand, FRAMES[0]).names
+        except Refusal:
+            names.append(operand)
+    return names
 
 
 def _over_time(pattern: Pattern, shape: Shape) -> bool:
@@ -97,7 +108,7 @@ def _over_time(pattern: Pattern, shape: Shape) -> bool:
     return all(s is not None and s[-2:] == (n, n) for s, n in zip(sizes, FRAMES, strict=True))
 
 
-def _cut(above: Above, pattern: Pattern) -> Cut:
+def _cut(above: Above, pattern: Pattern, sink: str | None) -> Cut:
     scores, weighted = pattern.scores.node, pattern.weighted.node
     logits = above.shape(pattern.logits, FRAMES[0])
     assert logits is not None
@@ -106,7 +117,7 @@ def _cut(above: Above, pattern: Pattern) -> Cut:
     for operand, layout, what in zip(
         (*scores.inputs, weighted.inputs[1]), _layouts(pattern, batch), ("queries", "keys", "values"), strict=True
     ):
-        function = Function(above, operand, above.cut(operand, FRAMES[0]), {})
+        function = Function(above, operand, above.cut(operand, FRAMES[0]))
         found.append(look(function, layout, what))
     q, k, v = found
     if v.rotary is not None or abs(v.gain - 1) > 1e-6:
@@ -115,7 +126,16 @@ def _cut(above: Above, pattern: Pattern) -> Cut:
         raise Refusal("turns its keys otherwise than its queries", "turn both by the same positions")
     if q.rotary is not None and k.rotary is not None and q.rotary.factor != k.rotary.factor:
         raise Refusal("scales what it turns in keys otherwise than in queries", "turn both by the same tables")
-    return Cut(q, k, v, batch, above.shape)
+    cut = Cut(q, k, v, batch, above.shape)
+    return cut if sink is None else replace(cut, sinks=cut.in_order(_sinks(above, sink, batch)))
+
+
+def _sinks(above: Above, name: str, batch: tuple[int, ...]) -> np.ndarray:
+    """(heads) float32: the logits beside the scores."""
+    found = np.broadcast_to(above.value(name, FRAMES[1]), (*batch, FRAMES[1], 1)).reshape(-1, FRAMES[1])
+    if (found != found[:, :1]).any():
+        raise Refusal("has sinks that change with the position", "use one logit for each head")
+    return np.ascontiguousarray(found[:, 0], np.float32)
 
 
 def _same(one: Rotary | None, other: Rotary | None) -> bool:

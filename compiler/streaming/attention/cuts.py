@@ -1,12 +1,12 @@
 """Where queries, keys and values come from: the tensors before rotary positions turn them and heads repeat them.
 
-From an operand of an attention's product upwards, as long as every op is linear in the data, there are tensors that all
-of it passes through. The one next above everything that depends on positions is what a cache keeps.
+From an operand of an attention's product upwards, as long as every op is linear in the data, there are tensors that
+it is made of. Those next above everything that depends on positions are what a cache keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from runnel.compiler.graph.fold import node_proto, session
 from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.streaming.attention.pattern import SHAPES, tainted_names
+from runnel.compiler.streaming.registry import Refusal
 
 MOVES = {
     "Identity", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Concat",
@@ -30,13 +31,13 @@ Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor that all of an operand passes through. turns: ops with values of positions below it. moved: whether
-    below it are only moves and factors (given ``turns``)."""
+    """Tensors that an operand is made of by linear ops. turns: ops with values of positions among these. moved: whether
+    the uppermost of them only moves or scales. apart: whether none of the tensors is made of another."""
 
-    name: str
+    names: tuple[str, ...]
     turns: int
     moved: bool
-    nodes: tuple[Node, ...]
+    apart: bool
 
 
 @dataclass(eq=False)
@@ -55,39 +56,51 @@ class Above:
         self.place = {id(n): i for i, n in enumerate(self.graph.nodes)}
 
     def cut(self, operand: str, frames: int) -> Place:
-        """The tensor next above all positions, and above repeated heads."""
+        """The tensors next above all positions, and above repeated heads: of those with the fewest values the
+        nearest."""
         places = self.places(operand)
         most = max(p.turns for p in places)
-        reached = [p for p in places if p.turns == most]
-        first = reached[0]
-        open_ = [first]
-        for place in reached[1:]:
-            if not place.moved:
-                break
-            open_.append(place)
-        sizes = [prod(self.shape(p.name, frames) or (1 << 60,)) for p in open_]
-        return open_[int(np.argmin(sizes))]
+        first = next((i for i, p in enumerate(places) if p.turns == most and p.apart), None)
+        if first is None:
+            raise Refusal("mixes tensors that positions turn with others that they do not", "turn them on their own")
+        moved = next((i for i, p in enumerate(places) if i > first and not p.moved), len(places))
+        open_ = [p for p in places[first:moved] if p.apart]
+        sizes = [sum(prod(self.shape(n, frames) or (1 << 60,)) for n in p.names) for p in open_]
+        best = min(range(len(open_)), key=lambda i: (sizes[i], len(open_[i].names), i))
+        return open_[best]
 
     def places(self, operand: str) -> list[Place]:
         """From the operand upwards, itself first."""
-        found = [Place(operand, 0, True, ())]
-        open_, turns, moved = {operand}, 0, True
-        nodes: list[Node] = []
-        while True:
-            makers = {n for name in open_ if (n := self.maker.get(name)) is not None}
-            if len(makers) == 0 or any(name not in self.maker for name in open_):
-                return found
+        found = [Place((operand,), 0, True, True)]
+        open_, stuck = {operand: None}, set[str]()
+        turns = 0
+        while makers := {n for name in open_ if name not in stuck and (n := self.maker.get(name)) is not None}:
             node = max(makers, key=lambda n: self.place[id(n)])
             if not self._linear(node):
-                return found
-            turn = self._turns(node)
-            turns += turn
-            moved = True if turn else moved and self._moves(node)
-            nodes.append(node)
-            open_ -= set(node.outputs)
-            open_ |= {i for i in node.inputs if i in self.tainted}
-            if len(open_) == 1:
-                found.append(Place(next(iter(open_)), turns, moved, tuple(nodes)))
+                stuck.update(node.outputs)
+                continue
+            turns += self._turns(node)
+            for name in node.outputs:
+                open_.pop(name, None)
+            open_ |= dict.fromkeys(i for i in node.inputs if i in self.tainted)
+            apart = not any(self._made_of(name, open_) for name in open_)
+            found.append(Place(tuple(open_), turns, self._moves(node), apart))
+        return found
+
+    def _made_of(self, name: str, others: Collection[str]) -> bool:
+        """Whether linear ops make a tensor of one of the others."""
+        pending, seen = [name], {name}
+        while pending:
+            node = self.maker.get(pending.pop())
+            if node is None or not self._linear(node):
+                continue
+            for i in node.inputs:
+                if i in others and i != name:
+                    return True
+                if i in self.tainted and i not in seen:
+                    seen.add(i)
+                    pending.append(i)
+        return False
 
     def _linear(self, node: Node) -> bool:
         data = [i for i in node.inputs if i in self.tainted]
@@ -120,47 +133,10 @@ class Above:
         factors = [self.graph.constants[i] for i in node.inputs if i in self.graph.constants]
         return node.op in ("Mul", "Div") and len(factors) == 1 and factors[0].size == 1
 
-
-def _signed_moves(matrix: np.ndarray) -> bool:
-    """Whether each column of a matrix takes one feature at most, as it is or negated."""
-    if matrix.shape[0] != matrix.shape[1] or not np.isin(matrix, (-1, 0, 1)).all():
-        return False
-    return bool((np.abs(matrix).sum(0) <= 1).all())
-
-
-class Function:
-    """An operand of an attention as a function of the tensor it is made of, for any number of frames.
-
-    given: further tensors that are fed (the positions that a user gives), by name: frames → value.
-    """
-
-    def __init__(self, above: Above, operand: str, place: Place, given: Mapping[str, Callable[[int], np.ndarray]]):
-        self.above, self.operand, self.place, self.given = above, operand, place, given
-        self._sessions: dict[int, ort.InferenceSession] = {}
-
-    def __call__(self, x: np.ndarray, frames: int, **fed: np.ndarray) -> np.ndarray:
-        """The operand for data x, float32 of the tensor's shape for so many frames.
-
-        Raises whatever onnxruntime raises where the model does not take the length."""
-        feeds = {self.place.name: x} | {n: make(frames) for n, make in self.given.items()} | fed
-        if self.operand == self.place.name:
-            return x
-        if frames not in self._sessions:
-            self._sessions = {frames: session(self._proto(frames, feeds))}  # one at a time: tables may be large
-        run = self._sessions[frames]
-        taken = {i.name for i in run.get_inputs()}
-        feeds = {k: v for k, v in feeds.items() if k in taken}
-        return np.asarray(run.run([self.operand], feeds)[0])
-
-    def shape(self, frames: int) -> tuple[int, ...]:
-        """The shape of the tensor that is fed."""
-        shape = self.above.shape(self.place.name, frames)
-        assert shape is not None
-        return shape
-
-    def _proto(self, frames: int, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-        graph = self.above.graph
-        needed, nodes = {self.operand}, []
+    def proto(self, output: str, frames: int, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+        """The part of the model that makes a tensor, for so many frames, of what is fed."""
+        graph = self.graph
+        needed, nodes = {output}, []
         for node in reversed(graph.nodes):
             if not needed.intersection(node.outputs) or set(node.outputs) & set(feeds):
                 continue
@@ -174,13 +150,13 @@ class Function:
         element = helper.np_dtype_to_tensor_dtype
         ports = [helper.make_tensor_value_info(k, element(v.dtype), v.shape) for k, v in feeds.items() if k in needed]
         body = helper.make_graph(
-            nodes[::-1], "operand", ports, [helper.make_empty_tensor_value_info(self.operand)], constants
+            nodes[::-1], "operand", ports, [helper.make_empty_tensor_value_info(output)], constants
         )
         proto = graph.proto
         return helper.make_model(body, opset_imports=proto.opset_import, ir_version=max(8, min(proto.ir_version, 10)))
 
     def _shape_of(self, node: Node, frames: int) -> onnx.NodeProto:
-        dims = self.above.shape(node.inputs[0], frames)
+        dims = self.shape(node.inputs[0], frames)
         if dims is None:
             raise ValueError(f"the shape of '{node.inputs[0]}' is not known")
         if node.op == "Size":
@@ -188,6 +164,69 @@ class Function:
         else:
             value = np.array(dims[slice(node.attrs.get("start"), node.attrs.get("end"))], np.int64)
         return helper.make_node("Constant", [], list(node.outputs), value=numpy_helper.from_array(value))
+
+    def value(self, name: str, frames: int) -> np.ndarray:
+        """A tensor that depends on lengths alone."""
+        if name in self.graph.constants:
+            return self.graph.constants[name]
+        return np.asarray(session(self.proto(name, frames, {})).run([name], {})[0])
+
+
+def _signed_moves(matrix: np.ndarray) -> bool:
+    """Whether each column of a matrix takes one feature at most, as it is or negated."""
+    if matrix.shape[0] != matrix.shape[1] or not np.isin(matrix, (-1, 0, 1)).all():
+        return False
+    return bool((np.abs(matrix).sum(0) <= 1).all())
+
+
+class Function:
+    """An operand of an attention as a function of the tensors it is made of, for any number of frames.
+
+    widths: features of a frame of each of them, axes: where their time lies.
+    """
+
+    def __init__(self, above: Above, operand: str, place: Place) -> None:
+        self.above, self.operand, self.place = above, operand, place
+        self.axes = [self._time_axis(name) for name in place.names]
+        self.widths = [prod(self._shape(name, 1)) for name in place.names]
+        self._sessions: dict[int, ort.InferenceSession] = {}
+
+    def __call__(self, features: np.ndarray, frames: int) -> np.ndarray:
+        """The operand for the features of all tensors side by side, (frames, width).
+
+        Raises whatever onnxruntime raises where the model does not take the length."""
+        parts = np.split(np.asarray(features, np.float32), np.cumsum(self.widths)[:-1], axis=1)
+        feeds = {
+            name: self._placed(part, self._shape(name, frames), axis)
+            for name, part, axis in zip(self.place.names, parts, self.axes, strict=True)
+        }
+        if self.operand in feeds:
+            return feeds[self.operand]
+        if frames not in self._sessions:
+            proto = self.above.proto(self.operand, frames, feeds)
+            self._sessions = {frames: session(proto)}  # one at a time: tables may be large
+        run = self._sessions[frames]
+        taken = {i.name for i in run.get_inputs()}
+        feeds = {k: v for k, v in feeds.items() if k in taken}
+        return np.asarray(run.run([self.operand], feeds)[0])
+
+    @staticmethod
+    def _placed(features: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+        rest = [d for a, d in enumerate(shape) if a != axis]
+        return np.ascontiguousarray(np.moveaxis(features.reshape(len(features), *rest), 0, axis))
+
+    def _shape(self, name: str, frames: int) -> tuple[int, ...]:
+        shape = self.above.shape(name, frames)
+        if shape is None:
+            raise Refusal(f"reads '{name}', whose size does not grow with the tokens", "keep one axis of time")
+        return shape
+
+    def _time_axis(self, name: str) -> int:
+        one, two = self._shape(name, 5), self._shape(name, 6)
+        axes = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+        if len(axes) != 1 or one[axes[0]] != 5:
+            raise Refusal(f"reads '{name}', in which time is no axis of its own", "keep one axis of time")
+        return axes[0]
 
 
 def shapes_by_length(first: Shapes, second: Shapes, lengths: tuple[int, int]) -> Shape:

@@ -52,7 +52,7 @@ def _ancestors(function: Function) -> list[str]:
     pending = [function.operand]
     while pending:
         name = pending.pop()
-        if name in found or name == function.place.name:
+        if name in found or name in function.place.names:
             continue
         found[name] = None
         node = above.maker.get(name)

@@ -38,8 +38,8 @@ class Heads:
 class Parts:
     """Adds nodes in the place of one op; shapes of its inputs are known."""
 
-    def __init__(self, graph: Graph, node: Node, shapes: Shapes, tainted: set[str]) -> None:
-        self.graph, self.node, self.shapes, self.tainted = graph, node, shapes, tainted
+    def __init__(self, graph: Graph, node: Node, shapes: Shapes, tainted: set[str], caches: bool) -> None:
+        self.graph, self.node, self.shapes, self.tainted, self.caches = graph, node, shapes, tainted, caches
         self.nodes: list[Node] = []
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -108,9 +108,21 @@ class Parts:
         """A bool mask as one to be added."""
         return self.add("Where", seen, self.const(0.0, "float32"), self.const(-np.inf, "float32"))
 
-    def attention(self, q: str, k: str, v: str, h: Heads, masks: list[str], blind: bool = False) -> str:
+    def there(self, name: str, keys: str, axis: int, rank: int = 4) -> str:
+        """A mask to be added to scores of this rank for which keys are there: bool or whole (B, T), or how many,
+        (B)."""
+        if len(self.shape(name)) == 2:
+            seen = self.add("Cast", name, to=9)
+        else:
+            count = self.add("Unsqueeze", self.add("Cast", name, to=7), self.const([1]))
+            seen = self.add("Less", self.add("Unsqueeze", self.positions(keys, axis), self.const([0])), count)
+        return self.open(self.add("Unsqueeze", seen, self.const([*range(1, rank - 1)])))
+
+    def attention(
+        self, q: str, k: str, v: str, h: Heads, masks: list[str], blind: bool = False, sinks: str = ""
+    ) -> str:
         """softmax(cap(scale·q·kᵀ) + masks)·v for q, k, v of (B, heads, T, size); heads that share keys do not repeat
-        them. blind: a query that sees no key gives zeros."""
+        them. blind: a query that sees no key gives zeros. sinks: (heads), logits of keys without values."""
         shared = h.queries != h.keys
         if shared:
             q = self.add("Reshape", q, self.const([0, h.keys, h.group, -1, h.size]))
@@ -124,7 +136,15 @@ class Parts:
             scores = self.add("Mul", self.add("Tanh", self.add("Div", scores, cap)), cap)
         for mask in masks:
             scores = self.add("Add", scores, mask)
+        if sinks:
+            lead = [1, h.keys, h.group, 1, 1] if shared else [1, h.queries, 1, 1]
+            column = self.cut(self.add("Shape", scores), 0, rank - 1, 0)
+            column = self.add("Concat", column, self.const([1]), axis=0)
+            wide = self.add("Expand", self.add("Reshape", sinks, self.const(lead)), column)
+            scores = self.add("Concat", scores, wide, axis=-1)
         weights = self.add("Softmax", scores, axis=-1)
+        if sinks:
+            weights = self.cut(weights, 0, -1, rank - 1)
         if blind:
             zero = self.const(0.0, "float32")
             weights = self.add("Where", self.add("IsNaN", weights), zero, weights)
@@ -156,7 +176,7 @@ class Parts:
 
 def _standard(p: Parts) -> bool:
     q, k, v, mask = (p.input(i) for i in range(4))
-    if any(p.input(i) for i in (4, 5, 6)):
+    if p.input(4) or p.input(5) or not p.lengths_only(p.input(6)):
         return False
     flat = len(p.shape(q)) == 3
     if flat:
@@ -167,6 +187,7 @@ def _standard(p: Parts) -> bool:
         h = Heads(p.shape(q)[1], p.shape(k)[1], p.shape(q)[3], p.shape(v)[3])
     masks = [p.causal(p.input(0), 1 if flat else 2)] if p.attr("is_causal", 0) else []
     masks += [p.mask(mask, h)] if mask else []
+    masks += [p.there(p.input(6), p.input(1), 1 if flat else 2, 5 if h.group > 1 else 4)] if p.input(6) else []
     p.give(p.attention(q, k, v, h, masks, bool(mask)), not flat, h)
     return True
 
@@ -174,7 +195,7 @@ def _standard(p: Parts) -> bool:
 def _multi_head(p: Parts) -> bool:
     q, k, v, bias, padding, relative = (p.input(i) for i in range(6))
     if (
-        padding
+        not p.lengths_only(padding)
         or any(p.input(i) for i in range(6, 10))
         or not (k and v)
         or any(len(p.shape(x)) != 3 for x in (q, k, v))
@@ -189,6 +210,7 @@ def _multi_head(p: Parts) -> bool:
     q, k, v = (p.heads(x, heads) for x in parts)
     masks = [p.causal(p.input(0), 1)] if p.attr("unidirectional", 0) else []
     masks += [p.mask(relative, h)] if relative else []
+    masks += [p.there(padding, p.input(1), 1)] if padding else []
     p.give(p.attention(q, k, v, h, masks), False, h)
     return True
 
@@ -213,10 +235,11 @@ def _packed(p: Parts) -> bool:
 def _grouped(p: Parts) -> bool:
     q, k, v = (p.input(i) for i in range(3))
     heads, keys = int(p.attr("num_heads", 1)), int(p.attr("kv_num_heads", 1))
-    unknown = ("smooth_softmax", "k_quant_type", "v_quant_type", "qk_output")
-    if any(p.input(i) for i in (3, 4, 9, 11, 12, 13)) or any(p.attr(n, 0) not in (0, -1, "NONE") for n in unknown):
+    unknown = ("k_quant_type", "v_quant_type", "qk_output")
+    if any(p.input(i) for i in (3, 4, 12, 13)) or any(p.attr(n, 0) not in (0, -1, "NONE") for n in unknown):
         return False
-    if not p.lengths_only(p.input(5)):
+    smooth = p.attr("smooth_softmax", 0) > 0
+    if not all(p.lengths_only(p.input(i)) for i in (5, 9)) or ((p.input(11) or smooth) and not p.caches):
         return False
     if not k:
         size = p.shape(q)[2] // (heads + 2 * keys)
@@ -228,13 +251,18 @@ def _grouped(p: Parts) -> bool:
     q, k, v = p.heads(q, heads), p.heads(k, keys), p.heads(v, keys)
     if p.attr("do_rotary", 0):
         length = p.cut(p.add("Shape", p.input(0)), 1, 2, 0)
-        cos, sin = (p.add("Slice", p.input(n), p.const([0]), length, p.const([0])) for n in (7, 8))
+        if p.input(9):
+            places = p.add("Reshape", p.input(9), p.const([-1]))
+            cos, sin = (p.add("Gather", p.input(n), places, axis=0) for n in (7, 8))
+        else:
+            cos, sin = (p.add("Slice", p.input(n), p.const([0]), length, p.const([0])) for n in (7, 8))
         half, pairs = p.shape(p.input(7))[1], bool(p.attr("rotary_interleaved", 0))
         q, k = (p.rotated(x, size, half, cos, sin, pairs) for x in (q, k))
     window = int(p.attr("local_window_size", -1))
     masks = [p.causal(p.input(0), 1, window - 1 if window > 0 else None)]
     masks += [p.mask(p.input(10), h)] if p.input(10) else []
-    p.give(p.attention(q, k, v, h, masks), False, h)
+    sinks = p.input(11) or (p.const(np.zeros(heads), "float32") if smooth else "")
+    p.give(p.attention(q, k, v, h, masks, sinks=sinks), False, h)
     return True
 
 
@@ -248,12 +276,13 @@ FUSED: dict[tuple[str, str], Callable[[Parts], bool]] = {
 }
 
 
-def take_apart(graph: Graph, shapes: Callable[[], Shapes]) -> None:
+def take_apart(graph: Graph, shapes: Callable[[], Shapes], caches: bool = False) -> None:
     """Put products, masks and softmax in the place of every attention that is one op, and products in that of rotary
     positions, in place.
 
     shapes: gives the shapes of all tensors at one length; asked only where there is such an op. An op that keeps a past
-    of its own, or gives more than its result, stays.
+    of its own, or gives more than its result, stays. caches: whether attentions get caches, which take logits of keys
+    without values too.
     """
     if not any(_kind(n) in FUSED for n in graph.nodes):
         return
@@ -263,7 +292,7 @@ def take_apart(graph: Graph, shapes: Callable[[], Shapes]) -> None:
     nodes: list[Node] = []
     for node in graph.nodes:
         make = FUSED.get(_kind(node))
-        parts = Parts(graph, node, known, tainted)
+        parts = Parts(graph, node, known, tainted, caches)
         alone = not any(o in read for o in node.outputs[1:])
         nodes += parts.nodes if make is not None and alone and make(parts) else [node]
     graph.nodes = nodes

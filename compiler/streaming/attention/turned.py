@@ -26,11 +26,12 @@ Layout = Callable[[np.ndarray], np.ndarray]
 class Turned:
     """Head h's feature d is gain times feature columns[h, d] of a frame, turned by ``rotary``.
 
-    axis: of time in the tensor; a frame's features are the others in order.
+    names, axes: the tensors whose features stand side by side, and where their time lies; a frame's features are the
+    other axes in order.
     """
 
-    name: str
-    axis: int
+    names: tuple[str, ...]
+    axes: tuple[int, ...]
     columns: np.ndarray
     gain: float
     rotary: Rotary | None
@@ -47,16 +48,11 @@ def look(function: Function, layout: Layout, what: str) -> Turned:
 
 
 def _look(function: Function, layout: Layout, what: str) -> Turned:
-    axis = _time_axis(function)
-    width = int(np.prod(function.shape(1), dtype=np.int64))
+    width = sum(function.widths)
 
     def run(frames: int, features: np.ndarray) -> np.ndarray:
         """The operand (heads, frames, features) for data (frames, width)."""
-        shape = function.shape(frames)
-        turned = np.ascontiguousarray(np.broadcast_to(features, (frames, width)), np.float32)
-        rest = [d for a, d in enumerate(shape) if a != axis]
-        x = np.moveaxis(turned.reshape(frames, *rest), 0, axis)
-        return layout(function(np.ascontiguousarray(x), frames)).astype(np.float64)
+        return layout(function(np.broadcast_to(features, (frames, width)), frames)).astype(np.float64)
 
     gains = run(1, np.ones(width))[:, 0]
     if (gains == 0).any() or not np.isfinite(gains).all():
@@ -71,17 +67,9 @@ def _look(function: Function, layout: Layout, what: str) -> Turned:
         rotary, gain = _rotary(run, columns, width, gains, pairs, function, what)
     elif np.ptp(gains) > 1e-6 * abs(gain):
         raise _unlike(what, "its features have factors of their own")
-    found = Turned(function.place.name, axis, columns, gain, rotary)
+    found = Turned(function.place.names, tuple(function.axes), columns, gain, rotary)
     _check(run, found, width, what)
     return found
-
-
-def _time_axis(function: Function) -> int:
-    one, two = function.shape(5), function.shape(6)
-    axes = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
-    if len(axes) != 1 or one[axes[0]] != 5:
-        raise Refusal("reads a tensor in which time is no axis of its own", "keep one axis of time in front of it")
-    return axes[0]
 
 
 Run = Callable[[int, np.ndarray], np.ndarray]

@@ -21,6 +21,7 @@ from runnel.compiler.streaming.registry import Refusal
 if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
 
+SAME = 2e-6
 SATURATED = 64
 """Distances over which a bias must stay the same to be taken as the same for all that are farther."""
 
@@ -90,22 +91,27 @@ def transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: 
 
 
 def _operand(a: Analysis, node: Node, turned: Turned, columns: np.ndarray, suffix: str) -> Stream:
-    x = a.values[turned.name]
-    if not isinstance(x, Stream) or x.axis != turned.axis:
-        raise Refusal("reads something that is no stream of tokens", "attend between tokens of one sequence")
+    streams = []
+    for name, axis in zip(turned.names, turned.axes, strict=True):
+        x = a.values[name]
+        if not isinstance(x, Stream) or x.axis != axis:
+            raise Refusal("reads something that is no stream of tokens", "attend between tokens of one sequence")
+        streams.append(x)
     heads, size = columns.shape
-    width = int(np.prod(x.frame_shape, dtype=np.int64))
-    if np.array_equal(columns.reshape(-1), np.arange(width)):
-        if x.shape == (1, heads, None, size):
-            return x
-        if x.shape == (1, None, heads, size):
-            return transposed(a, node, x, [0, 2, 1, 3], suffix)
-    if x.shape != (1, None, width):
-        if any(d != 1 for d in x.shape[: x.axis]):
-            x = transposed(a, node, x, [x.axis, *(i for i in range(len(x.shape)) if i != x.axis)], f"{suffix}/turned")
-        x = _step(a, node, "Reshape", [x], f"{suffix}/flat", (1, None, width), 1)
+    if len(streams) == 1:
+        x = streams[0]
+        if np.array_equal(columns.reshape(-1), np.arange(int(np.prod(x.frame_shape, dtype=np.int64)))):
+            if x.shape == (1, heads, None, size):
+                return x
+            if x.shape == (1, None, heads, size):
+                return transposed(a, node, x, [0, 2, 1, 3], suffix)
+        x = _flat(a, node, x, suffix)
+    else:
+        parts: list[Stream | np.ndarray] = [_flat(a, node, x, f"{suffix}/{i}") for i, x in enumerate(streams)]
+        width = sum(p.shape[2] or 0 for p in parts)
+        x = _step(a, node, "Concat", parts, f"{suffix}/both", (1, None, width), 1, 2)
     flat = columns.reshape(-1)
-    if not np.array_equal(flat, np.arange(width)):
+    if not np.array_equal(flat, np.arange(x.shape[2] or 0)):
         shape = (1, None, len(flat))
         if np.array_equal(flat, flat[0] + np.arange(len(flat))):
             bounds = [np.array([n], np.int64) for n in (flat[0], flat[-1] + 1, 2)]
@@ -114,6 +120,17 @@ def _operand(a: Analysis, node: Node, turned: Turned, columns: np.ndarray, suffi
             x = _step(a, node, "Gather", [x, flat.astype(np.int64)], f"{suffix}/part", shape, 1, 2)
     x = _step(a, node, "Reshape", [x], f"{suffix}/heads", (1, None, heads, size), 1)
     return transposed(a, node, x, [0, 2, 1, 3], suffix)
+
+
+def _flat(a: Analysis, node: Node, x: Stream, suffix: str) -> Stream:
+    """(1, time, features)."""
+    width = int(np.prod(x.frame_shape, dtype=np.int64))
+    if x.shape == (1, None, width):
+        return x
+    if any(d != 1 for d in x.shape[: x.axis]):
+        order = [x.axis, *(i for i in range(len(x.shape)) if i != x.axis)]
+        x = transposed(a, node, x, order, f"{suffix}/turned")
+    return _step(a, node, "Reshape", [x], f"{suffix}/flat", (1, None, width), 1)
 
 
 # What the model says of its scores ---------------------------------------------------------------------------------
@@ -129,6 +146,8 @@ def _scores(a: Analysis, pattern: Pattern, cut: Cut) -> tuple[Band, np.ndarray |
     except TooLarge:
         raise Refusal("has more scores than can be looked at for what its mask names", "use a smaller window") from None
     check_zeroed(observer, pattern)
+    if np.ptp(scale) <= SAME * np.abs(scale).max():  # what a bias rounds away is no factor of a head
+        scale = float(np.median(scale))
     band = edges(sights)
     if band.right != 0 or band.high != 1 or band.low != 1:
         raise Refusal(
