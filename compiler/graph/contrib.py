@@ -126,7 +126,7 @@ def _gather_blocks(p: _Parts) -> bool:
         zeros = _codes(known[p.input(3)], bits)
         zeros = None if zeros is None else zeros[..., : scales.shape[-1]]
     elif known[p.input(0)].data_type == onnx.TensorProto.UINT8:
-        zeros = np.float32(1 << (bits - 1))
+        zeros = np.array(1 << (bits - 1), np.float32)
     wide = (
         np.repeat(v, block, -1)[..., : codes.shape[-1]] if np.ndim(v) else v for v in (scales, zeros) if v is not None
     )

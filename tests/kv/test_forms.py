@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-import runners
-from decoders import VOCABULARY, Decoder
+from decoders import VOCABULARY
+from reference_runner import ReferenceRunner
 
 from models import FAMILIES
 from runnel.compiler.graph.model import load

@@ -63,7 +63,7 @@ def _widths(graph: Graph, names: set[str]) -> dict[str, int]:
     part = replace(graph, nodes=nodes[::-1], outputs=[], inputs=ports)
     part.constants = {k: v for k, v in graph.constants.items() if k in needed}
     for frames in TRIED:
-        shapes = {p.name: [frames if d == "T" else int(d or 1) for d in p.shape] for p in ports}  # type: ignore[arg-type]
+        shapes = {p.name: [frames if d == "T" else int(d or 1) for d in p.shape] for p in ports}
         values = []
         if wanted:
             fixed = [replace(p, shape=tuple(shapes[p.name])) for p in ports]
