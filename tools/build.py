@@ -336,6 +336,10 @@ def _port(stream: Stream, name: str) -> dict[str, Any]:
     return {"name": name, "dtype": stream.dtype, "shape": shape, "axis": axis}
 
 
+def _weights(native: NativeProgram | None) -> dict[str, Any]:
+    return {"layout": LAYOUT, "segments": native.segments} if native is not None and native.weights else {}
+
+
 def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | None, refusal: str | None,
               request: Request, board: targets.Target, target: Target, figures: Report) -> dict[str, Any]:  # fmt: skip
     graph = rewritten.graph
@@ -364,7 +368,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
             "name": board.name, "arch": target.arch, "os": board.os, "features": list(target.needs),
             "glibc": board.glibc, "page_bytes": board.page_kib << 10,
         },
-        "weights": {"layout": LAYOUT} if native is not None and native.weights else {},
+        "weights": _weights(native),
         "hop": hop,
         "clock": clock,
         "inputs": [_input(s, request.rates) for s in [*graph.inputs, *graph.statics]],

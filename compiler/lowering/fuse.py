@@ -8,7 +8,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Cached, Copy, Read, Signal, Step
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, Step
 from runnel.compiler.lowering.work import macs
 from runnel.compiler.streaming.count import Count
 
@@ -51,13 +51,13 @@ class FusedStep:
         return self.steps[-1].length
 
 
-def fuse(low: Lowering) -> list[FusedStep | Cached | Copy]:
+def fuse(low: Lowering) -> list[FusedStep | Cached | Copy | Fetch]:
     """Groups in an order that keeps every producer before its readers."""
     kept = {view.signal for view, _ in low.outputs.values()}
-    groups: list[FusedStep | Cached | Copy] = []
+    groups: list[FusedStep | Cached | Copy | Fetch] = []
     makers: dict[Signal, FusedStep] = {}
     for step in low.steps:
-        if isinstance(step, (Copy, Cached)):
+        if isinstance(step, (Copy, Cached, Fetch)):
             groups.append(step)
             continue
         group = FusedStep([step], list(step.reads), step.loop)
@@ -80,6 +80,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
         or maker.loop != group.loop
         or signal.unit != 1
         or signal.initial is not None
+        or maker.steps[-1].place is not None
     ):
         return False
     if signal.made != group.count or signal.fill is not None:

@@ -13,7 +13,8 @@ from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
-from runnel.compiler.lowering.signals import Cached, Copy, NoKernel, Operand, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Operand, Read, Signal, Step, View
+from runnel.compiler.lowering.split import split_large
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
@@ -29,7 +30,7 @@ class Lowering:
 
     def __init__(self, graph: StreamGraph) -> None:
         self.graph = graph
-        self.steps: list[Step | Cached | Copy] = []
+        self.steps: list[Step | Cached | Copy | Fetch] = []
         self.signals: list[Signal] = []
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []
@@ -58,6 +59,7 @@ class Lowering:
             if view.stride != 1 or view.offset < 0 or not view.inside_end:
                 view = self.materialise(view, stream.fact.made, stream.name)
             self.outputs[name] = (view, value if isinstance(value, Tail) else None)
+        self.steps = split_large(self.steps)
         return self
 
     # What handlers use ----------------------------------------------------------------------------------------------
@@ -190,6 +192,15 @@ class Lowering:
         output = FrameValue(node.name, node.output.frame_shape, signal.dtype)
         made = self.signal(node.output.name, output.shape, output.dtype, fact.made, fact.length)
         return self.add(FrameNode("unfold", (read.value,), output, {"axis": axis}), [read], made)
+
+    def fetch(self, node: StreamNode, table: np.ndarray, rows: View, shape: tuple[int, ...]) -> View:
+        """The row of ``table`` that each frame of ``rows``, one number, names."""
+        fact = node.output.fact
+        signal = self.signal(node.output.name, shape, table.dtype.name, fact.made, fact.length)
+        read = self.read(rows)
+        read.count = signal.made
+        self.steps.append(Fetch(read, signal, table))
+        return View(signal, 0, 1, shape, signal.length)
 
     # Time -----------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from runnel.compiler.lowering.pointwise import frame_axis, handler, operands
 from runnel.compiler.lowering.signals import NoKernel, View
+from runnel.compiler.lowering.split import SEGMENT_BYTES
 from runnel.compiler.streaming.ir import STACKED, Pointwise, Stream
 from runnel.compiler.streaming.rules.spectrum import dft_of
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
 
 
+FETCHED = 1 << 16  # bytes of a table beyond which its rows are fetched
 MOST_RUNS = 10
 """Parts that one kernel joins."""
 
@@ -89,6 +91,13 @@ def tile(low: Lowering, node: Pointwise) -> View:
     return view
 
 
+def fetchable(table: np.ndarray, rows: View) -> bool:
+    """Whether a table is so large that its rows are better taken one by one than kept in memory for a kernel."""
+    row_bytes = table.nbytes // max(len(table), 1)
+    one = rows.signal.elements == 1 and rows.signal.dtype in ("int32", "int64")
+    return one and table.nbytes > FETCHED and 0 < row_bytes <= SEGMENT_BYTES and row_bytes % 4 == 0
+
+
 @handler("Gather")
 def gather(low: Lowering, node: Pointwise) -> View:
     x = node.streams[0]
@@ -101,7 +110,10 @@ def gather(low: Lowering, node: Pointwise) -> View:
             raise NoKernel("gathers by data from a frame")
         dtype = None if data is None else data.dtype.name
         shape = node.output.frame_shape
-        return low.step(node, "gather_at", [data, low.view(indices)], shape, {"axis": axis}, dtype)
+        view = low.view(indices)
+        if data is not None and axis == 0 and not low.loop and fetchable(data, view):
+            return low.fetch(node, data, view, shape)
+        return low.step(node, "gather_at", [data, view], shape, {"axis": axis}, dtype)
     assert isinstance(indices, np.ndarray)
     indices = np.where(indices < 0, indices + x.frame_shape[axis], indices).astype(np.int64)
     return low.step(node, "gather", [low.view(x), indices], node.output.frame_shape, {"axis": axis})

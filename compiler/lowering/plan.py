@@ -14,9 +14,10 @@ from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Cached, Copy, NoKernel, Read, Signal, View
+from runnel.compiler.lowering.segments import Segments
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
-from runnel.compiler.lowering.words import dtype_number, fill_bits, layout
+from runnel.compiler.lowering.words import describe, dtype_number, fill_bits, layout
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
@@ -26,11 +27,10 @@ SCHEMA = 2
 ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
-CALL, REPEAT, COPY, ATTEND = 1, 2, 3, 6
+CALL, REPEAT, COPY, ATTEND, FETCH = 1, 2, 3, 6, 7
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
 ROWS = 4
-MOST_TABLE = 16
-"""Taps beyond which frames with padding are read as one run too."""
+MOST_TABLE = 16  # taps beyond which frames with padding are read as one run too
 
 
 @dataclass(eq=False)
@@ -59,6 +59,7 @@ class NativeProgram:
     plan: bytes
     image: Image
     weights: bytes
+    segments: list[dict[str, int]]
     hop: int
     state_bytes: int
     scratch_bytes: int
@@ -77,12 +78,10 @@ class Planner:
         self.low, self.hop, self.module = low, hop, module
         self.groups = fuse(low)
         self.clocks = ClockProgram()
-        self.weights = bytearray()
-        self._placed: dict[tuple[Any, ...], int] = {}
+        self.weights = Segments()
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
-        self.symbols: list[tuple[str, int, int]] = []
-        """Kernels that are called: name, pointers, multiply-adds."""
+        self.symbols: list[tuple[str, int, int]] = []  # kernels that are called: name, pointers, multiply-adds
 
     def build(self, progress: Callable[[str, float | None], None] | None = None) -> NativeProgram:
         kernels = [self._kernel(g) if isinstance(g, FusedStep) else None for g in self.groups]
@@ -102,17 +101,19 @@ class Planner:
             more, instructions = self._code(kernels, self._kept_by_states())
             entries += [len(code), instructions]
             code += more
+        self.weights.close()  # first frames are kept in memory and so lie apart
         for signal in used:
             ring = self.rings[signal]
             if signal.initial is not None:
                 frames = np.zeros((len(signal.initial), signal.pitch), signal.dtype)
                 frames[:, : signal.elements] = signal.initial.reshape(len(signal.initial), -1)
-                ring.init_offset = self._weights(frames)
+                ring.init_offset = self.weights.add(frames)
         words = self._words(code, entries, image, state_bytes, scratch_bytes)
         plan = struct.pack(f"<{len(words)}q", *words)
         return NativeProgram(
-            plan, image, bytes(self.weights), self.hop, state_bytes, scratch_bytes, self._describe(kernels)
-        )
+            plan, image, bytes(self.weights.data), self.weights.listed(), self.hop, state_bytes, scratch_bytes,
+            describe(self.groups, kernels),
+        )  # fmt: skip
 
     # Kernels --------------------------------------------------------------------------------------------------------
 
@@ -151,11 +152,11 @@ class Planner:
         """(count, stride, lowest offset) of everything that reads the signal from memory."""
         reads = []
         for group in self.groups:
-            for read in [group.read] if isinstance(group, Copy) else group.reads:
+            for read in [group.read] if isinstance(group, (Copy, Fetch)) else group.reads:
                 if read.signal is signal and read.ended is not None:
                     reads.append((read.ended, 1, read.oldest))
                 elif read.signal is signal:
-                    count = group.output.made if isinstance(group, Copy) else group.count
+                    count = group.output.made if isinstance(group, (Copy, Fetch)) else group.count
                     reads.append((count, read.stride, read.lowest))
         for name, (view, tail) in self.low.outputs.items():
             if view.signal is signal:
@@ -235,15 +236,6 @@ class Planner:
         except NoClock as error:
             raise NoKernel(f"{what}: {error}") from None
 
-    def _weights(self, data: np.ndarray) -> int:
-        data = np.ascontiguousarray(data)
-        key = (data.dtype.str, data.shape, data.tobytes())
-        if key not in self._placed:
-            self.weights += bytes(-len(self.weights) % ALIGN)
-            self._placed[key] = len(self.weights)
-            self.weights += data.tobytes()
-        return self._placed[key]
-
     def _frame_for_frame(self) -> bool:
         """Whether an output has a frame for each of the input, as soon as it has come."""
         views = self.low.outputs.items()
@@ -258,7 +250,7 @@ class Planner:
             state = isinstance(group, Cached) or self.rings[group.output].space == STATE
             if state or group.loop or group.output in needed:
                 found.append(i)
-                needed |= {r.signal for r in ([group.read] if isinstance(group, Copy) else group.reads)}
+                needed |= {r.signal for r in ([group.read] if isinstance(group, (Copy, Fetch)) else group.reads)}
         return found[::-1]
 
     def _code(self, kernels: list[Kernel | None], chosen: Sequence[int]) -> tuple[list[int], int]:
@@ -268,15 +260,15 @@ class Planner:
         loop = 0
         for i in chosen:
             group = self.groups[i]
-            if not isinstance(group, Copy) and group.loop and group.loop != loop:
+            if not isinstance(group, (Copy, Fetch)) and group.loop and group.loop != loop:
                 body = 0
                 while i + body < len(self.groups) and getattr(self.groups[i + body], "loop", 0) == group.loop:
                     body += 1
                 code += [REPEAT, 5, *self._pair(group), body]
                 instructions += 1
-            loop = 0 if isinstance(group, Copy) else group.loop
-            if isinstance(group, Copy):
-                code += self._copy(group)
+            loop = 0 if isinstance(group, (Copy, Fetch)) else group.loop
+            if isinstance(group, (Copy, Fetch)):
+                code += self._copy(group) if isinstance(group, Copy) else self._fetch(group)
             else:
                 code += self._attend(group) if isinstance(group, Cached) else self._call(group, kernels[i])
             instructions += 1
@@ -317,14 +309,15 @@ class Planner:
     def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep) -> list[int]:
         if arg.role == "const":
             assert arg.data is not None
-            return [WEIGHTS, self._weights(arg.data), 0, 0, 1, 0]
+            return [WEIGHTS, self.weights.add(arg.data), 0, arg.data.nbytes, 1, 0]
         if arg.role == "number":
             assert arg.length is not None
             return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
         if arg.role == "share":
             return [SHARE, 0, 0, 0, 1, 0]
         if arg.role == "out":
-            return [OUT, self.order.index(group.output), group.output.unit, 0, 1, 0]
+            place, made = self._part(group)
+            return [OUT, self.order.index(group.output), group.output.unit, place, 1, made]
         assert arg.value is not None
         read = reads[arg.value]
         if read.ended is not None:
@@ -333,6 +326,16 @@ class Planner:
             return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1]
         kind = RUN if self._contiguous(read) else IN
         return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
+
+    @staticmethod
+    def _part(group: FusedStep) -> tuple[int, int]:
+        """Where in the frame the kernel's output begins, and how much it makes, in bytes; 0 for the whole frame."""
+        step = group.steps[-1]
+        if step.place is None:
+            return 0, 0
+        item = group.output.item_bytes
+        place, made = step.place * item, frame_elements(step.node.output.shape) * item
+        return place, min(made, group.output.frame_bytes - place)
 
     def _copy(self, copy: Copy) -> list[int]:
         out, source = copy.output, copy.read.signal
@@ -343,6 +346,16 @@ class Planner:
             copy.read.offset, copy.mode, self._clock(source.length, source.name), fill,
         ]  # fmt: skip
         return [COPY, 2 + len(words), *words]
+
+    def _fetch(self, fetch: Fetch) -> list[int]:
+        out, read = fetch.output, fetch.read
+        offset, apart = self.weights.table(fetch.table)
+        words = [
+            self._clock(out.made, out.name), self._clock(out.length, out.name), self.order.index(read.signal),
+            self.order.index(out), read.stride, read.offset, offset, fetch.table.nbytes // len(fetch.table),
+            len(fetch.table), apart,
+        ]  # fmt: skip
+        return [FETCH, 2 + len(words), *words]
 
     def _words(self, code: list[int], entries: list[int], image: Image, state: int, scratch: int) -> list[int]:
         buffers: list[int] = []
@@ -369,7 +382,7 @@ class Planner:
                 self.order.index(view.signal), view.offset, made, self._clock(view.length, name), *layout(source),
                 tail.start if tail else 0, tail.stop if tail else 0,
             ]  # fmt: skip
-        caches = self.caches.words(self._weights, self.symbols)
+        caches = self.caches.words(self.weights.add, self.symbols)
         table = [w for symbol, *figures in self.symbols for w in (image.entries[symbol], *figures)]
         clocks = [w for clock in self.clocks.words for w in clock]
         counts = [
@@ -377,21 +390,10 @@ class Planner:
             len(self.low.outputs), len(entries) // 2,
         ]  # fmt: skip
         parts = [*clocks, *buffers, *table, *inputs, *outputs, *entries, *caches, *code]
-        self.weights += bytes(-len(self.weights) % ALIGN)
+        self.weights.close()
         limits = [self.hop, self.low.graph.max_frames or 0, len(self.caches.steps)]
-        header = [MAGIC, SCHEMA, 16 + len(parts), *counts, state, scratch, len(self.weights), *limits]
+        header = [MAGIC, SCHEMA, 16 + len(parts), *counts, state, scratch, len(self.weights.data), *limits]
         return [*header, *parts]
-
-    def _describe(self, kernels: list[Kernel | None]) -> list[dict[str, Any]]:
-        described = []
-        for group, kernel in zip(self.groups, kernels, strict=True):
-            if isinstance(group, FusedStep) and kernel is not None:
-                ops = "+".join(s.node.op for s in group.steps)
-                described.append({"output": group.output.name, "ops": ops, "symbol": kernel.variants[1]})
-            else:
-                ops = "attention" if isinstance(group, Cached) else "copy"
-                described.append({"output": group.output.name, "ops": ops, "symbol": ""})
-        return described
 
 
 def _static(signal: Signal) -> bool:

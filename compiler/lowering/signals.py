@@ -121,12 +121,13 @@ Operand: TypeAlias = "View | np.ndarray | None"
 @dataclass(eq=False)
 class Step:
     """One frame node and where its operands come from. loop: steps with the same number above 0 alternate frame by
-    frame."""
+    frame. place: where the step's frame begins in the output's, in elements, None where it is the whole of it."""
 
     node: FrameNode
     reads: list[Read]
     output: Signal
     loop: int = 0
+    place: int | None = None
 
     @property
     def count(self) -> Count:
@@ -169,5 +170,17 @@ class Copy:
     output: Signal
     mode: int
     fill: float
+    loop: int = 0
+    last: bool = False
+
+
+@dataclass(eq=False)
+class Fetch:
+    """Target frame n is the row of a constant table that the number in source frame n names; numbers outside are
+    brought inside. Rows are taken where they lie, so that a table need not be in memory."""
+
+    read: Read
+    output: Signal
+    table: np.ndarray
     loop: int = 0
     last: bool = False

@@ -1,10 +1,15 @@
-"""Words of a plan that describe a signal or a port."""
+"""Words of a plan that describe a signal or a port, and the manifest's list of kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from runnel.compiler.lowering.signals import NoKernel, Signal
+from runnel.compiler.codegen.module import Kernel
+from runnel.compiler.lowering.fuse import FusedStep
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Signal
 from runnel.compiler.streaming.ir import Stream
 
 
@@ -33,3 +38,18 @@ def dtype_number(dtype: str) -> int:
     if dtype not in numbers:
         raise NoKernel(f"has inputs of type {dtype}")
     return numbers[dtype]
+
+
+def describe(
+    groups: Sequence[FusedStep | Cached | Copy | Fetch], kernels: Sequence[Kernel | None]
+) -> list[dict[str, Any]]:
+    """What each instruction makes, of which ops, by which entry of the image; none for what the core does itself."""
+    described = []
+    for group, kernel in zip(groups, kernels, strict=True):
+        if isinstance(group, FusedStep) and kernel is not None:
+            ops = "+".join(s.node.op for s in group.steps)
+            described.append({"output": group.output.name, "ops": ops, "symbol": kernel.variants[1]})
+        else:
+            ops = "attention" if isinstance(group, Cached) else "fetch" if isinstance(group, Fetch) else "copy"
+            described.append({"output": group.output.name, "ops": ops, "symbol": ""})
+    return described

@@ -87,8 +87,10 @@ class TfliteProgram(Program):
         return sum(v.initial.nbytes for v in self.file.variables) + sum(map(_bytes, self.file.in_place))
 
     def stream(
-        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None
-    ) -> TfliteStream:
+        self, state: bytes | None = None, on_nonfinite: str = "error", inputs: Mapping[str, Any] | None = None,
+        kv: str | None = None, position: int = 0,
+    ) -> TfliteStream:  # fmt: skip
+        self.check_no_caches(kv, position)
         check_policy(on_nonfinite)
         self.check_statics(inputs, whole=True)
         stream = TfliteStream(self, on_nonfinite)

@@ -104,7 +104,7 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
     const Buffer& buffer = step.program.buffers[operand->buffer];
     uint8_t* memory = step.Memory(buffer);
     const int64_t room = buffer.slots + buffer.margin;
-    int64_t frame = q * operand->stride + operand->offset;
+    int64_t frame = q * operand->stride + (operand->kind == OperandKind::kOut ? 0 : operand->offset);
     if (operand->kind == OperandKind::kLast) {
       if (!step.lengths) return Binding::kBroken;
       frame += step.lengths[buffer.length];
@@ -146,7 +146,7 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
       default: {  // kOut
         const int64_t frames = rows * operand->stride;
         if (slot + frames > room || frames > buffer.slots) return apart;
-        *next++ = memory + slot * buffer.frame_bytes;
+        *next++ = memory + slot * buffer.frame_bytes + operand->offset;
         if (buffer.margin) arguments.written[arguments.written_count++] = {&buffer, slot, frames};
       }
     }

@@ -52,6 +52,9 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
       case 3:
         ok = ReadCopy(at, size, i, top_level, instruction);
         break;
+      case 7:
+        ok = ReadFetch(at, size, i, top_level, instruction);
+        break;
       case 4:
         return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SKIP_IF; update runnel");
       case 5:
@@ -180,7 +183,11 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
     if (!In(id, 0, header_.weights_bytes - 1) || id % 4 != 0) {
       return Fail("instruction %lld reads outside the weights, or not on a multiple of 4 bytes", n);
     }
+    if (!In(offset, 1, header_.weights_bytes - id)) {
+      return Fail("instruction %lld reads past the end of the weights", n);
+    }
     operand.weights_offset = id;
+    operand.offset = offset;
     return true;
   }
   if (operand.kind == OperandKind::kShare) return true;
@@ -193,8 +200,14 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   const Buffer& buffer = program_->buffers[id];
   bool writes = operand.kind == OperandKind::kOut;
   if (writes) {
-    offset = 0;
-    taps = dilation = 1;
+    if (!In(offset, 0, buffer.frame_bytes - 1) || offset % 4 != 0 || !In(dilation, 0, buffer.frame_bytes - offset)) {
+      return Fail("instruction %lld writes outside its frame, or not on a multiple of 4 bytes", n);
+    }
+    if (dilation == 0) dilation = buffer.frame_bytes - offset;
+    if (dilation < buffer.frame_bytes && stride != 1) {
+      return Fail("instruction %lld writes parts of several frames", n);
+    }
+    taps = 1;
   } else if (operand.kind == OperandKind::kRun || taps == 1) {
     dilation = 1;
   }
@@ -268,6 +281,44 @@ bool Decoder::ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.source_length = static_cast<int32_t>(source_length);
   instruction.fill = static_cast<uint32_t>(fill);
   Writes(target, top_level);
+  return true;
+}
+
+bool Decoder::ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
+  auto n = static_cast<long long>(number);
+  if (size != 12) return Fail("instruction %lld has a wrong size", n);
+  if (!ReadRange(at, number, instruction)) return false;
+  int64_t source = Code(at + 4), target = Code(at + 5), stride = Code(at + 6), offset = Code(at + 7);
+  int64_t table = Code(at + 8), row_bytes = Code(at + 9), rows = Code(at + 10), apart = Code(at + 11);
+  if (!IsBuffer(source) || !IsBuffer(target)) return Fail("instruction %lld names a buffer that is not there", n);
+  const Buffer& from = program_->buffers[source];
+  if (source == target || from.frame_bytes > 8 || row_bytes > program_->buffers[target].frame_bytes) {
+    return Fail("instruction %lld fetches rows by what is no number, or into too small a frame", n);
+  }
+  if (!In(stride, 0, kMaxFactor) || !In(offset, -kMaxFactor, kMaxFactor) || !In(row_bytes, 4, kMaxFactor) ||
+      row_bytes % 4 != 0 || !In(rows, 1, kMaxFactor) || !In(apart, 1, kMaxFactor)) {
+    return Fail("instruction %lld fetches from an impossible table", n);
+  }
+  int64_t last = 0, block = 0, bytes = 0;
+  if (__builtin_mul_overflow(bounds_[instruction.made], stride, &last) || last > kMaxCount) {
+    return Fail("instruction %lld has an operand that can pass frame 2^62", n);
+  }
+  if (__builtin_mul_overflow(apart, row_bytes, &block) || block > kMaxFactor ||
+      __builtin_mul_overflow((block + kPage - 1) / kPage * kPage, (rows + apart - 1) / apart, &bytes) ||
+      !In(table, 0, header_.weights_bytes) || bytes > header_.weights_bytes - table || table % 4 != 0) {
+    return Fail("instruction %lld fetches from outside the weights", n);
+  }
+  instruction.op = InstructionOp::kFetch;
+  instruction.source = static_cast<int32_t>(source);
+  instruction.target = static_cast<int32_t>(target);
+  instruction.stride = stride;
+  instruction.offset = offset;
+  instruction.table = table;
+  instruction.row_bytes = row_bytes;
+  instruction.rows = rows;
+  instruction.in_block = apart;
+  instruction.block_bytes = (block + kPage - 1) / kPage * kPage;
+  program_->buffers[target].last_writer = top_level;
   return true;
 }
 

@@ -101,6 +101,7 @@ class Decoder {
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
   bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+  bool ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
 
   const Sources& sources_;
   Message message_;

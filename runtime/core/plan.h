@@ -17,6 +17,7 @@ constexpr int kMaxArguments = 16;
 constexpr int kMaxApart = 16;
 constexpr int64_t kMaxGathered = int64_t{1} << 28;
 constexpr int64_t kStateHeaderBytes = 128;
+constexpr int64_t kPage = 4096;  // of storage: segments of the weights are multiples of it
 
 // Division of non-negative numbers by a constant without a division.
 struct Divider {
@@ -77,12 +78,13 @@ struct Operand {
   OperandKind kind;
   int32_t buffer;  // of kFrame: the length clock
   int64_t weights_offset;
-  int64_t stride, offset, taps, dilation;
+  int64_t stride, offset, taps, dilation;  // of kOut: offset and dilation are where in a frame, and how many bytes;
+                                           // of kWeights: offset is how many bytes
 
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
-enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6 };
+enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6, kFetch = 7 };
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
 // A kernel and the multiply-adds of one call.
@@ -111,6 +113,9 @@ struct Instruction {
   int64_t offset;
   CopyMode mode;
   uint32_t fill;
+  // FETCH, with source, target and offset
+  int64_t stride;
+  int64_t table, row_bytes, in_block, block_bytes;  // `rows` rows, in_block of them in a block
   // ATTEND. Buffers; -1: none
   int32_t cache, query, key, value, out, retain, positions;
 };

@@ -60,12 +60,51 @@ int RunCopy(const Step& step, const Instruction& instruction, int64_t low, int64
   return RN_OK;
 }
 
+// The row that a frame's number names, brought inside the table.
+int64_t RowOf(const uint8_t* frame, int64_t bytes, int64_t rows) {
+  int64_t row = 0;
+  if (bytes == 8) {
+    memcpy(&row, frame, 8);
+  } else {
+    int32_t number;
+    memcpy(&number, frame, 4);
+    row = number;
+  }
+  if (row < 0) row += rows;
+  return row < 0 ? 0 : row < rows ? row : rows - 1;
+}
+
+int RunFetch(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  const Buffer& source = step.program.buffers[instruction.source];
+  const Buffer& target = step.program.buffers[instruction.target];
+  for (int64_t q = low; q < high; ++q) {
+    const int64_t from = step.Slot(source, q * instruction.stride + instruction.offset), to = step.Slot(target, q);
+    if (from < 0 || to < 0) return RN_BAD_PLAN;
+    const int64_t row = RowOf(step.Memory(source) + from * source.frame_bytes, source.frame_bytes, instruction.rows);
+    const int64_t block = row / instruction.in_block;
+    const uint8_t* bytes = step.program.weights + instruction.table + block * instruction.block_bytes +
+                           (row - block * instruction.in_block) * instruction.row_bytes;
+    uint8_t* frame = step.Memory(target) + to * target.frame_bytes;
+    memcpy(frame, bytes, static_cast<size_t>(instruction.row_bytes));
+    memset(frame + instruction.row_bytes, 0, static_cast<size_t>(target.frame_bytes - instruction.row_bytes));
+    if (target.margin) Mirror(target, step.Memory(target), to, 1, step.counters);
+  }
+  return RN_OK;
+}
+
 }  // namespace
 
 int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
-  if (instruction.op == InstructionOp::kAttend) return RunAttend(step, instruction, low, high);
-  return instruction.op == InstructionOp::kCall ? RunCall(step, instruction, low, high)
-                                                : RunCopy(step, instruction, low, high);
+  switch (instruction.op) {
+    case InstructionOp::kCall:
+      return RunCall(step, instruction, low, high);
+    case InstructionOp::kAttend:
+      return RunAttend(step, instruction, low, high);
+    case InstructionOp::kFetch:
+      return RunFetch(step, instruction, low, high);
+    default:
+      return RunCopy(step, instruction, low, high);
+  }
 }
 
 namespace {

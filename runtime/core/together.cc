@@ -147,7 +147,8 @@ class Rows {
       if (operand.kind != OperandKind::kOut) continue;
       const Buffer& buffer = program_.buffers[operand.buffer];
       const int64_t all = operand.stride * buffer.frame_bytes;
-      memcpy(row.out, static_cast<uint8_t*>(gathered.pointer[at]) + r * all, static_cast<size_t>(all));
+      const int64_t made = operand.dilation < buffer.frame_bytes ? operand.dilation : all;
+      memcpy(row.out, static_cast<uint8_t*>(gathered.pointer[at]) + r * all, static_cast<size_t>(made));
       if (buffer.margin == 0) continue;
       uint8_t* memory = step.Memory(buffer);
       Mirror(buffer, memory, (row.out - memory) / buffer.frame_bytes, operand.stride, step.counters);

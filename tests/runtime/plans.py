@@ -131,7 +131,9 @@ class Plan:
     def call(self, kernel: str, made: int, length: int, operands: Sequence[Sequence[int]], rows: int = 1,
              apart: bool = False) -> None:  # fmt: skip
         many = self._kernel(kernel + "_rows") if rows > 1 else -1
-        flat = [w for o in operands for w in (*o, *(0, 0, 0, 1, 1)[len(o) - 1 :])]
+        # Of weights the fourth word is how many bytes there are; what is written is whole frames.
+        rest = {WEIGHTS: (0, 0, 4, 1, 1), OUT: (0, 0, 0, 1, 0)}
+        flat = [w for o in operands for w in (*o, *rest.get(o[0], (0, 0, 0, 1, 1))[len(o) - 1 :])]
         self.code += [1, 10 + len(flat), made, length, self._kernel(kernel), many, rows]
         self.code += [self._kernel(kernel + "_apart") if apart else -1, 4, len(operands), *flat]
         self.instructions += 1
@@ -143,6 +145,11 @@ class Plan:
     def copy(self, made: int, length: int, source: int, target: int, offset: int, mode: int, source_length: int,
              fill: float = 0.0) -> None:  # fmt: skip
         self.code += [3, 10, made, length, source, target, offset, mode, source_length, bits(fill)]
+        self.instructions += 1
+
+    def fetch(self, made: int, length: int, source: int, target: int, table: int, row: int, rows: int, apart: int,
+              stride: int = 1, offset: int = 0) -> None:  # fmt: skip
+        self.code += [7, 12, made, length, source, target, stride, offset, table, row, rows, apart]
         self.instructions += 1
 
     def input(self, buffer: int, outer: int = 1, inner: int | None = None) -> None:

@@ -21,7 +21,9 @@ MICROSOFT = {"domain": "com.microsoft"}
 
 def weight_bytes(model: bytes) -> int:
     """What the native program keeps of the model's weights."""
-    return len(Planner(lower(analyse(load(model))), 1, KernelModule(Target.host())).build().weights)
+    planner = Planner(lower(analyse(load(model))), 1, KernelModule(Target.host()))
+    planner.build()
+    return planner.weights.constant_bytes
 
 
 def product(

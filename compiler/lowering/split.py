@@ -1,0 +1,88 @@
+"""Large products are cut over their outputs, so that no call needs more than a segment of the weights at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Step
+
+SEGMENT_BYTES = 1 << 20  # the most bytes of a segment of the weights
+PANEL = 4 * LANES  # outputs that a part has a multiple of, so that its kernel works on whole panels
+AXES = {"matmul": (-1, -1), "conv": (0, 1), "matmul_blocks": (-1, -1)}  # op -> where outputs lie: weights, frame
+
+
+AnyStep: TypeAlias = "Step | Cached | Copy | Fetch"
+
+
+def split_large(steps: list[AnyStep]) -> list[AnyStep]:
+    """The steps, those with more than a segment of weights as several that each make a part of the frame."""
+    found: list[AnyStep] = []
+    for step in steps:
+        found += _parts(step) if isinstance(step, Step) else [step]
+    return found
+
+
+def _parts(step: Step) -> list[Step]:
+    node = step.node
+    if node.op not in AXES or step.output.unit != 1 or node.attrs.get("group", 1) != 1:
+        return [step]
+    weight = node.inputs[1]
+    if not isinstance(weight, np.ndarray) or weight.ndim < 2 or not isinstance(node.inputs[0], FrameValue):
+        return [step]
+    axis, out_axis = AXES[node.op]
+    outputs = weight.shape[axis]
+    before = node.output.shape[: out_axis % len(node.output.shape)]
+    if int(np.prod(before, dtype=np.int64)) != 1:  # parts would not lie in one piece
+        return [step]
+    each = int(SEGMENT_BYTES / _bytes(node) * outputs) // PANEL * PANEL
+    if each >= outputs or each == 0:
+        return [step]
+    each = round_up(-(-outputs // -(-outputs // each)), PANEL)
+    inside = int(np.prod(node.output.shape, dtype=np.int64)) // outputs
+    return [_part(step, first, min(first + each, outputs), inside) for first in range(0, outputs, each)]
+
+
+def _bytes(node: FrameNode) -> float:
+    """Of the node's constants in memory."""
+    return sum(
+        x.size * (node.attrs["bits"] / 8 if i == 1 and "bits" in node.attrs else x.itemsize)
+        for i, x in enumerate(node.inputs)
+        if isinstance(x, np.ndarray)
+    )
+
+
+def _part(step: Step, first: int, last: int, inside: int) -> Step:
+    """The step that makes outputs first … last - 1, ``inside`` elements each."""
+    node = step.node
+    axis, out_axis = AXES[node.op]
+    reads = step.reads if first == 0 else [_again(read) for read in step.reads]
+    values = {old.value: new.value for old, new in zip(step.reads, reads, strict=True)}
+    weight = node.inputs[1]
+    assert isinstance(weight, np.ndarray)
+    outputs = weight.shape[axis]
+    inputs: list[FrameValue | np.ndarray | None] = []
+    for i, x in enumerate(node.inputs):
+        if isinstance(x, FrameValue):
+            inputs.append(values[x])
+        elif x is None or x.size == 1:
+            inputs.append(x)
+        else:
+            along = axis if i == 1 else -1
+            assert x.shape[along] == outputs
+            inputs.append(np.ascontiguousarray(np.take(x, range(first, last), along)))
+    shape = list(node.output.shape)
+    shape[out_axis] = last - first
+    output = FrameValue(f"{node.output.name}[{first}:{last}]", tuple(shape), node.output.dtype)
+    return replace(step, node=replace(node, inputs=tuple(inputs), output=output), reads=reads, place=first * inside)
+
+
+def _again(read: Read) -> Read:
+    """The same frames read once more."""
+    value = FrameValue(read.value.name, read.value.shape, read.value.dtype)
+    found = replace(read, value=value)
+    read.signal.reads.append(found)
+    return found
