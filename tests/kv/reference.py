@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -56,13 +56,15 @@ def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np
 
 
 class Reference:
-    """What one attention gives, frame by frame. stored: what becomes of a key and of a value in storage."""
+    """What one attention gives, frame by frame. max_frames: what heads hold that keep everything, where ``spec`` does
+    not say."""
 
     def __init__(
         self, node: CachedAttend, spec: KvSpec, start: int = 0,
-        stored: tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
+        max_frames: int = 0,
     ) -> None:  # fmt: skip
-        self.node, self.spec, self.start, self.stored = node, spec, start, stored
+        self.node, self.spec, self.start = node, spec, start
+        self.whole = spec.slots or max_frames
         self.heads = [Head() for _ in range(node.kv_heads)]
         self.frames = 0
 
@@ -122,7 +124,7 @@ class Reference:
     def _keep(self, h: int, head: Head, slot: Slot, number: int, retain: float) -> None:
         spec, node = self.spec, self.node
         whole = spec.policy == "full" or (spec.heads is not None and spec.heads[node.layer][h])
-        sink, most = (0, spec.slots) if whole else (spec.sink, spec.sink + spec.window)
+        sink, most = (0, self.whole) if whole else (spec.sink, spec.sink + spec.window)
         if node.window:
             sink, most = 0, min(most, node.window)
         if len(head.slots) < most:
