@@ -9,14 +9,20 @@ from typing import Any
 
 from runnel.errors import InputError
 
-POLICIES = ("full", "window")
+POLICIES = ("full", "window", "heavy", "scissorhands", "retain", "snap", "merge", "external")
 """In the order of a plan's numbers."""
 POSITIONS = ("absolute", "contiguous")
 STORAGE = {"float32": 32, "int8": 8, "int4": 4}
 MOST = 1 << 24
 PARAMETERS = ("slots", "sink", "window", "heavy", "observe", "spare")
 """In the order of a stream's choice."""
-_NUMBERS = {"full": "slots", "sink": "sink", "window": "window", "spare": "spare"}
+_NUMBERS = {
+    "full": "slots", "external": "slots", "sink": "sink", "window": "window", "heavy": "heavy", "scissorhands": "heavy",
+    "budget": "heavy", "snap": "heavy", "merge": "heavy", "observe": "observe", "spare": "spare",
+}  # fmt: skip
+_RANKED = ("heavy", "scissorhands", "retain", "snap", "merge")
+_OBSERVED = 16
+"""Queries that rank frames where nothing else is said (SnapKV)."""
 _EXAMPLE = "write for example full, window=512 or sink=4,window=512"
 
 
@@ -28,7 +34,7 @@ class KvSpec:
     slots: frames that heads hold which keep everything, 0: as many as a stream may have. sink: first frames that stay.
     window: latest frames that stay. heavy: frames that stay for their rank. observe: queries that rank frames. spare:
     frames that a stream can go back. keys, values: bits of a stored element; 0: not said. heads: for each layer and KV
-    head, whether it keeps everything; None: as the policy says.
+    head, whether it keeps everything; None: as the policy says. retain: the model's output that frames are ranked by.
     """
 
     policy: str = "full"
@@ -42,6 +48,7 @@ class KvSpec:
     keys: int = 0
     values: int = 0
     heads: tuple[tuple[bool, ...], ...] | None = None
+    retain: str = ""
 
     @property
     def params(self) -> list[int]:
@@ -50,15 +57,20 @@ class KvSpec:
 
     def most(self, whole: bool) -> int:
         """The most slots of a head; ``whole``: of one that keeps everything."""
-        return self.slots if whole or self.policy == "full" else self.sink + self.window + self.heavy
+        return self.slots if whole or self.policy in ("full", "external") else self.sink + self.window + self.heavy
 
     def __str__(self) -> str:
-        parts = [f"full={self.slots}" if self.slots else "full"] if self.policy == "full" else []
-        parts += [f"{name}={getattr(self, name)}" for name in PARAMETERS[1:] if getattr(self, name)]
+        name = {"full": "full", "external": "external", "retain": "budget"}.get(self.policy, self.policy)
+        parts = [f"retain={self.retain}"] if self.retain else []
+        if self.policy in ("full", "external"):
+            parts.append(f"{name}={self.slots}" if self.slots else name)
+        elif self.policy != "window":
+            parts.append(f"{name}={self.heavy}")
+        shown = [n for n in ("sink", "window", "observe", "spare") if getattr(self, n)]
+        parts += [f"{n}={getattr(self, n)}" for n in shown]
         parts += [f"positions={self.positions}"] if self.positions else []
         bits = {b: name for name, b in STORAGE.items()}
-        parts += [f"{name}={bits[getattr(self, name)]}" for name in ("keys", "values") if getattr(self, name)]
-        return ",".join(parts)
+        return ",".join(parts + [f"{n}={bits[getattr(self, n)]}" for n in ("keys", "values") if getattr(self, n)])
 
 
 def parse(text: str) -> KvSpec:
@@ -71,26 +83,19 @@ def parse(text: str) -> KvSpec:
         if not name or (not equals and name != "full"):
             raise InputError(f"kv='{text}' has the part '{part.strip()}', which is no name=value; {_EXAMPLE}.")
         found[name] = value
-    known = {*_NUMBERS, "positions", "keys", "values", "heads"}
+    known = {*_NUMBERS, "positions", "keys", "values", "heads", "retain"}
     if odd := [name for name in found if name not in known]:
         raise InputError(f"kv='{text}' names '{odd[0]}', which caches do not know; {_EXAMPLE}.")
     given = [(name, field) for name, field in _NUMBERS.items() if name in found]
     numbers: dict[str, Any] = {field: _number(text, name, found[name]) for name, field in given}
     spec = KvSpec(
-        "window" if "window" in found else "full",
+        _policy(text, found),
         _one_of(text, found, "positions", POSITIONS),
         keys=STORAGE[_one_of(text, found, "keys", STORAGE) or "float32"] if "keys" in found else 0,
         values=STORAGE[_one_of(text, found, "values", STORAGE) or "float32"] if "values" in found else 0,
+        retain=found.get("retain", ""),
     )
-    spec = replace(spec, **numbers)
-    if "sink" in found and "window" not in found:
-        raise InputError(f"kv='{text}' keeps sinks and no window; add the latest tokens that stay, as in window=512.")
-    if spec.policy == "window" and spec.window < 1:
-        raise InputError(f"kv='{text}' has no room for the token itself; make the window 1 or more.")
-    if spec.policy == "window" and "full" in found and "heads" not in found:
-        raise InputError(
-            f"kv='{text}' keeps everything and a window; choose one, or name the heads with heads=table.tsv."
-        )
+    spec = _checked(text, found, replace(spec, **numbers))
     if "heads" in found:
         if spec.policy == "full" or not spec.slots:
             raise InputError(
@@ -98,6 +103,47 @@ def parse(text: str) -> KvSpec:
                 "heads=table.tsv,full=4096,sink=16,window=64."
             )
         spec = replace(spec, heads=read_heads(found["heads"]))
+    return spec
+
+
+def _policy(text: str, found: dict[str, str]) -> str:
+    named = [p for p in (*_RANKED, "external") if p in found]
+    whole = ["full"] if "full" in found and "heads" not in found else []
+    if len(named + whole) > 1 or (whole and "window" in found):
+        both = (named + whole + ["window"])[:2]
+        raise InputError(f"kv='{text}' is {both[0]} and {both[1]} at once; choose one policy.")
+    return named[0] if named else "window" if "window" in found else "full"
+
+
+def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
+    """The spec with what it leaves open. Raises InputError where its numbers do not go together."""
+    policy = spec.policy
+    if "sink" in found and policy in ("full", "external"):
+        raise InputError(f"kv='{text}' keeps sinks and no window; add the latest tokens that stay, as in window=512.")
+    if policy == "external" and not spec.slots:
+        raise InputError(f"kv='{text}' has no slots; say how many, as in external=512.")
+    if policy in ("full", "external"):
+        return spec
+    if spec.window < 1:
+        raise InputError(f"kv='{text}' has no room for the token itself; make the window 1 or more.")
+    if policy in _RANKED and spec.heavy < 1:
+        name = "budget" if policy == "retain" else policy
+        raise InputError(f"kv='{text}' keeps no tokens for their rank; give {name} 1 or more, or leave it out.")
+    if policy in _RANKED and spec.positions == "contiguous":
+        raise InputError(f"kv='{text}' drops from the middle, where positions stay as they are; leave positions out.")
+    if policy == "merge" and (spec.keys or spec.values) not in (0, 32):
+        raise InputError(f"kv='{text}' would round what it merges at every merge; leave keys and values at float32.")
+    if "observe" in found and policy not in ("scissorhands", "snap"):
+        raise InputError(f"kv='{text}' observes queries, which {policy} does not; leave observe out.")
+    if policy == "scissorhands":
+        return replace(spec, observe=spec.observe or spec.window)
+    if policy == "snap":
+        if spec.window < 2:
+            raise InputError(f"kv='{text}' has a window too small to rank tokens by it; make it 2 or more.")
+        observe = spec.observe or min(_OBSERVED, spec.window // 2)
+        if observe >= spec.window:
+            raise InputError(f"kv='{text}' ranks tokens by {observe} queries and more than those must fit its window.")
+        return replace(spec, observe=observe)
     return spec
 
 
@@ -142,9 +188,13 @@ def chosen(text: str, compiled: KvSpec) -> list[int]:
         asked, most = getattr(spec, name), getattr(compiled, name)
         if name in ("positions", "keys", "values") and asked and asked != most:
             raise InputError(f"kv='{text}' has other {name} than the program, compiled with kv='{compiled}'.")
+        if name == "observe":
+            continue
         if name in PARAMETERS and asked > most:
             raise InputError(
                 f"kv='{text}' asks for more than the program was compiled with, kv='{compiled}'; compile it again "
                 f"with {name}={asked}."
             )
+    if spec.observe > compiled.observe:
+        spec = replace(spec, observe=compiled.observe)
     return [p or (most if name == "slots" else 0) for name, p, most in zip(PARAMETERS, spec.params, compiled.params)]

@@ -75,6 +75,10 @@ class Caches:
         slots = max(rules.most(whole) for whole in heads)
         if node.window:
             slots = min(slots, node.window)
+        if rules.policy == "retain" and (len(node.inputs) < 4 or node.inputs[3] is None):
+            raise NoKernel("is given nothing to rank tokens by; name the model's output that does with retain=NAME")
+        if rules.policy == "merge" and rotary is not None and rotary.sections is not None:
+            raise NoKernel("has positions of several axes, by which keys cannot be merged")
         if slots < 1:
             raise NoKernel("has a cache without slots")
         if rotary is not None and rotary.sections is not None and rules.positions == "contiguous":
@@ -134,7 +138,7 @@ class Caches:
             place(node.bias, "float32"), place(node.slopes, "float64"), place(node.sinks, "float32"),
             kernel(kernels.turn_query, TURN_POINTERS), kernel(kernels.turn_key, TURN_POINTERS),
             kernel(kernels.store, STORE_POINTERS), kernel(kernels.attend, ATTEND_POINTERS),
-            shape.key_dim + shape.value_dim, node.layer, shape.pitch,
+            shape.key_dim + shape.value_dim, shape.start, shape.pitch,
         ]  # fmt: skip
 
 

@@ -19,16 +19,15 @@ MOST_START = 1 << 44
 
 @dataclass(frozen=True)
 class KvFacts:
-    """The caches of one stream. spec: what it keeps. position: of its first token. bytes: of all caches. stored,
-    dropped, merged: KV pairs of one head since the start. layers: for each cache, a tuple a KV head of (slots, how many
-    are kept, dropped)."""
+    """The caches of one stream. spec: what it keeps. position: of its first token. bytes: of all caches. tokens: that
+    were taken. dropped: keys that heads gave up (or merged), all together. layers: for each cache, a tuple a KV head of
+    (slots, how many are kept, dropped)."""
 
     spec: KvSpec
     position: int
     bytes: int
-    stored: int
+    tokens: int
     dropped: int
-    merged: int
     layers: tuple[tuple[tuple[int, int, int], ...], ...]
 
     @property
@@ -51,7 +50,7 @@ def read_facts(program: NativeProgram, state: ctypes.c_void_p | None) -> KvFacts
     for at in range(HEAD, room, 4):
         layers.setdefault(words[at], []).append((words[at + 1], words[at + 2], words[at + 3]))
     held = tuple(tuple(heads) for _, heads in sorted(layers.items()))
-    return KvFacts(spec, words[0], words[14], words[11], words[12], words[13], held)
+    return KvFacts(spec, words[0], words[14], words[11], words[12], held)
 
 
 def choose(program: NativeProgram, kv: str | None, position: int) -> ctypes.Array[ctypes.c_int64]:

@@ -26,7 +26,7 @@ int64_t Padded(int64_t elements) { return (elements + 15) & ~int64_t{15}; }
 
 // Where attention works, in elements of 4 bytes from the start of its scratch.
 struct Work {
-  int64_t angles, queries, keys, mass, scores, bias, end;
+  int64_t angles, queries, keys, mass, order, scores, bias, end;
 
   explicit Work(const Cache& cache) {
     const int64_t group = cache.heads / cache.kv_heads;
@@ -34,7 +34,8 @@ struct Work {
     queries = angles + Padded(2 * cache.pairs);
     keys = queries + 2 * Padded(int64_t{cache.heads} * cache.key_dim);
     mass = keys + Padded(int64_t{cache.kv_heads} * cache.key_dim);
-    scores = mass + cache.pitch;
+    order = mass + cache.pitch;
+    scores = order + 2 * cache.pitch;
     bias = scores + group * cache.pitch + Padded(group);
     end = bias + (cache.slopes || cache.bias ? group * cache.pitch : 0);
   }
@@ -77,7 +78,7 @@ class Attention {
     step_.counters.calls += gap > 0 ? 3 : 2;
     for (int32_t h = 0; h < cache_.kv_heads; ++h) {
       if (retain) frame.retain = retain[h];
-      Store(h, frame, keys, value);
+      if (!Store(h, frame, keys, value)) return RN_BAD_STATE;
       Attend(h, frame, queries, gap > 0, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
     }
     const Buffer& buffer = step_.program.buffers[instruction_.out];
@@ -121,46 +122,39 @@ class Attention {
     return angles;
   }
 
-  struct Memory {
-    Mark* marks;
-    uint8_t *keys, *values, *key_scales, *value_scales;
-  };
-
-  Memory Of(const HeadState& head) const {
-    const int64_t padded = (head.slots + cache_.block - 1) / cache_.block * cache_.block;
-    uint8_t *keys = step_.state + head.keys, *values = step_.state + head.values;
-    return {reinterpret_cast<Mark*>(step_.state + head.marks), keys, values, keys + KeyBytes(cache_, padded),
-            values + ValueBytes(cache_, padded)};
+  Slots SlotsOf(int32_t h) const {
+    return Slots(cache_, step_.state, heads_[h], reinterpret_cast<int32_t*>(work_ + layout_.order));
   }
 
-  void Store(int32_t h, const Arrival& frame, const float* key, const uint8_t* value) {
+  bool Store(int32_t h, const Arrival& frame, const float* key, const uint8_t* value) {
     HeadState& head = heads_[h];
-    const Memory memory = Of(head);
+    const Slots slots = SlotsOf(h);
     const Policy& policy = PolicyOf(static_cast<Family>(head.family));
-    const int64_t slot = policy.slot({head, memory.marks, state_.params}, frame);
+    const int64_t slot = policy.slot(slots, frame, state_.params);
+    if (slot < 0 || slot > head.count || slot >= head.slots) return false;
     if (slot == head.count) {
       ++head.count;
     } else {
       ++head.dropped;
-      ++state_.dropped;
     }
-    ++state_.stored;
-    memory.marks[slot] = {frame.position, policy.arrive ? policy.arrive(frame) : 0.0f, 1};
+    const float extra = head.family == static_cast<int64_t>(Family::kMerge) ? 1.0f : 0.0f;
+    slots.mark(slot) = {frame.position, policy.arrive ? policy.arrive(frame) : 0.0f, extra};
     const int32_t words[2] = {h, static_cast<int32_t>(slot)};
-    As<StoreKernel>(cache_.store)(key, value, memory.keys, memory.values, memory.key_scales, memory.value_scales,
+    As<StoreKernel>(cache_.store)(key, value, slots.keys(), slots.values(), slots.key_scales(), slots.value_scales(),
                                   words);
     ++step_.counters.calls;
+    return true;
   }
 
   void Attend(int32_t h, const Arrival& frame, const float* query, bool apart, float* out) {
     HeadState& head = heads_[h];
-    const Memory memory = Of(head);
+    const Slots slots = SlotsOf(h);
     float *scores = work_ + layout_.scores, *bias = work_ + layout_.bias;
-    if (cache_.slopes || cache_.bias) FillBias(h, frame, memory.marks, head.count, bias);
+    if (cache_.slopes || cache_.bias) FillBias(h, frame, slots, bias);
     // Slots before the third number take the query that stands nearer to them.
     const int32_t words[3] = {h, static_cast<int32_t>(head.count), apart ? static_cast<int32_t>(head.sink) : 0};
-    As<AttendKernel>(cache_.attend)(query, memory.keys, memory.values, memory.key_scales, memory.value_scales, words,
-                                    scores, bias, cache_.sinks, out);
+    As<AttendKernel>(cache_.attend)(query, slots.keys(), slots.values(), slots.key_scales(), slots.value_scales(),
+                                    words, scores, bias, cache_.sinks, out);
     ++step_.counters.calls;
     step_.counters.macs += cache_.macs * group_ * head.count;
     const Policy& policy = PolicyOf(static_cast<Family>(head.family));
@@ -172,14 +166,14 @@ class Attention {
       const float* row = scores + g * cache_.pitch;
       for (int64_t s = 0; s < head.count; ++s) mass[s] += row[s] * whole[g];
     }
-    policy.attended({head, memory.marks, state_.params}, frame, mass);
+    policy.attended(slots, frame, state_.params, mass, group_);
   }
 
-  void FillBias(int32_t h, const Arrival& frame, const Mark* marks, int64_t count, float* bias) const {
+  void FillBias(int32_t h, const Arrival& frame, const Slots& slots, float* bias) const {
     for (int64_t g = 0; g < group_; ++g) {
       const int64_t row = h * group_ + g;
-      for (int64_t s = 0; s < count; ++s) {
-        const int64_t distance = frame.position - marks[s].position;
+      for (int64_t s = 0; s < slots.count(); ++s) {
+        const int64_t distance = frame.position - slots.mark(s).position;
         double value = 0;
         if (cache_.slopes) value -= cache_.slopes[row] * static_cast<double>(distance);
         if (cache_.bias) {

@@ -57,6 +57,18 @@ const Policy& PolicyOf(Family family) {
   switch (family) {
     case Family::kWindow:
       return kWindowPolicy;
+    case Family::kHeavy:
+      return kHeavyPolicy;
+    case Family::kScissorhands:
+      return kScissorhandsPolicy;
+    case Family::kRetain:
+      return kRetainPolicy;
+    case Family::kSnap:
+      return kSnapPolicy;
+    case Family::kMerge:
+      return kMergePolicy;
+    case Family::kExternal:
+      return kExternalPolicy;
     default:
       return kFullPolicy;
   }
@@ -81,15 +93,17 @@ bool TakesParams(const Program& program, const int64_t* params, int64_t start) {
   for (int i = 0; i < kCacheParams; ++i) {
     if (params[i] < 0 || params[i] > rules.most[i]) return false;
   }
-  const bool windowed = rules.most[kWindow] > 0;
-  return (!windowed || params[kWindow] > 0) && (rules.most[kSlots] == 0 || params[kSlots] > 0);
+  if (rules.most[kSlots] > 0 && params[kSlots] < 1) return false;
+  if (rules.family == Family::kFull || rules.family == Family::kExternal) return true;
+  if (params[kWindow] < 1) return false;
+  if (rules.family == Family::kScissorhands) return params[kObserve] > 0;
+  return rules.family != Family::kSnap || (params[kObserve] > 0 && params[kObserve] < params[kWindow]);
 }
 
 void StartCaches(const Program& program, void* state) {
   CacheState& caches = *CachesOf(program, state);
   HeadState* heads = HeadsOf(program, state);
   ForHeads(program, caches.params, [&](int32_t i, const HeadState& head) { heads[i] = head; });
-  caches.stored = caches.dropped = caches.merged = 0;
   caches.angle_position[0] = caches.angle_position[1] = -1;
 }
 
@@ -101,13 +115,18 @@ bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int
   memcpy(&caches, bytes + program.rings_end, sizeof caches);
   if (!TakesParams(program, caches.params, caches.start)) return false;
   const uint8_t* heads = bytes + program.rings_end + sizeof caches;
-  bool same = true;
+  bool same = CacheStateBytes(program, caches.params) == size;
   const int64_t end = ForHeads(program, caches.params, [&](int32_t i, const HeadState& is) {
     HeadState found;
     memcpy(&found, heads + sizeof(HeadState) * static_cast<size_t>(i), sizeof found);
     same = same && found.slots == is.slots && found.sink == is.sink && found.family == is.family &&
            found.marks == is.marks && found.keys == is.keys && found.values == is.values && found.count >= 0 &&
            found.count <= (frames < is.slots ? frames : is.slots);
+    for (int64_t s = 0; same && s < found.count; ++s) {
+      Mark mark;
+      memcpy(&mark, bytes + is.marks + s * static_cast<int64_t>(sizeof mark), sizeof mark);
+      same = mark.position >= caches.start && mark.position - caches.start < frames;
+    }
   });
   return same && end == size;
 }
@@ -116,7 +135,8 @@ bool CachesTake(const Program& program, const void* state, int64_t frames, bool 
   const HeadState* heads = HeadsOf(program, const_cast<void*>(state));
   for (int32_t h = 0; h < program.cache_heads.size; ++h) {
     const HeadState& head = heads[h];
-    if (head.family != static_cast<int64_t>(Family::kFull)) continue;
+    const auto family = static_cast<Family>(head.family);
+    if (family != Family::kFull && family != Family::kExternal) continue;
     if (frames > head.slots - (restart ? 0 : head.count)) return false;
   }
   return true;
@@ -170,9 +190,7 @@ int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* wo
   memcpy(words + 1, caches.params, sizeof caches.params);
   words[9] = static_cast<int64_t>(program->rules.family);
   words[10] = static_cast<int64_t>(program->rules.positions);
-  words[11] = caches.stored;
-  words[12] = caches.dropped;
-  words[13] = caches.merged;
+  words[11] = state ? static_cast<const StateHeader*>(state)->t : 0;
   words[14] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
   words[15] = program->caches[0].key_bits;
   words[16] = program->caches[0].value_bits;
@@ -186,6 +204,7 @@ int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* wo
       next[1] = heads ? heads[head].slots : runnel::MostSlots(*program, program->caches[c], caches.params);
       next[2] = heads ? heads[head].count : 0;
       next[3] = heads ? heads[head].dropped : 0;
+      words[12] += next[3];
     }
   }
   return needed;

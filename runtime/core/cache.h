@@ -16,8 +16,8 @@ constexpr int64_t kMostDim = 4096;  // features of a head
 // What a slot holds.
 struct Mark {
   int64_t position;
-  float mass;     // what a policy ranks slots by
-  int32_t count;  // how many frames were merged into it
+  float mass;   // what a policy ranks slots by
+  float extra;  // how many frames were merged into it, or what rounding took from the mass
 };
 static_assert(sizeof(Mark) == 16, "part of a state's layout");
 
@@ -34,7 +34,7 @@ static_assert(sizeof(HeadState) == 64, "part of a state's layout");
 struct CacheState {
   int64_t start;  // position of the stream's frame 0
   int64_t params[kCacheParams];
-  int64_t stored, dropped, merged;
+  int64_t zero[3];
   int64_t angle_position[2];  // of the angles that are kept, -1: none
   int64_t angle_table[2];
 };

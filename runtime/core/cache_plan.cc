@@ -79,7 +79,7 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   if (!In(block, 1, 1024) || !In(pairs, 0, key_dim / 2) || !In(distances, 0, kMostDistances) ||
       !In(pitch, 1, kMostSlots + 1024) || pitch % block != 0 || pitch % 16 != 0 || key_dim * word(5) % 8 != 0 ||
       value_dim * word(6) % 8 != 0 || !In(word(11), 0, kMostDim) || !In(word(12), 0, kMaxFrames) ||
-      !In(word(21), 0, kMaxMacs >> 32)) {
+      !In(word(21), 0, kMaxMacs >> 32) || !In(word(22), 0, key_dim - 2 * pairs)) {
     return Fail("cache %lld has an impossible layout", n);
   }
   cache.heads = static_cast<int32_t>(heads);
@@ -91,6 +91,7 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   cache.key_bits = static_cast<int32_t>(word(5));
   cache.value_bits = static_cast<int32_t>(word(6));
   cache.pairs = static_cast<int32_t>(pairs);
+  cache.start = static_cast<int32_t>(word(22));
   cache.axes = static_cast<int32_t>(word(11));
   cache.window = word(12);
   cache.distances = static_cast<int32_t>(distances);

@@ -122,7 +122,7 @@ struct Instruction {
 
 // What a stream chooses of its caches, within what the plan allows.
 enum CacheParam { kSlots, kSink, kWindow, kHeavy, kObserve, kSpare, kCacheParams = 8 };
-enum class Family : int32_t { kFull = 0, kWindow = 1 };
+enum class Family : int32_t { kFull, kWindow, kHeavy, kScissorhands, kRetain, kSnap, kMerge, kExternal };
 enum class Positions : int32_t { kAbsolute = 0, kContiguous = 1 };
 
 // Keys and values of one attention (docs/kv.md). Kernels have fixed arguments.
@@ -131,7 +131,7 @@ struct Cache {
   int32_t block;                 // slots whose keys are interleaved
   int32_t pitch;                 // of scores and biases, from one query head to the next
   int32_t key_bits, value_bits;  // of an element
-  int32_t pairs;                 // features that turn with the position, by two; 0: none
+  int32_t pairs, start;          // features that turn with the position, by two, and the first; no pairs: none
   int32_t distances;             // of a bias, 0: none
   int32_t axes;                  // positions of a frame that is told its own, 0: it has its number
   int32_t first_head;            // of the heads of all caches

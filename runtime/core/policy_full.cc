@@ -5,7 +5,7 @@ namespace runnel {
 
 const Policy kFullPolicy = {
     [](const int64_t* params) { return params[kSlots]; },
-    [](const HeadView& head, const Arrival&) { return head.state.count; },
+    [](const Slots& slots, const Arrival&, const int64_t*) { return slots.count(); },
     nullptr,
     nullptr,
 };

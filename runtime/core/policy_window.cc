@@ -5,8 +5,8 @@ namespace runnel {
 
 const Policy kWindowPolicy = {
     [](const int64_t* params) { return params[kSink] + params[kWindow]; },
-    [](const HeadView& head, const Arrival& frame) {
-      const int64_t sink = head.state.sink, window = head.state.slots - sink;
+    [](const Slots& slots, const Arrival& frame, const int64_t*) {
+      const int64_t sink = slots.head().sink, window = slots.head().slots - sink;
       return frame.number < sink ? frame.number : sink + (frame.number - sink) % window;
     },
     nullptr,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from reference import Reference
 
 from runnel.compiler.codegen import KernelModule, Target
 from runnel.compiler.lowering.lower import lower
@@ -14,6 +15,7 @@ from runnel.compiler.lowering.plan import Planner
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Pointwise, Source, Stream, StreamFact, StreamGraph, StreamNode
 from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary
+from runnel.kv import parse
 from runnel.runtime.backends.memory import aligned
 from runnel.runtime.backends.native import NativeProgram
 
@@ -121,3 +123,21 @@ def streamed(stream: Any, x: dict[str, np.ndarray], chunks: tuple[int, ...] = ()
         found.append(-(y["y0"] if isinstance(y, dict) else y)[0])
         at += size
     return np.concatenate(found, axis=1)
+
+
+def expected(model: Attention, kv: str, x: dict[str, np.ndarray], start: int) -> tuple[np.ndarray, Reference]:
+    """(heads, T, Dv) and the model that made it."""
+    reference = Reference(model.node, parse(kv), start)
+    rows = []
+    for n in range(x["q"].shape[2]):
+        told = [int(p) for p in x["positions"][0, :, n]] if "positions" in x else None
+        values = x["v"][0, :, n] if "v" in x else x["k"][0, :, n, : model.value_dim]
+        retain = x["retain"][0, :, n] if "retain" in x else None
+        rows.append(reference.step(x["q"][0, :, n], x["k"][0, :, n], values, retain, told))
+    return np.stack(rows, axis=1), reference
+
+
+def deviation(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest over all steps, as a part of the range."""
+    assert np.isfinite(got).all()
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())

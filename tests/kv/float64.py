@@ -76,4 +76,3 @@ class Float64:
         feeds = {f"i{k}": _wide(np.asarray(x)) for k, x in enumerate(given) if x is not None}
         (result,) = self._ops[id(node)].run(None, feeds)
         return np.asarray(result)
-

@@ -18,13 +18,15 @@ TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889,
 
 @dataclass
 class Slot:
-    """A kept key and value, not turned. at: the positions that it turns by. mass: what a policy ranks it by."""
+    """A kept key and value, not turned. at: the positions that it turns by. mass: what a policy ranks it by.
+    frames: how many were merged into it."""
 
     position: int
     at: tuple[int, ...]
     key: np.ndarray
     value: np.ndarray
     mass: float = 0.0
+    frames: int = 1
 
 
 @dataclass
@@ -123,21 +125,70 @@ class Reference:
 
     def _keep(self, h: int, head: Head, slot: Slot, number: int, retain: float) -> None:
         spec, node = self.spec, self.node
-        whole = spec.policy == "full" or (spec.heads is not None and spec.heads[node.layer][h])
-        sink, most = (0, self.whole) if whole else (spec.sink, spec.sink + spec.window)
+        policy = spec.policy
+        if policy == "full" or (spec.heads is not None and spec.heads[node.layer][h]):
+            policy, sink, most = "full", 0, self.whole
+        else:
+            sink, most = spec.sink, spec.sink + spec.heavy + spec.window
         if node.window:
-            sink, most = 0, min(most, node.window)
+            policy, sink, most = "window", 0, min(most, node.window)
+        slot.mass = retain if policy == "retain" else 0.0
+        if len(head.slots) == most and policy == "snap":
+            self._compress(head, sink)
         if len(head.slots) < most:
             head.slots.append(slot)
             return
-        assert not whole or node.window, "a cache that keeps everything is full"
-        victim = sink + (number - sink) % (most - sink)
+        assert policy != "full", "a cache that keeps everything is full"
+        if policy == "window":
+            victim = sink + (number - sink) % (most - sink)
+        else:
+            others = [s for s in head.slots[sink:] if s.position <= slot.position - spec.window]
+            lowest = min(others, key=lambda s: (s.mass, s.position))
+            victim = head.slots.index(lowest)
+            if policy == "merge" and len(others) > 1:
+                merge(lowest, min((s for s in others if s is not lowest), key=lambda s: distance(s, lowest)))
         head.dropped.append(head.slots[victim].position)
         head.slots[victim] = slot
 
+    def _compress(self, head: Head, sink: int) -> None:
+        """SnapKV: the latest ``observe`` stay, and of the others those with most votes, means of five neighbours."""
+        order = sorted(head.slots[sink:], key=lambda s: s.position)
+        votes = [sum(s.mass for s in order[max(0, i - 2) : i + 3]) / 5 for i in range(len(order))]
+        candidates = list(range(len(order) - self.spec.observe))
+        kept = sorted(candidates, key=lambda i: (votes[i], i))[len(candidates) - self.spec.heavy :]
+        gone = {id(order[i]) for i in candidates if i not in kept}
+        head.dropped += [s.position for s in order if id(s) in gone]
+        head.slots = [s for s in head.slots if id(s) not in gone]
+        for slot in head.slots:
+            slot.mass = 0.0
+
     def _attended(self, head: Head, mass: np.ndarray) -> None:
+        """mass: what the query heads gave each slot, together."""
+        spec, count = self.spec, len(head.slots)
+        group = self.node.heads // self.node.kv_heads
+        if spec.policy == "retain":
+            return
+        if spec.policy == "snap" and spec.sink + spec.heavy + spec.window - count >= spec.observe:
+            return
         for slot, more in zip(head.slots, mass, strict=True):
-            slot.mass += float(more)
+            if spec.policy == "scissorhands":
+                slot.mass = slot.mass * (1 - 1 / spec.observe) + float(more > group / count)
+            else:
+                slot.mass += float(more)
+
+
+def distance(slot: Slot, other: Slot) -> tuple[int, int]:
+    """How far apart in the text; the earlier of equals comes first."""
+    return abs(slot.position - other.position), slot.position
+
+
+def merge(slot: Slot, into: Slot) -> None:
+    """The mean of keys before they are turned, and of values, by the frames that each holds. Attention turns the key
+    to the position that it was merged into."""
+    whole = slot.frames + into.frames
+    into.key = (into.key * into.frames + slot.key * slot.frames) / whole
+    into.value = (into.value * into.frames + slot.value * slot.frames) / whole
+    into.frames, into.mass = whole, into.mass + slot.mass
 
 
 def dense(node: CachedAttend, q: np.ndarray, k: np.ndarray, v: np.ndarray, kept: np.ndarray, start: int) -> np.ndarray:

@@ -6,33 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention import Attention, cut, rope, streamed
-from reference import Reference, dense
+from attention import Attention, cut, deviation, expected, rope, streamed
+from reference import dense
 
-from runnel.kv import parse
 from runnel.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
 
 STARTS = (0, 2**24 - 8, 2**31 - 8)
 BOUND = 1e-4
-
-
-def expected(model: Attention, kv: str, x: dict[str, np.ndarray], start: int) -> tuple[np.ndarray, Reference]:
-    """(heads, T, Dv) and the model that made it."""
-    reference = Reference(model.node, parse(kv), start)
-    rows = []
-    for n in range(x["q"].shape[2]):
-        told = [int(p) for p in x["positions"][0, :, n]] if "positions" in x else None
-        values = x["v"][0, :, n] if "v" in x else x["k"][0, :, n, : model.value_dim]
-        rows.append(reference.step(x["q"][0, :, n], x["k"][0, :, n], values, positions=told))
-    return np.stack(rows, axis=1), reference
-
-
-def deviation(got: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest over all steps, as a part of the range."""
-    assert np.isfinite(got).all()
-    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -150,7 +150,7 @@ RN_API int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice);
 RN_API int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison);
 // Bytes of a state block.
 RN_API int64_t rn_state_size(const void* state);
-// The choice (9 words), policy, positions, frames stored, dropped and merged, bytes of the caches, bits of a key's and
+// The choice (9 words), policy, positions, frames taken, KV pairs dropped by all heads, 0, bytes of the caches, bits of a key's and
 // a value's element, heads, 0, 0; then for each KV head: its cache, its slots, how many are kept, frames dropped. A
 // null state stands for one at its start with the most of all. Returns how many words there are, and writes none where
 // `room` is too small; 0: the plan has no caches.

@@ -1,0 +1,83 @@
+"""Every policy against the float64 model that applies the same slot operations, at every step of random runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attention import Attention, cut, deviation, expected, rope, streamed
+
+from runnel.runtime import native
+
+pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
+
+BOUND = 1e-4
+POLICIES = (
+    "heavy=6,window=5", "heavy=6,window=5,sink=2", "scissorhands=6,window=5,observe=9", "retain=r,budget=6,window=5",
+    "retain=r,budget=5,window=4,sink=3", "snap=6,window=9,observe=3", "snap=4,window=8,sink=2", "merge=6,window=5",
+    "merge=5,window=4,sink=2",
+)  # fmt: skip
+
+
+def model(kv: str) -> Attention:
+    return Attention(8, 2, 8, 12, retain="retain" in kv, more={"rotary": rope(4), "scale": 0.6})
+
+
+@pytest.mark.parametrize("start", [0, 2**24 - 8, 2**31 - 8])
+@pytest.mark.parametrize("kv", POLICIES)
+def test_every_step_is_the_reference(kv: str, start: int) -> None:
+    attention = model(kv)
+    x = attention.inputs(70, start % 89)
+    stream = attention.program(kv).stream(position=start)
+    got = streamed(stream, x, (7, 1, 11))
+    wanted, reference = expected(attention, kv, x, start)
+    assert deviation(got, wanted) < BOUND
+    for (_, kept, dropped), head in zip(stream.kv.layers[0], reference.heads, strict=True):
+        assert (kept, dropped) == (len(head.slots), len(head.dropped))
+
+
+@pytest.mark.parametrize("kv", POLICIES)
+def test_less_is_kept_than_was_compiled(kv: str) -> None:
+    attention = model(kv)
+    more = ",".join(p if "=r" in p else p.split("=")[0] + f"={int(p.split('=')[1]) + 4}" for p in kv.split(","))
+    x = attention.inputs(60, 3)
+    stream = attention.program(more).stream(kv=kv)
+    assert deviation(streamed(stream, x), expected(attention, kv, x, 0)[0]) < BOUND
+
+
+@pytest.mark.parametrize("kv", POLICIES)
+def test_bytes_and_work_stay_the_same(kv: str) -> None:
+    """Over whole rounds of a policy that compresses now and then."""
+    attention = model(kv)
+    stream, x = attention.program(kv).stream(), attention.inputs(36 * 4)
+    work = []
+    for n in range(4):
+        before = stream.counters
+        streamed(stream, cut(x, 36 * n, 36 * (n + 1)))
+        work.append((stream.kv.bytes, *(stream.counters[k] - before[k] for k in before)))
+    if "snap" not in kv:
+        assert work[1] == work[2] == work[3]
+    assert len({w[0] for w in work}) == 1
+
+
+def test_tables_of_heads_keep_everything_in_some(tmp_path: Path) -> None:
+    table = tmp_path / "heads.tsv"
+    table.write_text("0.9\t0.1\n")
+    kv = f"heads={table},full=64,sink=2,window=6"
+    attention = Attention(more={"rotary": rope(4), "scale": 0.6})
+    stream, x = attention.program(kv).stream(), attention.inputs(50)
+    assert deviation(streamed(stream, x), expected(attention, kv, x, 0)[0]) < BOUND
+    assert stream.kv.layers == (((64, 50, 0), (8, 8, 42)),)
+
+
+def test_heavy_hitters_stay() -> None:
+    """A key that every query looks at is kept for ever, though it is no sink."""
+    attention = Attention(2, 1, 8, 8, more={"scale": 1.0})
+    x = attention.inputs(80)
+    x["q"][..., 0], x["k"][..., 0], x["v"] = 3.0, 0.0, np.zeros_like(x["v"])
+    x["k"][0, 0, 5, 0], x["v"][0, 0, 5, :] = 4.0, 1.0
+    heavy = streamed(attention.program("heavy=4,window=8").stream(), x)
+    window = streamed(attention.program("window=12").stream(), x)
+    assert heavy[:, -1].min() > 0.9
+    assert np.abs(window[:, -1]).max() == 0
