@@ -16,7 +16,8 @@ FOLDERS = ("compiler", "runtime", "models", "targets", "tools")  # runnel.compil
 RECIPE = Path("runtime/build_core.py")
 LIBRARY = Path("runtime/_lib/librunnel.so")
 DATA = ["py.typed", "*.sh", "*.toml", "*.onnx", "*.wav", "*.json", "*.md"]
-CPLUSPLUS = ["core/*.cc", "core/*.h", "core/include/*.h", "board/*.cc", "board/*.h"]  # compiled for boards
+PARTS = ("core", "core/include", "board", "sign", "agent")
+CPLUSPLUS = [f"{part}/*.{kind}" for part in PARTS for kind in ("cc", "h")]  # compiled for boards
 
 
 def packages() -> list[str]:

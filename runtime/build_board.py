@@ -8,24 +8,33 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from runnel.runtime import build_core
 
 BOARD = build_core.CORE.parent / "board"
+SIGN, AGENT = BOARD.parent / "sign", BOARD.parent / "agent"
 FLAGS = (*(f for f in build_core.FLAGS if f != "-fPIC"), "-D_FILE_OFFSET_BITS=64", "-ffunction-sections",
          "-fdata-sections", "-static", "-Wl,--gc-sections", "-s")  # fmt: skip
 
 
 def sources() -> list[Path]:
     """The translation units of the binary: its own and the core's."""
-    return [*sorted(BOARD.glob("*.cc")), *build_core.sources()]
+    return [*sorted(BOARD.glob("*.cc")), *sorted(SIGN.glob("*.cc")), *build_core.sources()]
 
 
-def build(out: str | os.PathLike[str], compiler: list[str] | None = None) -> None:
+def agent_sources() -> list[Path]:
+    """The translation units of ``runnel-agent``, which keeps the versions of a model on a board."""
+    return [*sorted(AGENT.glob("*.cc")), *sorted(SIGN.glob("*.cc")), *build_core.sources()]
+
+
+def build(
+    out: str | os.PathLike[str], compiler: list[str] | None = None, files: Sequence[Path] | None = None
+) -> None:
     """Compiles ``runnel-run`` to ``out``, replacing it at once or not at all. Raises NoCompiler.
 
-    compiler: the command of a C++ compiler; without it the one that the core is compiled with.
+    files: of another program. compiler: the command of a C++ compiler; without it the one that the core is compiled with.
     """
     command = compiler if compiler is not None else build_core.find_compiler()
     place = Path(out)
@@ -35,11 +44,11 @@ def build(out: str | os.PathLike[str], compiler: list[str] | None = None) -> Non
         flags += ["-fno-sanitize=undefined", "-mcpu=baseline"]
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = Path(folder) / place.name
-        line = [*command, *flags, *map(str, sources()), "-o", str(made)]
+        line = [*command, *flags, *map(str, files or sources()), "-o", str(made)]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")[-2000:]
-            raise build_core.NoCompiler(f"the compiler '{shlex.join(command)}' does not compile runnel-run:\n{said}")
+            raise build_core.NoCompiler(f"the compiler '{shlex.join(command)}' does not compile {place.name}:\n{said}")
         os.replace(made, place)
 
 

@@ -22,8 +22,10 @@ from runnel.runtime.zipmap import Entry, read_directory
 ALIGNMENT = 64 * 1024
 MANIFEST = "manifest.json"
 MANIFEST_SUM = "manifest.sha256"
+MANIFEST_SIG = "manifest.sig"
 PAD = ".pad/"
 MAX_MANIFEST = 64 << 20
+MAX_SIGNATURES = 1 << 16
 Bytes = NDArray[np.uint8]
 
 # LLVM's names of processor features that the kernel of the system calls otherwise.
@@ -98,11 +100,26 @@ class Bundle:
 
     @property
     def names(self) -> list[str]:
-        """Entries beside the manifest and the padding, in the order of the file."""
-        return [n for n in self._entries if n not in (MANIFEST, MANIFEST_SUM) and not n.startswith(PAD)]
+        """Entries beside the manifest, what protects it, and the padding, in the order of the file."""
+        return [n for n in self._entries if n not in (MANIFEST, MANIFEST_SUM, MANIFEST_SIG) and not n.startswith(PAD)]
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
+
+    @property
+    def signatures(self) -> bytes:
+        """The text of manifest.sig, empty where the bundle is not signed. Raises BundleError."""
+        entry = self._entries.get(MANIFEST_SIG)
+        if entry is None:
+            return b""
+        if entry.size > MAX_SIGNATURES:
+            raise BundleError(f"'{self.path}': entry '{MANIFEST_SIG}' is too large; sign the bundle again.")
+        return self._bytes(entry).tobytes()
+
+    @property
+    def manifest_text(self) -> bytes:
+        """The bytes of manifest.json, which are what is signed."""
+        return self._bytes(self._entries[MANIFEST]).tobytes()
 
     def read(self, name: str) -> bytes:
         """A copy of an entry, after its checksum. Raises BundleError."""

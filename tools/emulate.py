@@ -44,7 +44,7 @@ def command(path: str | os.PathLike[str]) -> list[str]:
 def runner(arch: str) -> Path:
     """runnel-run for a processor, built when its sources changed. Raises InputError."""
     digest = hashlib.sha256()
-    for source in [*build_board.sources(), *sorted(CORE.rglob("*.h")), *sorted(build_board.BOARD.glob("*.h"))]:
+    for source in [*build_board.sources(), *sorted(CORE.parent.rglob("*.h"))]:
         digest.update(source.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runnel"
     out = cache / f"runnel-run-{arch}-{digest.hexdigest()[:16]}"

@@ -19,6 +19,7 @@ ALIGNMENT = 64 * 1024
 SEGMENT_BYTES = 1024 * 1024  # the most bytes of one segment of the weights
 MANIFEST = "manifest.json"
 MANIFEST_SUM = "manifest.sha256"
+MANIFEST_SIG = "manifest.sig"
 PAD = ".pad/"
 COMPUTED_KEYS = frozenset({"schema", "program_hash", "entries"})  # written here, whatever the caller gives
 MANIFEST_KEYS = COMPUTED_KEYS | {
@@ -32,7 +33,7 @@ Payload = bytes | bytearray | memoryview
 
 
 def write_bundle(
-    path: str | os.PathLike[str], manifest: Mapping[str, Any], entries: Mapping[str, Payload]
+    path: str | os.PathLike[str], manifest: Mapping[str, Any], entries: Mapping[str, Payload], signatures: bytes = b""
 ) -> dict[str, Any]:
     """Write a bundle and return its whole manifest.
 
@@ -40,18 +41,30 @@ def write_bundle(
     segments in order of use as {"offset", "bytes"} (of ``entries["weights/<layout>"]``); without it they are cut every
     1 MiB. entries: {path in the bundle: its bytes}. The order in the file is the order of the mapping; equal inputs
     give equal bytes. The entry manifest.sha256 protects the manifest as the manifest protects the others.
+    signatures: of the manifest, the text of the entry manifest.sig, which is left out where it is empty.
     The file appears under its name only when it is complete.
     Raises InputError where it cannot be written there.
     """
     complete = _complete(manifest, entries)
-    text = (json.dumps(complete, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    text = _text(complete)
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _store(archive, MANIFEST_SUM, f"{hashlib.sha256(text).hexdigest()}\n".encode())
+        if signatures:
+            _store(archive, MANIFEST_SIG, signatures)
         pads = 0
         for name, payload in {MANIFEST: text, **entries}.items():
             pads += _align(archive, file, name, len(payload), pads)
             _store(archive, name, payload)
     return complete
+
+
+def manifest_text(manifest: Mapping[str, Any], entries: Mapping[str, Payload]) -> bytes:
+    """The bytes of manifest.json that ``write_bundle`` writes for the same arguments."""
+    return _text(_complete(manifest, entries))
+
+
+def _text(complete: Mapping[str, Any]) -> bytes:
+    return (json.dumps(complete, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def program_hash(digests: Mapping[str, str]) -> str:
@@ -69,7 +82,7 @@ def _complete(manifest: Mapping[str, Any], entries: Mapping[str, Payload]) -> di
     if missing or unknown:
         raise InternalError(f"the manifest lacks {sorted(missing)} and has the unknown keys {sorted(unknown)}")
     for name in entries:
-        if name in (MANIFEST, MANIFEST_SUM) or name.startswith(PAD) or not _is_plain(name):
+        if name in (MANIFEST, MANIFEST_SUM, MANIFEST_SIG) or name.startswith(PAD) or not _is_plain(name):
             raise InternalError(f"'{name}' cannot be the name of a bundle's entry")
     digests = {name: hashlib.sha256(payload).hexdigest() for name, payload in entries.items()}
     weights = dict(manifest["weights"])

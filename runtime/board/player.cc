@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <initializer_list>
 
+#include "signature.h"
+
 namespace runnel_run {
 
 Layout::Layout(const rn_port& port) : inner_bytes(port.item_bytes) {
@@ -20,6 +22,7 @@ rn_bundle* OpenBundle(const char* path) {
   char message[1024];
   const int code = rn_load(path, &bundle, message, sizeof message);
   if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
+  RequireSignature(bundle, path);
   return bundle;
 }
 

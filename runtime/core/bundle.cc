@@ -13,9 +13,12 @@ namespace {
 constexpr uint64_t kAlignment = 64 * 1024;
 constexpr uint64_t kMostManifest = uint64_t{16} << 20;
 constexpr size_t kMostReading = size_t{64} << 20;
-constexpr char kManifest[] = "manifest.json", kSum[] = "manifest.sha256", kPad[] = ".pad/";
+constexpr char kManifest[] = "manifest.json", kSum[] = "manifest.sha256", kSignatures[] = "manifest.sig",
+               kPad[] = ".pad/";
 
-bool IsListed(Text name) { return !name.Is(kManifest) && !name.Is(kSum) && !name.Starts(kPad); }
+bool IsListed(Text name) {
+  return !name.Is(kManifest) && !name.Is(kSum) && !name.Is(kSignatures) && !name.Starts(kPad);
+}
 
 }  // namespace
 
@@ -45,7 +48,7 @@ struct rn_bundle {
   const char* path = nullptr;
   runnel::Mapped file, image;
   runnel::Manifest manifest = {};
-  Text text;  // the manifest's
+  Text text, signatures;  // the manifest's and the entry manifest.sig
   Listed* entries = nullptr;
   int32_t entry_count = 0;
   rn_program* program = nullptr;
@@ -116,6 +119,10 @@ class Loader {
                          kManifest);
     }
     bundle_.text = {reinterpret_cast<const char*>(text), static_cast<size_t>(entry->bytes)};
+    if (const ZipEntry* signatures = directory_.Find(kSignatures)) {
+      bundle_.signatures = {reinterpret_cast<const char*>(bundle_.file.data + signatures->offset),
+                            static_cast<size_t>(signatures->bytes)};
+    }
     return ReadManifest(text, entry->bytes, reading_, bundle_.arena, report_, &bundle_.manifest);
   }
 
@@ -361,6 +368,11 @@ int rn_bundle_entry(const rn_bundle* bundle, const char* name, const void** byte
     *size = static_cast<size_t>(entry->bytes);
   }
   return code;
+}
+
+const char* rn_bundle_signatures(const rn_bundle* bundle, size_t* bytes) {
+  *bytes = bundle->signatures.bytes;
+  return bundle->signatures.data;
 }
 
 int rn_bundle_verify(const rn_bundle* bundle, char* message, size_t message_bytes) {

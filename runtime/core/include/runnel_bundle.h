@@ -61,6 +61,8 @@ RN_API const char* rn_bundle_manifest(const rn_bundle* bundle, size_t* bytes);
 // An entry in the mapped file, after its checksum; RN_BAD_BUNDLE where it is missing or altered.
 RN_API int rn_bundle_entry(const rn_bundle* bundle, const char* name, const void** bytes, size_t* size, char* message,
                            size_t message_bytes);
+// The text of the entry manifest.sig, at which nothing has looked, without an end; of 0 bytes in a bundle without it.
+RN_API const char* rn_bundle_signatures(const rn_bundle* bundle, size_t* bytes);
 // Checks every entry in full.
 RN_API int rn_bundle_verify(const rn_bundle* bundle, char* message, size_t message_bytes);
 // Whether a stream of `frames` may be flushed: RN_OK, or RN_BAD_LENGTH where the offline model takes no such recording.
