@@ -101,3 +101,8 @@ def message(code: int) -> str:
 def crc32c(address: int, size: int) -> int:
     """CRC-32C of memory."""
     return int(library().rn_crc32c(address, size, 0))
+
+
+def crc32c_of(data: bytes) -> int:
+    """CRC-32C of bytes."""
+    return int(library().rn_crc32c(data, len(data), 0))

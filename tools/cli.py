@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import runnel
 from runnel.errors import Refused, RunnelError
 
-COMMANDS = ("inspect", "compile", "run", "verify", "bench", "targets", "doctor")
+COMMANDS = ("inspect", "compile", "run", "verify", "bench", "push", "rollback", "sign", "targets", "doctor")
 INTERRUPTED = 130
 WORDS = {"undecided": "behind a refused op, so not decided"}
 

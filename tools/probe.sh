@@ -1,4 +1,5 @@
-# Says what a machine is, one "key value" line each, between two marks. Writes no file. FILE may name one to read.
+# Says what a machine is, one "key value" line each, between two marks. Writes no file. FILE may name one to read, and
+# QUICK leaves out what takes time.
 LC_ALL=C
 export LC_ALL
 say() { printf '%s %s\n' "$1" "$(printf '%s' "$2" | tr '\n\0' '  ' | cut -c1-4000)"; }
@@ -9,6 +10,7 @@ say bits "$(getconf LONG_BIT 2>/dev/null)"
 say page "$(getconf PAGESIZE 2>/dev/null)"
 say cores "$(getconf _NPROCESSORS_ONLN 2>/dev/null || grep -c '^processor' /proc/cpuinfo)"
 say ram_kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo 2>/dev/null)"
+say available_kib "$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo 2>/dev/null)"
 say glibc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
 say model "$(cat /proc/device-tree/model 2>/dev/null | tr -d '\0')"
 say compatible "$(cat /proc/device-tree/compatible 2>/dev/null | tr '\0' ' ')"
@@ -19,7 +21,9 @@ if command -v nvidia-smi >/dev/null 2>&1; then
     say cuda "$(nvidia-smi --query-gpu=compute_cap,name --format=csv,noheader 2>/dev/null | head -n 1)"
 fi
 memory=
-if command -v python3 >/dev/null 2>&1; then
+if [ -n "$QUICK" ]; then
+    :
+elif command -v python3 >/dev/null 2>&1; then
     memory=$(python3 -c 'import time
 a = bytearray(1 << 26)
 b = memoryview(bytes(a))

@@ -61,7 +61,7 @@ def test_a_board_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert cli.main(["targets", "probe", "ssh://pi@pi5.local:2222", "--storage", "/home/pi/a b's.bin"]) == 0
     assert "pi5-local.toml" in capsys.readouterr().out
     assert (tmp_path / "args").read_text().split("\n")[:-1] == ["-p", "2222", "-l", "pi", "--", "pi5.local", "sh -s"]
-    assert (tmp_path / "script").read_text().startswith("FILE='/home/pi/a b'\"'\"'s.bin'\n")
+    assert (tmp_path / "script").read_text().startswith("FILE='/home/pi/a b'\"'\"'s.bin'\nQUICK=\n")
     board = targets.load("pi5-local")
     assert (board.cpu, board.page_kib, board.glibc, board.ram_mib) == ("cortex-a76", 16, "2.36", 8062)
     assert (board.storage_mb_s, board.memory_mb_s) == (88.0, 5162.2)

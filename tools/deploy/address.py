@@ -46,7 +46,9 @@ def parse(text: str) -> Address:
         port = match["port"]
         if port and not 0 < int(port) < 65536:
             raise InputError(f"'{port}' is no port; say ssh://user@host:22, or ./{port} for a folder of that name.")
-        return SshAddress(match["host"].strip("[]"), match["user"], int(port) if port else None, folder(match["folder"]))
+        return SshAddress(
+            match["host"].strip("[]"), match["user"], int(port) if port else None, folder(match["folder"])
+        )
     if match := _SERIAL.match(text):
         options = dict(parse_qsl(match["options"] or "", keep_blank_values=True))
         if odd := sorted(options.keys() - {"baud", "dir"}):

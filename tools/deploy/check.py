@@ -20,7 +20,7 @@ MARGIN = 1 << 20  # of disk, for lists and names
 
 @dataclass(frozen=True)
 class Needs:
-    """What a bundle and its program need. memory: bytes of state and scratch of one stream. disk: bytes of a version."""
+    """What a bundle and its program need. memory: bytes of state and scratch of one stream. disk: of a version."""
 
     path: str
     arch: str
@@ -63,7 +63,7 @@ def refuse_mismatch(needs: Needs, found: Mapping[str, str], name: str) -> None:
 def _mismatches(needs: Needs, found: Mapping[str, str]) -> Any:
     arch = board_arch(found)
     if arch != needs.arch:
-        yield f"it is made for {needs.arch} ({needs.target}) and the board is {arch}; compile it for the board's processor"
+        yield f"it is made for {needs.arch} ({needs.target}) and the board is {arch}; compile it for the board"
         return
     flags = set(found.get("features", "").split())
     if "asimd" in flags:
@@ -79,8 +79,8 @@ def _mismatches(needs: Needs, found: Mapping[str, str]) -> Any:
     memory = _number(found, "available_kib") << 10 or _number(found, "ram_kib") << 10
     if memory and needs.memory > memory:
         yield (
-            f"a stream needs {terminal.size(needs.memory)} of memory and the board has {terminal.size(memory)}; compile "
-            "it with a smaller hop"
+            f"a stream needs {terminal.size(needs.memory)} of memory and the board has {terminal.size(memory)}; "
+            "compile it with a smaller hop"
         )
     disk = _number(found, "disk")
     if "disk" in found and needs.disk + MARGIN > disk:

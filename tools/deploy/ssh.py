@@ -1,4 +1,4 @@
-"""One connection of the user's own ssh, shared by every command of a push; what it asks is asked once, by ssh itself."""
+"""One connection of the user's own ssh, shared by all commands of a push; what it asks is asked once, by itself."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ class Ssh:
     def __enter__(self) -> Ssh:
         line = self._line("-M", f"echo {READY.decode()}; cat >/dev/null")  # ends when this process does
         try:
-            self._master = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-            )
+            self._master = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
             self._wait()
         except BaseException as error:
             self.close()
@@ -60,7 +58,9 @@ class Ssh:
             ready.register(self._master.stdout, selectors.EVENT_READ)
             while READY not in said:
                 if not ready.select(max(0, until - time.monotonic())):
-                    raise InputError(f"{self.name} did not answer within {SECONDS} s; try: {shlex.join(['ssh', *self._where])}")
+                    raise InputError(
+                        f"{self.name} did not answer within {SECONDS} s; try: {shlex.join(['ssh', *self._where])}"
+                    )
                 part = self._master.stdout.read1(4096)  # type: ignore[attr-defined]
                 said = (said + part)[-1 << 16 :]
                 if not part:
@@ -74,7 +74,9 @@ class Ssh:
         self._errors.seek(0)
         said = self._errors.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
         why = "".join(c if c.isprintable() else "." for c in said[-1][:200]) if said else "the connection was lost"
-        return InputError(f"ssh does not reach {self.name}: {why.rstrip('.')}; try: {shlex.join(['ssh', *self._where])}")
+        return InputError(
+            f"ssh does not reach {self.name}: {why.rstrip('.')}; try: {shlex.join(['ssh', *self._where])}"
+        )
 
     def start(self, script: str, **streams: Any) -> subprocess.Popen[bytes]:
         """Starts a POSIX shell's script there, whatever shell the user has."""

@@ -1,0 +1,224 @@
+"""A login shell at the far end of a serial line: commands and files reach it whole, or not at all.
+
+Nothing is known of the line but that it loses and changes bytes. Every command carries its own POSIX cksum and is run
+only where it arrived as it was sent; every file goes in parts, as octal escapes that a loop of `read` and `printf`
+turns into bytes, and a part is sent again until its cksum is right. The shell needs printf, cksum, cat, rm, mv, mkdir
+and chmod.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from runnel.errors import InputError
+
+PART = 768  # bytes of a file that are sent at once: as text they fit what a tty keeps for a slow reader
+LINE = 200  # characters of a line of them
+TRIES = 12
+SECONDS = 3.0  # that a command may take before it is sent again
+_LOGIN = re.compile(rb"(?:login|[Pp]assword|Username): ?\Z")
+_POLYNOMIAL = 0x04C11DB7
+
+
+def _table() -> list[int]:
+    table = []
+    for i in range(256):
+        crc = i << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (_POLYNOMIAL if crc & 0x80000000 else 0)
+        table.append(crc & 0xFFFFFFFF)
+    return table
+
+
+_TABLE = _table()
+
+
+def cksum(data: bytes) -> str:
+    """What POSIX's cksum prints for bytes on its standard input."""
+    size, length = len(data), bytearray()
+    while size:
+        length.append(size & 255)
+        size >>= 8
+    crc = 0
+    for octet in data + bytes(length):
+        crc = (crc << 8 & 0xFFFFFFFF) ^ _TABLE[crc >> 24 ^ octet]
+    return f"{crc ^ 0xFFFFFFFF} {len(data)}"
+
+
+def escaped(data: bytes) -> str:
+    """Bytes as printf's %b reads them, in letters, digits and backslashes alone."""
+    out = []
+    for i, octet in enumerate(data):
+        if octet < 128 and chr(octet).isalnum():
+            out.append(chr(octet))
+            continue
+        digits = i + 1 < len(data) and chr(data[i + 1]) in "01234567"
+        out.append(f"\\0{octet:03o}" if digits else f"\\0{octet:o}")
+    return "".join(out)
+
+
+class Exchange(Protocol):
+    """A port: see serial.Port."""
+
+    name: str
+
+    def exchange(self, data: bytearray, wait: float) -> bytes:
+        """Sends what fits of data and gives what came."""
+
+
+class Shell:
+    """The shell behind a port. Raises InputError where there is none, or none that answers."""
+
+    def __init__(self, port: Exchange, baud: int) -> None:
+        self._port, self._baud = port, baud
+        self._heard = b""
+        self._count = random.SystemRandom().randrange(1 << 20)
+
+    def said(self) -> str:
+        """What came last."""
+        while part := self._port.exchange(bytearray(), 0.2):
+            self._heard += part
+        return self._heard[-4096:].decode("utf-8", "replace")
+
+    def wake(self) -> None:
+        """Looks for a shell and makes it a quiet POSIX one."""
+        for turn in range(TRIES):
+            self._send(b"\x03\n" if turn else b"\n")
+            self._send(b"exec sh\n")
+            self._wait(None, 0.3)
+            if _LOGIN.search(self._heard.rstrip(b"\r\n")):
+                raise InputError(
+                    f"the board behind {self._port.name} asks for a login; log in there with a terminal program, "
+                    "leave it, and push again."
+                )
+            self._send(b"stty -echo 2>/dev/null; PS1=; PS2=; unset PROMPT_COMMAND; set +o history 2>/dev/null\n")
+            if self._try("true", 1.0) is not None:
+                return
+        raise InputError(
+            f"there is no shell behind {self._port.name} at {self._baud} baud; check the cable and the rate, and "
+            "log in there first."
+        )
+
+    def run(self, command: str, seconds: float = SECONDS) -> str:
+        """What a command prints. It may be run more than once, and has no single quotes. Raises InputError."""
+        for _ in range(TRIES):
+            if (said := self._try(command, seconds)) is not None:
+                return said
+            self._send(b"\x03\n")
+            self._wait(None, 0.2)
+        raise InputError(f"the shell behind {self._port.name} does not answer; look whether a program has the line.")
+
+    def script(self, text: str) -> bytes:
+        """What a script prints, whole."""
+        room = f"/tmp/runnel-{self._count:x}-{random.SystemRandom().getrandbits(32):08x}"
+        try:
+            self.bring(text.encode(), room, "script", lambda stage, fraction=None: None)
+            self.run(f"sh {room}/script > {room}/said 2>/dev/null; :", 60)
+            wanted = self.run(f"cksum < {room}/said").strip()
+            for _ in range(TRIES):
+                said = self.run(f"cat {room}/said", 30).encode()
+                for whole in (said, said + b"\n"):
+                    if cksum(whole) == wanted:
+                        return whole
+            raise InputError(f"the line {self._port.name} is too bad for a page of text; check it.")
+        finally:
+            self.run(f"rm -rf {room}")
+
+    def bring(self, data: bytes, folder: str, name: str, progress: Callable[..., None]) -> None:
+        """Brings a file into a folder there, whole and executable; parts that are there already are not sent again."""
+        place, part = f'"{folder}/{name}"', f"{folder}/.{name}."
+        if self.run(f"cksum < {place} 2>/dev/null; :").strip() == cksum(data):
+            return
+        self.run(f'mkdir -p "{folder}"')
+        parts = [data[at : at + PART] for at in range(0, len(data), PART)]
+        listed = self.run(f'for p in "{part}"*; do [ -f "$p" ] && echo "${{p##*.}} $(cksum < "$p")"; done; :', 60)
+        there = {line.strip() for line in listed.splitlines()}
+        missing = [i for i, one in enumerate(parts) if f"{i} {cksum(one)}" not in there]
+        begun = time.monotonic()
+        for done, i in enumerate(missing):
+            self._part(parts[i], f'"{part}{i}"')
+            left = (time.monotonic() - begun) / (done + 1) * (len(missing) - done - 1)
+            progress(f"sending the agent, {left:.0f} s left", (done + 1) / len(missing))
+        joined = (f'i=0; while [ $i -lt {len(parts)} ]; do cat "{part}$i"; i=$((i+1)); done > "{part}whole"; '
+                  f'cksum < "{part}whole"')  # fmt: skip
+        if self.run(joined, 60).strip() != cksum(data):
+            self.run(f'rm -f "{part}"*')
+            raise InputError(f"{name} did not reach the board whole; look whether its disk is full, and push again.")
+        self.run(f'[ -f {place} ] || {{ chmod 755 "{part}whole" && mv -f "{part}whole" {place}; }}; rm -f "{part}"*')
+
+    def start(self, command: str, folder: str) -> None:
+        """Starts a program that takes the line."""
+        self._send(self._guarded(f'cd "{folder}" && {command}'))
+        self._wait(None, 0.2)
+
+    def _part(self, data: bytes, place: str) -> None:
+        lines = _cut(escaped(data))
+        body = "".join(f"#{line}\n" for line in lines) + ".\n"
+        loop = (f'echo "run""nel-go"; while IFS= read -r a && [ "$a" != . ]; do printf %b "${{a#?}}"; done > {place}; '
+                f"cksum < {place}")  # fmt: skip
+        for _ in range(TRIES):
+            mark = self._ask(loop)
+            if self._wait(b"runnel-go", SECONDS):
+                self._send(body.encode())
+                answer = self._answer(mark, SECONDS + 20 * len(body) / self._baud)
+                if answer is not None and answer.split("runnel-go")[-1].strip() == cksum(data):
+                    return
+            self._send(b"\n.\n\x03\n")
+            self._wait(None, 0.2)
+        raise InputError(f"the line {self._port.name} is too bad, or the board's disk is full; check both.")
+
+    def _try(self, command: str, seconds: float) -> str | None:
+        return self._answer(self._ask(command), seconds)
+
+    def _ask(self, command: str) -> bytes:
+        self._count += 1
+        self._heard = b""
+        self._send(self._guarded(f'{command}; echo "run""nel-{self._count}-end"'))
+        return f"runnel-{self._count}-end".encode()
+
+    def _answer(self, mark: bytes, seconds: float) -> str | None:
+        if not self._wait(mark, seconds):
+            return None
+        said = self._heard.split(mark)[0].replace(b"\r", b"")
+        return said.decode("utf-8", "replace").strip("\n")
+
+    @staticmethod
+    def _guarded(command: str) -> bytes:
+        assert "'" not in command
+        return f'l=\'{command}\'; [ "$(printf %s "$l" | cksum)" = "{cksum(command.encode())}" ] && eval "$l"\n'.encode()
+
+    def _send(self, data: bytes) -> None:
+        left = bytearray(data)
+        until = time.monotonic() + 30 + 20 * len(data) / self._baud
+        while left:
+            self._heard += self._port.exchange(left, 0.05)
+            if time.monotonic() > until:
+                raise InputError(f"the serial line {self._port.name} takes nothing; check the cable and flow control.")
+
+    def _wait(self, mark: bytes | None, seconds: float) -> bool:
+        """Whether a mark comes in time; without one, waits until the line is quiet."""
+        until = time.monotonic() + seconds
+        while mark is None or mark not in self._heard:
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            part = self._port.exchange(bytearray(), min(left, 0.05 if mark else seconds))
+            self._heard = (self._heard + part)[-1 << 18 :]
+            if mark is None and not part:
+                return False
+        return True
+
+
+def _cut(text: str) -> list[str]:
+    """Lines of escapes, none of which is cut."""
+    lines, line = [], ""
+    for piece in re.findall(r"\\0[0-7]{0,3}|.", text):
+        if len(line) + len(piece) > LINE:
+            lines.append(line)
+            line = ""
+        line += piece
+    return [*lines, line] if line else lines
