@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -21,7 +22,14 @@ from runnel.tools import toolchain
 
 TARGETS = {"aarch64": "aarch64", "armv7": "armv7", "x86_64": "x86-64-v2"}  # what the binary is built for
 QEMU = {"aarch64": "aarch64", "armv7": "arm", "x86_64": "x86_64"}
-HELP = "qemu: emulate the processor that the bundle is made for, with the program that boards run"
+HELP = "qemu: emulate the processor that the bundle is made for, with the program that boards run; or a board"
+
+
+def place(text: str) -> str:
+    """What ``--on`` takes: qemu, or the address of a board."""
+    if text != "qemu" and "://" not in text:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither qemu nor ssh://user@board")
+    return text
 
 
 def command(path: str | os.PathLike[str]) -> list[str]:

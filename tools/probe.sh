@@ -6,8 +6,11 @@ say() { printf '%s %s\n' "$1" "$(printf '%s' "$2" | tr '\n\0' '  ' | cut -c1-400
 echo 'runnel-probe 1'
 say machine "$(uname -m 2>/dev/null)"
 say host "$(uname -n 2>/dev/null)"
-say bits "$(getconf LONG_BIT 2>/dev/null)"
-say page "$(getconf PAGESIZE 2>/dev/null)"
+# Where there is no getconf: the class of an ELF file, and what the kernel says of a mapping.
+case $(head -c 5 /bin/sh 2>/dev/null | tail -c 1 | tr '\001\002' ab) in a) bits=32 ;; b) bits=64 ;; *) bits= ;; esac
+page=$(sed -n 's/^KernelPageSize: *\([0-9]*\) kB/\1/p' /proc/self/smaps 2>/dev/null | head -n 1)
+say bits "$(getconf LONG_BIT 2>/dev/null || echo $bits)"
+say page "$(getconf PAGESIZE 2>/dev/null || { [ -n "$page" ] && echo $((page * 1024)); })"
 say cores "$(getconf _NPROCESSORS_ONLN 2>/dev/null || grep -c '^processor' /proc/cpuinfo)"
 say ram_kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo 2>/dev/null)"
 say available_kib "$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo 2>/dev/null)"

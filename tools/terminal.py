@@ -32,6 +32,12 @@ class Progress:
         self.stream.write(f"\r\x1b[K{stage}{bar}")
         self.stream.flush()
 
+    def note(self, text: str) -> None:
+        """A line that stays, in a pipe too."""
+        self.close()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+
     def close(self) -> None:
         """Wipe the line."""
         if self.live and self.drawn:

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "figures.h"
+#include "notify.h"
 #include "options.h"
 #include "player.h"
 #include "realtime.h"
@@ -185,7 +186,9 @@ int Run(const Options& options) {
   if (options.core >= 0) UseCore(options.core);
   if (options.priority) UsePriority(options.priority);
   CatchSignals();
+  Notifier notifier;
   if (options.realtime) LockMemory();
+  notifier.Ready();
   const bool live = inputs.live();
   if (options.seconds > 0 && rate <= 0) Refuse("--seconds needs the rate of the input; give --rate.");
   const int64_t most = options.seconds > 0 ? llround(options.seconds * rate) : INT64_MAX;
@@ -196,6 +199,7 @@ int Run(const Options& options) {
   for (int64_t left = most; left > 0 && !Stopped();) {
     const int64_t ticks = inputs.Read(player, left < chunk ? left : chunk);
     if (ticks == 0) break;
+    notifier.Alive(Now());
     ++chunks;
     left -= ticks;
     if (options.realtime && live) {
@@ -221,6 +225,7 @@ int Run(const Options& options) {
     if (options.realtime && to > limit) ++misses;
     outputs.Take(player);
   }
+  notifier.Stopping();
   const int64_t frames = player.position() - begins;
   if (frames == 0) Refuse("no frames came in.");
   char message[256];

@@ -22,7 +22,7 @@ CPUINFO = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc3
           "CPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"  # fmt: skip
 ENTER = """set -e
 mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
-printf '%s' ':arm:M::{magic}:{mask}:{qemu}:F' > /proc/sys/fs/binfmt_misc/register
+printf '%s' ':arm:M::{magic}:{mask}:{qemu}:FP' > /proc/sys/fs/binfmt_misc/register
 mount --rbind /proc {root}/proc
 mount --bind {root}/cpuinfo {root}/proc/cpuinfo
 for device in null zero urandom; do mount --bind /dev/$device {root}/dev/$device; done

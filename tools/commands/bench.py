@@ -11,6 +11,7 @@ from runnel.errors import InputError
 from runnel.files import replacing
 from runnel.tools import emulate, terminal
 from runnel.tools.bench import Row, measure, ratios
+from runnel.tools.deploy import remote
 from runnel.tools.measure import THREADS
 from runnel.tools.units import frame_count, positive
 
@@ -29,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="FILE", help="also write the raw rows there, as JSON")
     parser.add_argument("--rounds", type=positive, default=5, help="turns that the backends take (default: 5)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
-    parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
+    parser.add_argument("--on", type=emulate.place, metavar="qemu|ssh://BOARD", help=emulate.HELP)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.on and args.on != "qemu":
+        words = [*emulate.chunk_words(args.bundle, args.chunk, None), *(["--json"] if args.json else [])]
+        return remote.call(args.bundle, args.on, "bench", words)
     if args.on:
         return emulate.call(args.bundle, "bench", emulate.chunk_words(args.bundle, args.chunk, None), args.json)
     backends = args.backend.split(",")

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="the bundle, m.rnl")
     parser.add_argument("board", help=ADDRESS)
     parser.add_argument("--runner", metavar="FILE", help="the runnel-run to send (default: built for the bundle)")
+    parser.add_argument(
+        "--service", metavar="ARGUMENTS", help="also make a systemd service of it: what runnel-run run gets, as in"
+        " --service='--in pcm:hw:0,0 --out json:/run/heard'",
+    )  # fmt: skip
     parser.add_argument("--trust", metavar="KEY", help="tell the board a public key: from now on it runs nothing else")
 
 
@@ -30,8 +34,9 @@ def main(args: argparse.Namespace) -> int:
             keys = Path(args.trust).read_bytes()
         except OSError as error:
             raise InputError(f"the key '{args.trust}' cannot be read: {error.strerror}.") from None
+    address, service = parse(args.board), args.service
     try:
-        done = push_bundle(args.bundle, parse(args.board), progress, runner=args.runner, keys=keys)
+        done = push_bundle(args.bundle, address, progress, runner=args.runner, keys=keys, service=service)
     finally:
         progress.close()
     if args.json:
@@ -43,6 +48,6 @@ def main(args: argparse.Namespace) -> int:
         "version": done.id,
         "folder": done.folder,
         "before": done.previous or "none",
-    }
+    } | ({"service": done.service} if done.service else {})
     print(terminal.pairs(rows))
     return 0

@@ -8,8 +8,7 @@ import json
 from runnel.tools import terminal
 from runnel.tools.commands.push import ADDRESS
 from runnel.tools.deploy.address import parse
-from runnel.tools.deploy.check import board_arch
-from runnel.tools.deploy.push import connected
+from runnel.tools.deploy.push import connected, rollback
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +19,7 @@ def main(args: argparse.Namespace) -> int:
     progress = terminal.Progress()
     try:
         with connected(parse(args.board), None) as board:
-            progress("going back")
-            with board.agent(board_arch(board.probe()), progress) as agent:
-                name = agent.rollback()
+            name = rollback(board, progress)
     finally:
         progress.close()
     print(json.dumps({"id": name, "folder": board.folder}) if args.json else f"{board.folder}: now version {name}")

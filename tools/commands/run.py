@@ -14,9 +14,12 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
+from runnel.runtime.bundle import Bundle
 from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
+from runnel.runtime.program import Port
 from runnel.tools import emulate, terminal
+from runnel.tools.deploy import remote
 from runnel.tools.facts import mode_facts
 from runnel.tools.measure import THREADS, Outputs, Timing, by_name, drive
 from runnel.tools.units import frame_count, named_file, positive
@@ -43,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
     parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
     parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
-    parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
+    parser.add_argument("--on", type=emulate.place, metavar="qemu|ssh://BOARD", help=emulate.HELP)
 
 
 def main(args: argparse.Namespace) -> int:
     if args.on:
-        return _emulated(args)
+        return _emulated(args) if args.on == "qemu" else _on_board(args)
     runtime = runnel.Runtime(args.threads)
     programs = [runnel.load(path, backend=args.backend, runtime=runtime) for path in args.bundle]
     program = programs[0] if len(programs) == 1 else Chain(programs)
@@ -94,6 +97,46 @@ def _emulated(args: argparse.Namespace) -> int:
     words += ["--rate", str(args.rate)] if args.rate else []
     words += emulate.chunk_words(args.bundle[0], args.chunk, args.rate)
     return emulate.call(args.bundle[0], "run", words, args.json, args.statics)
+
+
+def _on_board(args: argparse.Namespace) -> int:
+    if len(args.bundle) > 1:
+        raise InputError("--on a board runs one bundle; run them one after the other.")
+    path = args.bundle[0]
+    manifest = Bundle(path).manifest
+    inputs, outputs = ([Port.of(port) for port in manifest[key]] for key in ("inputs", "outputs"))
+    timed = [port for port in inputs if port.per_tick]
+    if len(timed) != 1 or timed[0].axis is None:
+        known = ", ".join(port.name for port in timed)
+        raise InputError(f"--on a board feeds one input with a time axis and this model has {known}.")
+    own_rate = manifest["clock"].get("rate")
+    rate: int | None = args.rate if own_rate is None else round(own_rate)
+    chunks, notes = None, list[str]()
+    there = args.source.startswith(remote.ON_BOARD)
+    if not there:
+        source = open_source(args.source, timed[0], rate if own_rate else None, args.rate, args.on_nonfinite)
+        rate, axis, notes = rate or source.rate, timed[0].axis, source.notes
+        size = _chunk(args.chunk, rate, manifest["hop"])
+        chunks = ((chunk, axis) for chunk in source.chunks(size))
+    words = ["--on-nonfinite", args.on_nonfinite, *(["--realtime"] if args.realtime else [])]
+    words += ["--rate", str(rate)] if rate else []
+    words += emulate.chunk_words(path, None if args.chunk == "all" and not there else args.chunk, rate)
+    sinks: dict[str, str] = {}
+    for text in args.sinks:
+        port, uri = _named_output(text, outputs)
+        if port.name in sinks:
+            raise InputError(f"output '{port.name}' is given two places; name one.")
+        sinks[port.name] = uri
+    code, figures, more = remote.run(
+        path, args.on, chunks, args.source.removeprefix(remote.ON_BOARD), sinks, args.statics, words, rate
+    )
+    if code:
+        return code
+    page = sys.stderr if "-" in sinks.values() else sys.stdout
+    facts = {**figures, "notes": [*notes, *more]}
+    text = terminal.pairs({name.replace("_", " "): str(value) for name, value in facts.items() if value != []})
+    print(json.dumps(facts, indent=1) if args.json else text, file=page)
+    return 0
 
 
 def _chunk(text: str | None, rate: int | None, hop: int) -> int | None:

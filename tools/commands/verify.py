@@ -8,6 +8,7 @@ from typing import Any
 
 from runnel.runtime.bundle import Bundle
 from runnel.tools import emulate, terminal
+from runnel.tools.deploy import remote
 from runnel.tools.facts import mode_facts
 from runnel.tools.golden import verify
 
@@ -15,10 +16,12 @@ from runnel.tools.golden import verify
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="the bundle, m.rnl")
     parser.add_argument("--backend", default="native", help="native (default), onnxruntime, or both with a comma")
-    parser.add_argument("--on", choices=("qemu",), help=emulate.HELP)
+    parser.add_argument("--on", type=emulate.place, metavar="qemu|ssh://BOARD", help=emulate.HELP)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.on and args.on != "qemu":
+        return remote.call(args.bundle, args.on, "verify", ["--json"] if args.json else [])
     if args.on:
         return emulate.call(args.bundle, "verify", [], args.json)
     results: list[dict[str, Any]] = []

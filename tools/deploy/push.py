@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runnel.errors import InputError
@@ -22,13 +22,15 @@ from runnel.tools.deploy.agent import Agent
 from runnel.tools.deploy.channel import Pipe
 from runnel.tools.deploy.check import Needs, board_arch, memory_of, refuse_mismatch
 from runnel.tools.deploy.serial import Port, SerialBoard
+from runnel.tools.deploy.service import Service
 from runnel.tools.deploy.ssh import Ssh
 from runnel.tools.deploy.version import Version, write_board_form
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did. sent: bytes of the version's that went over the line. known: those that were there already."""
+    """What a push did. sent: bytes of the version's that went over the line. known: those that were there
+    already. service: that runs it, empty where there is none."""
 
     id: str
     folder: str
@@ -36,6 +38,7 @@ class Pushed:
     sent: int
     known: int
     seconds: float
+    service: str = ""
 
 
 class Parcel:
@@ -68,6 +71,11 @@ class SshBoard:
     def probe(self) -> dict[str, str]:
         """What the board says of itself. Raises InputError."""
         return probe.parse(self.ssh.run(probe.script(quick=True)).stdout, self.name)
+
+    def shell(self, script: str) -> tuple[int, str]:
+        """Runs a script there: its exit code and what it printed."""
+        done = self.ssh.run(script + "\n")
+        return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
     @contextmanager
     def agent(self, arch: str, progress: Callable[..., None]) -> Iterator[Agent]:
@@ -205,12 +213,46 @@ def _clock(seconds: float) -> str:
 
 def push_bundle(
     path: str, address: Address, progress: terminal.Progress, *, runner: str | None = None, keys: bytes = b"",
-    use: bool = True,
+    service: str | None = None,
 ) -> Pushed:  # fmt: skip
-    """Brings a bundle to the board behind an address. Raises InputError."""
+    """Brings a bundle to the board behind an address and makes it the current one there. Raises InputError.
+
+    runner: the program to send, in place of one that is built. service: what ``runnel-run run`` gets besides the bundle
+    in a service of the board; one that is there already is restarted in any case.
+    """
     with ExitStack() as stack:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         progress("reading the bundle")
         parcel = Parcel(path, room, runner)
         board = stack.enter_context(connected(address, parcel.name))
-        return push(board, parcel, progress, use, keys)
+        done = push(board, parcel, progress, keys=keys)
+        progress("starting the service" if service is not None else "looking for a service")
+        return replace(done, service=_served(board, parcel.needs.arch, done, service, progress))
+
+
+def _served(board: Board, arch: str, done: Pushed, words: str | None, progress: terminal.Progress) -> str:
+    """Restarts the service of a board, or makes one; its name, empty where there is none.
+
+    Raises InputError where it does not start: then the board is back at the version before.
+    """
+    unit = Service(board)
+    if words is not None and (said := unit.install(words)) and "linger" in said:
+        progress.note(said)
+    try:
+        return unit.name if unit.restart() else ""
+    except InputError as error:
+        if not done.previous or done.previous == done.id:
+            raise
+        with board.agent(arch, progress) as agent:
+            agent.rollback()
+        unit.restart()
+        raise InputError(f"{error}; the board is back at the version before, {done.previous}.") from None
+
+
+def rollback(board: Board, progress: terminal.Progress) -> str:
+    """Goes back to the version before and restarts the service, where there is one; the version. Raises InputError."""
+    progress("going back")
+    with board.agent(board_arch(board.probe()), progress) as agent:
+        name = agent.rollback()
+    Service(board).restart()
+    return name

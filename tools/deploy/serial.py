@@ -131,6 +131,13 @@ class SerialBoard:
             self._found = probe.parse(said, self.name)
         return self._found
 
+    def shell(self, script: str) -> tuple[int, str]:
+        """Runs a script there: its exit code and what it printed."""
+        self._shell.wake()
+        said = self._shell.script(f"(\n{script}\n) 2>&1\necho $?\n").decode("utf-8", "replace").rstrip("\n")
+        text, _, code = said.rpartition("\n")
+        return int(code) if code.isdigit() else 1, text
+
     def _leave_agent(self) -> None:
         """An agent that an earlier push left running has the line: it is told to give it back."""
         channel = LineChannel(self._port, self._baud)
