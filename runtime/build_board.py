@@ -29,9 +29,7 @@ def agent_sources() -> list[Path]:
     return [*sorted(AGENT.glob("*.cc")), *sorted(SIGN.glob("*.cc")), *build_core.sources()]
 
 
-def build(
-    out: str | os.PathLike[str], compiler: list[str] | None = None, files: Sequence[Path] | None = None
-) -> None:
+def build(out: str | os.PathLike[str], compiler: list[str] | None = None, files: Sequence[Path] | None = None) -> None:
     """Compiles ``runnel-run`` to ``out``, replacing it at once or not at all. Raises NoCompiler.
 
     files: of another program. compiler: the command of a C++ compiler; without it the one that the core is compiled with.

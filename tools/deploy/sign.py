@@ -93,7 +93,7 @@ def sign_bundle(path: str, key: Ed25519PrivateKey, out: str | None = None, runne
     """
     bundle = Bundle(path)
     bundle.verify()
-    entries = {name: memoryview(bundle.view(name)) for name in bundle.names}
+    entries = {name: bundle.view(name).data for name in bundle.names}
     manifest = {name: value for name, value in bundle.manifest.items() if name not in COMPUTED_KEYS}
     whole = manifest_text(manifest, entries)
     what = {("bundle", whole): None}

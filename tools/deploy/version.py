@@ -30,7 +30,7 @@ def board_form(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Payload]]:
         first = name.split("/")[0]
         other = (first == "kernels" and name != kernels) or (first == "weights" and name != f"weights/{weights}")
         if first not in LAPTOP_ONLY and not other:
-            entries[name] = memoryview(bundle.view(name))
+            entries[name] = bundle.view(name).data
     kept = {key: value for key, value in manifest.items() if key not in COMPUTED_KEYS}
     return {**kept, "backends": ["native"], "onnx": None}, entries
 
