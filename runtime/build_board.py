@@ -32,7 +32,7 @@ def agent_sources() -> list[Path]:
 def build(out: str | os.PathLike[str], compiler: list[str] | None = None, files: Sequence[Path] | None = None) -> None:
     """Compiles ``runnel-run`` to ``out``, replacing it at once or not at all. Raises NoCompiler.
 
-    files: of another program. compiler: the command of a C++ compiler; without it the one that the core is compiled with.
+    files: of another program. compiler: the command of a C++ compiler; without it the one of the core.
     """
     command = compiler if compiler is not None else build_core.find_compiler()
     place = Path(out)
