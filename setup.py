@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent
 FOLDERS = ("compiler", "runtime", "models", "targets", "tools")  # runnel.compiler is compiler/, and so on
 RECIPE = Path("runtime/build_core.py")
 LIBRARY = Path("runtime/_lib/librunnel.so")
-DATA = ["py.typed", "*.sh", "*.service", "*.toml", "*.onnx", "*.wav", "*.json", "*.md"]
+DATA = ["py.typed", "*.sh", "*.service", "*.toml", "*.onnx", "*.wav", "*.json", "*.md", "*.txt"]
 PARTS = ("core", "core/include", "board", "sign", "agent")
 CPLUSPLUS = [f"{part}/*.{kind}" for part in PARTS for kind in ("cc", "h")]  # compiled for boards
 

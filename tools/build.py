@@ -39,6 +39,7 @@ from runnel.tools.caches import check_kernels, kv_record
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
+from runnel.tools.generate.attach import tokenizer_entries
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
 from runnel.tools.request import Request
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits 
 
 LAYOUT = "lanes16"
 AHEAD_HOPS = 4
+PREFILL = 32  # tokens of a prompt that go through the layers together
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
     weights are rounded, a named mode); kv (what the caches of a decoder keep: "full" with max_frames, or a policy such
     as "sink=4,window=512"); backend ("native" insists on kernels,
-    "onnxruntime" does without); progress(stage, fraction).
+    "onnxruntime" does without); tokenizer (a file for the bundle of a decoder of text; without it the one that
+    lies beside the model); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
@@ -175,6 +178,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     request.say("running the offline model")
     cases = golden_cases(rewritten, figures)
     entries = _entries(rewritten, form, native, cases, board.name) | _licences(model)
+    entries |= tokenizer_entries(model, request.tokenizer, graph)
     manifest = _manifest(rewritten, form, native, refusal, request, board, target, figures)
     out = Path(out)
     here, absent = runs_here(target)
@@ -227,6 +231,11 @@ def runs_here(target: Target) -> tuple[bool, str]:
     return not lacking, f"{target.arch} with {', '.join(lacking)}"
 
 
+def _most_frames(graph: StreamGraph, request: Request) -> int:
+    """The most frames of a step: as asked for, or a chunk of a prompt for a decoder with caches."""
+    return request.most_frames or (PREFILL if graph.kv is not None else 1)
+
+
 def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[NativeProgram | None, str | None]:
     from runnel.compiler.codegen import KernelModule, Unsupported
     from runnel.compiler.lowering.plan import Planner
@@ -234,7 +243,7 @@ def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[Nativ
     request.say("laying out the native program")
     try:
         low = lower(graph)
-        hop = 1 if low.one_frame_steps else max(request.most_frames or 1, natural_hop(graph))
+        hop = 1 if low.one_frame_steps else max(_most_frames(graph, request), natural_hop(graph))
         return Planner(low, hop, KernelModule(target)).build(request.progress), None
     except (NoKernel, Unsupported) as error:
         return None, str(error)

@@ -16,7 +16,10 @@ from typing import Any, NoReturn
 import runnel
 from runnel.errors import Refused, RunnelError
 
-COMMANDS = ("inspect", "compile", "run", "verify", "bench", "push", "rollback", "sign", "targets", "doctor")
+COMMANDS = (
+    "inspect", "compile", "run", "generate", "chat", "serve", "verify", "bench", "push", "rollback", "sign", "targets",
+    "doctor",
+)  # fmt: skip
 INTERRUPTED = 130
 WORDS = {"undecided": "behind a refused op, so not decided"}
 

@@ -43,6 +43,7 @@ class Request:
     shape: Mapping[str, Sequence[int]] | None = None
     weights: str | None = None
     backend: str | None = None
+    tokenizer: str | None = None
     progress: Progress | None = None
     window_mode: str = field(init=False, default="exact")
     modes: dict[str, str] = field(init=False, default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runnel.errors import StreamError
+from runnel.errors import RunnelError, StreamError
 from runnel.runtime import native
 from runnel.runtime.backends.memory import Lane, Words
 from runnel.runtime.backends.native import NativeProgram, NativeStream
@@ -62,6 +62,15 @@ class CachedStream(NativeStream):
         for into, tail in zip(out.values() if isinstance(out, Mapping) else [out], tails):
             into[...] = tail
         return out
+
+    def error(self, code: int, arrays: list[Array]) -> RunnelError:
+        if code != native.CACHE_FULL:
+            return super().error(code, arrays)
+        slots = min(slots for heads in self.kv.layers for slots, _, _ in heads)
+        return StreamError(
+            f"{self._frames.value} tokens more do not fit a cache that keeps all of them and has {self.kv.kept} of "
+            f"{slots}; compile the model with more, or take a kv that drops some."
+        )
 
     def _is_finite(self) -> bool:
         return not self._core.rn_has_nonfinite(self.program._handle, self._addresses, self._frames)

@@ -1,0 +1,1 @@
+"""verse: a small decoder of English text, for bounded KV caches and weights from flash."""

@@ -1,0 +1,1 @@
+"""Text from a decoder: tokens, sampling, sessions, and the server of them."""
