@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import platform
-import sys
-from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +13,7 @@ from numpy.typing import NDArray
 from runnel.errors import BundleError
 from runnel.runtime import native
 from runnel.runtime.manifest import parse_manifest
+from runnel.runtime.processor import missing_features, processor
 from runnel.runtime.zipmap import Entry, read_directory
 
 ALIGNMENT = 64 * 1024
@@ -27,41 +24,6 @@ PAD = ".pad/"
 MAX_MANIFEST = 64 << 20
 MAX_SIGNATURES = 1 << 16
 Bytes = NDArray[np.uint8]
-
-# LLVM's names of processor features that the kernel of the system calls otherwise.
-FLAGS = {
-    "dotprod": "asimddp", "fullfp16": "asimdhp", "rdm": "asimdrdm", "fp-armv8": "fp", "crc": "crc32", "lse": "atomics",
-    "vfp4": "vfpv4", "hwdiv-arm": "idiva", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sse3": "pni", "bmi": "bmi1",
-    "lzcnt": "abm", "avx512vnni": "avx512_vnni", "avx512vbmi2": "avx512_vbmi2", "avx512bitalg": "avx512_bitalg",
-    "avx512vpopcntdq": "avx512_vpopcntdq", "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16",
-    "avxvnni": "avx_vnni",
-}  # fmt: skip
-ADVANCED_SIMD = "asimd"  # an ARMv8 processor reports this for what LLVM calls neon, vfp4 and hwdiv-arm
-
-
-@cache
-def processor() -> tuple[str, frozenset[str]]:
-    """This machine's architecture and the features that the system reports (none where it reports none)."""
-    flags: set[str] = set()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.lower().startswith(("flags", "features")):
-                    flags.update(line.partition(":")[2].split())
-    except OSError:
-        pass
-    if ADVANCED_SIMD in flags:
-        flags |= {"neon", "vfpv4", "idiva"}
-    arch = platform.machine().lower()
-    arch = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}.get(arch, arch)
-    if arch == "aarch64" and sys.maxsize < 1 << 32:
-        arch = "armv7"  # a 32-bit system on a 64-bit kernel
-    return arch, frozenset(flags)
-
-
-def missing_features(needed: Iterable[str], flags: frozenset[str]) -> list[str]:
-    """Those of LLVM's features that a processor does not report; none where it reports nothing at all."""
-    return [f for f in needed if FLAGS.get(f, f) not in flags] if flags else []
 
 
 class Bundle:

@@ -34,7 +34,7 @@ from runnel.compiler.streaming.report import Report, report
 from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
-from runnel.runtime.bundle import missing_features, processor
+from runnel.runtime.processor import missing_features, processor
 from runnel.tools.caches import check_kernels, kv_record
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases

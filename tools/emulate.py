@@ -17,7 +17,8 @@ from runnel import targets
 from runnel.errors import InputError
 from runnel.runtime import build_board
 from runnel.runtime.build_core import CORE
-from runnel.runtime.bundle import Bundle, processor
+from runnel.runtime.bundle import Bundle
+from runnel.runtime.processor import processor
 from runnel.tools import toolchain
 
 TARGETS = {"aarch64": "aarch64", "armv7": "armv7", "x86_64": "x86-64-v2"}  # what the binary is built for

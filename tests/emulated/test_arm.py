@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import zoo
 from onnx import TensorProto, helper, numpy_helper
 
 import runnel
 from runnel.runtime.bundle import Bundle
 from runnel.tools.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("rpi5", "rpi4", "armv7")
 
 
@@ -95,29 +94,15 @@ def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
     check(Bundle(info.path), play)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_denoiser(target: str, tmp_path: Path, play) -> None:
-    info = runnel.compile(ROOT / "models/denoiser/denoiser.onnx", tmp_path / "m.rnl", target=target, backend="native")
-    check(Bundle(info.path), play)
-
-
-ZOO = {
-    "gtcrn": ("gtcrn/gtcrn_simple.onnx", {"rate": 62.5}),
-    "fireredvad": ("fireredvad/fireredvad_stream_vad.onnx", {}),
-    "sww": ("mlperf-tiny/sww_fp32.onnx", {"window": 30}),
-    "kws int8": ("mlperf-tiny/kws_dscnn_int8_qdq.onnx", {}),
-}
+def test_the_denoiser_without_dot_products(tmp_path: Path, play) -> None:
+    check(Bundle(zoo.bundle("denoiser", "rpi4", tmp_path)), play)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["rpi5", "armv7"])
-@pytest.mark.parametrize("model", ZOO)
+@pytest.mark.parametrize("model", zoo.MODELS)
 def test_the_zoo(model: str, target: str, tmp_path: Path, play, cache: None, capfd: pytest.CaptureFixture[str]) -> None:
-    path, options = ZOO[model]
-    folder = Path(os.environ.get("RUNNEL_ZOO") or ROOT.parent / "shared" / "zoo")
-    if not (folder / path).exists():
-        pytest.skip(f"there is no '{folder / path}'; name the zoo's folder in RUNNEL_ZOO")
-    info = runnel.compile(folder / path, tmp_path / "m.rnl", target=target, backend="native", **options)
-    check(Bundle(info.path), play)
-    assert main(["verify", str(info.path), "--on", "qemu"]) == 0
+    path = zoo.bundle(model, target, tmp_path)
+    check(Bundle(path), play)
+    assert main(["verify", str(path), "--on", "qemu"]) == 0
     assert "verified: " in capfd.readouterr().out

@@ -15,7 +15,7 @@ import numpy as np
 from plans import conv_plan, kernels
 
 from runnel.compiler.bundle.write import write_bundle
-from runnel.runtime.bundle import processor
+from runnel.runtime.processor import processor
 
 
 def manifest(plan: Any, **changes: Any) -> dict[str, Any]:
