@@ -88,5 +88,5 @@ def cache_counts(stream: Stream) -> dict[str, Any]:
     """What the stream's caches say of themselves; its bytes are the state's where it has none."""
     if isinstance(stream, CachedStream):
         facts = stream.kv
-        return {"bytes": facts.bytes, "stored": facts.stored, "evictions": facts.dropped, "merged": facts.merged}
+        return {"bytes": facts.bytes, "cached_tokens": facts.kept, "evictions": facts.dropped}
     return {"bytes": stream.program.state_bytes}
