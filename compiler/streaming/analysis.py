@@ -20,6 +20,7 @@ from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers 
 from runnel.compiler.streaming.attention.cached import with_caches
 from runnel.compiler.streaming.attention.cuts import shapes_by_length
 from runnel.compiler.streaming.attention.fused import take_apart
+from runnel.compiler.streaming.attention.pattern import ATTEND
 from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.attention.sinks import without_sinks
 from runnel.compiler.streaming.branches import Decided, with_branches
@@ -46,6 +47,7 @@ from runnel.compiler.streaming.kinds.statics import add_static, with_statics
 from runnel.compiler.streaming.lengths import same_length
 from runnel.compiler.streaming.ports import add_feedback, add_source, collect_outputs, most_frames
 from runnel.compiler.streaming.registry import FROM_LENGTH, RULES, Refusal, has_rule, missing_rule
+from runnel.compiler.streaming.rules.cross import to_statics
 from runnel.compiler.streaming.rules.elementwise import BINARY
 from runnel.compiler.streaming.rules.join import joined_heads
 from runnel.compiler.streaming.rules.positions import with_extents
@@ -242,6 +244,8 @@ class Analysis:
         if node.op == "If" and isinstance(known := self.values.get(node.inputs[0]), np.ndarray):
             raise Decided(node, known)
         if any(s.fact.static for s in streams):
+            if node.op == ATTEND and (heard := to_statics(self, node)) is not None:
+                return heard
             return with_statics(self, node, BINARY)
         if any(is_symbolic(v) for v in inputs) and all(s.fact.once for s in streams):
             return with_extents(self, node)

@@ -52,6 +52,8 @@ class Decoder:
         """(1, T, vocabulary): what onnxruntime gives, called with so many tokens at a time."""
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        # Products by codes are else computed with activations of 8 bits.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()]
@@ -214,7 +216,8 @@ class Maker(Net):
         """The model."""
         ports = []
         for name in self.outputs:
-            shape = [f"{name}.{axis}" for axis in range(3 if name == "logits" else self.past_rank)]
+            rank = 3 if name == "logits" or "conv" in name else self.past_rank
+            shape = [f"{name}.{axis}" for axis in range(rank)]
             ports.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         graph = helper.make_graph(self.nodes, "decoder", self.inputs, ports, self.initializers)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(MICROSOFT, 1)]

@@ -8,6 +8,7 @@ import numpy as np
 from decoders import SIZES, VOCABULARY, Decoder, Maker, Sizes, empty_past, frequencies, optimum_feeds
 from families import OTHERS
 from fused import FUSED, tables
+from others import MORE
 
 WIDE = Sizes(size=16)
 FAMILIES: dict[str, Callable[[], Decoder]] = {}
@@ -150,4 +151,4 @@ FAMILIES |= {
     "group_query_sinks": lambda: grouped_query(sink=True),
 }
 
-FAMILIES |= FUSED | OTHERS
+FAMILIES |= FUSED | OTHERS | MORE

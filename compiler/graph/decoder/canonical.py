@@ -34,6 +34,9 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
         role = roles.by_name[port.name]
         if role.kind == "past":
             graph.constants[port.name] = np.zeros(_without_past(port, role), port.dtype)
+        elif role.kind == "begin":
+            shape = [d if isinstance(d, int) else 1 for d in port.shape]
+            graph.constants[port.name] = np.zeros(shape, port.dtype)
         elif role.kind in ("tokens", "static"):
             continue
         else:

@@ -14,6 +14,7 @@ TOKENS = re.compile(r"^(decoder_)?(input_?ids|tokens?|token_?ids|ids|inputs?_emb
 POSITIONS = re.compile(r"position|input_pos|pos_ids", re.IGNORECASE)
 MASK = re.compile(r"mask", re.IGNORECASE)
 PAST = re.compile(r"past|cache|key|value|kv", re.IGNORECASE)
+STATE = re.compile(r"past|cache|key|value|kv|state|conv|ssm|hidden", re.IGNORECASE)
 ENCODER = re.compile(r"encoder", re.IGNORECASE)
 DIRECTION = re.compile(r"present|past|prev(ious)?|new|next|updated|out(put)?|in(put)?|key_values|cache", re.IGNORECASE)
 ZERO = re.compile(r"num_logits_to_keep|(past|start|write).*(len|length|pos|index|indices)|write_ind", re.IGNORECASE)
@@ -25,8 +26,9 @@ class Role:
     """What an input stands for.
 
     kind: "tokens", "positions", "ones" (which tokens are there), "causal" (which keys a token sees), "length" (of
-    keys), "last" (the number of the last key), "zero" (how much past there is, or an option), "past", "static".
-    axis: that of time. output: for a past, the model's output that continues it.
+    keys), "last" (the number of the last key), "zero" (how much past there is, or an option), "past", "begin" (a state
+    of fixed size, zero at first), "static". axis: that of time. output: for a past or state, the model's output that
+    continues it.
     """
 
     kind: str
@@ -47,12 +49,12 @@ class Roles:
     @property
     def presents(self) -> set[str]:
         """Outputs that only continue a past."""
-        return {role.output for role in self.by_name.values() if role.kind == "past" and role.output}
+        return {role.output for role in self.by_name.values() if role.output}
 
 
 def has_past(graph: Graph) -> bool:
     """Whether the model takes keys and values of earlier tokens, as many as there were, or a cache to write them in."""
-    return bool(_pasts(graph))
+    return any(role.kind == "past" for role in _pasts(graph).values())
 
 
 def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics: Sequence[str] = ()) -> Roles:
@@ -147,17 +149,23 @@ def _pasts(graph: Graph) -> dict[str, Role]:
     made = {o: n for n in graph.nodes for o in n.outputs if o}
     found: dict[str, Role] = {}
     for port in graph.inputs:
-        if len(port.shape) not in (4, 5) or not PAST.search(port.name) or port.dtype not in ("float32", "float16"):
+        if len(port.shape) < 2 or not STATE.search(port.name) or port.dtype not in ("float32", "float16"):
             continue
         out = outputs.get(_stem(port.name))
         if out is None or len(out.shape) not in (0, len(port.shape)) or ENCODER.search(port.name):
             continue
         fixed = _fixed(port)
+        if len(port.shape) not in (4, 5) or not PAST.search(port.name):
+            if all(fixed):
+                found[port.name] = Role("begin", output=out.name)
+            continue
         open_ = [a for a, is_fixed in enumerate(fixed) if not is_fixed]
         if len(open_) == 1:
             found[port.name] = Role("past", open_[0], out.name)
         elif not open_ and (axis := _scattered(graph, port.name, made, out.name)) is not None:
             found[port.name] = Role("past", axis, out.name)
+        elif not open_:
+            found[port.name] = Role("begin", output=out.name)
     return found
 
 

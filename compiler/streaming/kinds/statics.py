@@ -79,7 +79,7 @@ def _like(a: Analysis, node: Node, value: Stream, like: Stream, time: int | None
     """The static value as a stream with a frame for each of ``like``."""
     fact = like.fact
     if time is None:
-        return _spread(a, node, value, value.frame_shape, fact)
+        return spread(a, node, value, value.frame_shape, fact)
     shape: list[int | None] = [*([1] * (rank - len(value.shape))), *value.frame_shape]
     if shape[time] != 1:
         raise Refusal(
@@ -87,7 +87,7 @@ def _like(a: Analysis, node: Node, value: Stream, like: Stream, time: int | None
             "give the rows as frames of an input with time",
         )
     shape[time] = None
-    return _spread(a, node, value, tuple(shape), replace(fact, axis=time))
+    return spread(a, node, value, tuple(shape), replace(fact, axis=time))
 
 
 def _repeated(a: Analysis, node: Node, value: Stream) -> Stream:
@@ -116,10 +116,11 @@ def _repeated(a: Analysis, node: Node, value: Stream) -> Stream:
         a.nodes.append(stream.node)
         value = stream
     fact = StreamFact(time, length, length, next(iter(a.axes), ""))
-    return _spread(a, node, value, tuple(None if i == time else d for i, d in enumerate(shape)), fact)
+    return spread(a, node, value, tuple(None if i == time else d for i, d in enumerate(shape)), fact)
 
 
-def _spread(a: Analysis, node: Node, value: Stream, shape: tuple[int | None, ...], fact: StreamFact) -> Stream:
+def spread(a: Analysis, node: Node, value: Stream, shape: tuple[int | None, ...], fact: StreamFact) -> Stream:
+    """A stream whose every frame is the static value, reshaped."""
     key = (value, shape, fact.axis, fact.made.key, fact.length.key)
     if key not in a.spreads:
         made = Stream(f"{node.outputs[0]}/{value.name}/spread{len(a.spreads)}", shape, value.dtype, fact)

@@ -1,0 +1,204 @@
+"""Decoders beside an encoder, with branches for the first call, with coded weights, with states that are no past."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from decoders import SIZES, VOCABULARY, Decoder, Feeds, Maker, Sizes, empty_past, frequencies, optimum_feeds
+from onnx import helper
+
+BLOCK = 16
+HEARD = 14
+
+
+class Coded(Maker):
+    """Products by codes with a scale for each block of inputs: MatMulNBits, or DequantizeLinear of int4."""
+
+    how = "MatMulNBits"
+
+    def linear(self, x: str, cin: int, cout: int) -> str:
+        weight = self.rng.standard_normal((cin, cout)) * cin**-0.5
+        blocks = weight.reshape(cin // BLOCK, BLOCK, cout)
+        scales = (np.abs(blocks).max(1) / 7).astype(np.float32)
+        codes = np.clip(np.rint(blocks / scales[:, None]), -8, 7).astype(np.int8).reshape(cin, cout)
+        if self.how == "MatMulNBits":
+            high = (codes.T + 8).astype(np.uint8).reshape(cout, cin // BLOCK, BLOCK)
+            packed = self.const(high[..., ::2] | high[..., 1::2] << 4, "uint8")
+            scale = self.const(scales.T.reshape(-1))
+            return str(self.ms("MatMulNBits", x, packed, scale, K=cin, N=cout, bits=4, block_size=BLOCK))
+        name = self.name("codes")
+        low = codes.reshape(-1).astype(np.uint8) & 15
+        self.initializers.append(
+            helper.make_tensor(
+                name, onnx.TensorProto.INT4, codes.shape, (low[::2] | low[1::2] << 4).tobytes(), raw=True
+            )
+        )
+        real = self.op("DequantizeLinear", name, self.const(scales), axis=0, block_size=BLOCK)
+        return str(self.op("MatMul", x, real))
+
+
+def coded(how: str, sizes: Sizes = Sizes(size=16, width=32)) -> Decoder:  # noqa: B008
+    """Optimum's form with coded weights; a table of tokens of codes beside MatMulNBits."""
+    net = Coded(sizes, opset=21)
+    net.how = how
+    tokens, padding, positions, total = net.optimum()
+    cos, sin = net.tables(positions, frequencies(sizes.size))
+    mask = net.causal(tokens, total, padding=padding)
+    if how == "MatMulNBits":
+        codes = net.const(net.rng.integers(0, 256, (VOCABULARY, sizes.width // 2)), "uint8")
+        scales = net.const(0.1 + 0.1 * net.rng.random((VOCABULARY, sizes.width // BLOCK)))
+        x = net.ms("GatherBlockQuantized", codes, tokens, scales, bits=4, block_size=BLOCK, quantize_axis=1)
+    else:
+        x = net.embedded(tokens)
+    for layer in range(sizes.layers):
+        x = layer_of(net, layer, x, cos, sin, mask)
+    net.head(x, net.rms)
+    return Decoder(net.made(), optimum_feeds, empty_past(sizes))
+
+
+def layer_of(net: Maker, layer: int, x: str, cos: str, sin: str, mask: str, past: bool = True) -> str:
+    """One layer in plain ops, with a past or without."""
+    s = net.sizes
+    q, k, v = net.projections(net.rms(x))
+    q, k, v = net.split(q, s.heads), net.split(k, s.kv_heads), net.split(v, s.kv_heads)
+    q, k = net.half_turned(q, cos, sin), net.half_turned(k, cos, sin)
+    if past:
+        k, v = net.grown(layer, "key", k), net.grown(layer, "value", v)
+    else:
+        k, v = net.named(k, f"present.{layer}.key"), net.named(v, f"present.{layer}.value")
+    return net.mlp(net.op("Add", x, net.joined(net.attended(q, net.repeated(k), net.repeated(v), mask))), net.rms)
+
+
+def merged(sizes: Sizes = SIZES) -> Decoder:
+    """Optimum's merged form: an If takes the branch with a past or the one without."""
+    bodies = []
+    for past in (True, False):
+        net = Maker(sizes)
+        tokens, padding, positions, total = net.optimum()
+        cos, sin = net.tables(positions, frequencies(sizes.size))
+        mask = net.causal(tokens, total, padding=padding)
+        x = net.embedded(tokens)
+        for layer in range(sizes.layers):
+            x = layer_of(net, layer, x, cos, sin, mask, past)
+        net.head(x, net.rms)
+        prefix = "with_past/" if past else "first/"
+        inputs = {i.name for i in net.inputs}
+        for node in net.nodes:
+            node.input[:] = [i if i in inputs or not i else prefix + i for i in node.input]
+            node.output[:] = [prefix + o for o in node.output]
+        for tensor in net.initializers:
+            tensor.name = prefix + tensor.name
+        outputs = [helper.make_empty_tensor_value_info(prefix + o) for o in net.outputs]
+        bodies.append(helper.make_graph(net.nodes, prefix[:-1], [], outputs, net.initializers))
+        if past:
+            outer = net
+    outer.nodes = []
+    outer.initializers = []
+    branch = outer.input([1], "use_cache_branch", "bool")
+    outer.nodes.append(helper.make_node("If", [branch], outer.outputs, then_branch=bodies[0], else_branch=bodies[1]))
+
+    def feeds(start: int, now: np.ndarray) -> Feeds:
+        return optimum_feeds(start, now) | {"use_cache_branch": np.array([start > 0])}
+
+    return Decoder(outer.made(), feeds, empty_past(sizes))
+
+
+def several_axes(sizes: Sizes = Sizes(size=16)) -> Decoder:  # noqa: B008
+    """Qwen2-VL's form: a position of three axes for each token, each turning its own pairs."""
+    net = Maker(sizes)
+    tokens = net.input(["batch_size", "sequence_length"], "input_ids", "int64")
+    padding = net.input(["batch_size", "total_sequence_length"], "attention_mask", "int64")
+    positions = net.input([3, "batch_size", "sequence_length"], "position_ids", "int64")
+    mask = net.causal(tokens, net.dim(padding, 1), padding=padding)
+    place = net.op("Cast", net.op("Unsqueeze", positions, net.const([2])), to=1)
+    angles = net.op("MatMul", net.const(frequencies(sizes.size)[None, None, :, None]), place)
+    angles = net.op("Transpose", angles, perm=[0, 1, 3, 2])
+    parts = net.op("Split", angles, net.const([2, 3, 3]), outputs=3, axis=3)
+    ours = [net.op("Gather", part, net.const(axis), axis=0) for axis, part in enumerate(parts)]
+    joined = net.op("Concat", *ours, axis=-1)
+    both = net.op("Concat", joined, joined, axis=-1)
+    cos, sin = (net.op("Unsqueeze", net.op(f, both), net.const([1])) for f in ("Cos", "Sin"))
+    x = net.embedded(tokens)
+    for layer in range(sizes.layers):
+        x = layer_of(net, layer, x, cos, sin, mask)
+    net.head(x, net.rms)
+
+    def feeds(start: int, now: np.ndarray) -> Feeds:
+        plain = optimum_feeds(start, now)
+        return plain | {"position_ids": np.broadcast_to(plain["position_ids"], (3, *now.shape)).copy()}
+
+    return Decoder(net.made(), feeds, empty_past(sizes))
+
+
+def beside_an_encoder(sizes: Sizes = Sizes(kv_heads=4), held: bool = False) -> Decoder:  # noqa: B008
+    """Whisper's form: attention to its own past, then to what an encoder heard. held: keys and values of the second are
+    inputs themselves, as after the first call."""
+    net = Maker(sizes)
+    tokens = net.input(["batch_size", "sequence_length"], "input_ids", "int64")
+    statics: Feeds = {}
+    rng = np.random.default_rng(9)
+    heard = ""
+    if not held:
+        heard = net.input(["batch_size", HEARD, sizes.width], "encoder_hidden_states")
+        statics[heard] = rng.standard_normal((1, HEARD, sizes.width)).astype(np.float32)
+    x, table = net.embedded(tokens), net.weight(48, sizes.width, scale=0.5)
+    first = net.past(0, "decoder.key")
+    start = net.dim(first, 2)
+    total = net.op("Add", start, net.dim(tokens, 1))
+    positions = net.op("Unsqueeze", net.op("Range", start, total, net.const(1)), net.const([0]))
+    x = net.op("Add", x, net.op("Gather", table, positions, axis=0))
+    mask = net.causal(tokens, total)
+    for layer in range(sizes.layers):
+        q, k, v = (net.split(y, sizes.heads) for y in net.projections(net.rms(x)))
+        past = first if layer == 0 else net.past(layer, "decoder.key")
+        k = net.named(net.op("Concat", past, k, axis=2), f"present.{layer}.decoder.key")
+        past = net.past(layer, "decoder.value")
+        v = net.named(net.op("Concat", past, v, axis=2), f"present.{layer}.decoder.value")
+        x = net.op("Add", x, net.joined(net.attended(q, k, v, mask)))
+        q = net.split(net.linear(net.rms(x), sizes.width, sizes.heads * sizes.size), sizes.heads)
+        if held:
+            shape = [1, sizes.heads, HEARD, sizes.size]
+            k, v = (net.input(shape, f"past_key_values.{layer}.encoder.{what}") for what in ("key", "value"))
+            statics |= {n: rng.standard_normal(shape).astype(np.float32) for n in (k, v)}
+        else:
+            k, v = (net.split(net.linear(heard, sizes.width, sizes.heads * sizes.size), sizes.heads) for _ in range(2))
+        x = net.mlp(net.op("Add", x, net.joined(net.attended(q, k, v, None))), net.rms)
+    net.head(x, net.rms)
+    own = {
+        n.replace(f".{what}", f".decoder.{what}"): (out.replace(f".{what}", f".decoder.{what}"), value)
+        for n, (out, value) in empty_past(sizes).items() for what in ("key", "value") if n.endswith(what)
+    }  # fmt: skip
+    return Decoder(net.made(), optimum_feeds, own, statics)
+
+
+def hybrid(sizes: Sizes = SIZES) -> Decoder:
+    """LFM2's form: gated short convolutions whose last frames are a state, in turn with attention."""
+    net = Maker(sizes)
+    tokens, padding, positions, total = net.optimum()
+    cos, sin = net.tables(positions, frequencies(sizes.size))
+    mask = net.causal(tokens, total, padding=padding)
+    x, width, taps = net.embedded(tokens), sizes.width, 3
+    past = empty_past(sizes)
+    for layer in range(sizes.layers):
+        gates = net.op("Transpose", net.linear(net.rms(x), width, 3 * width), perm=[0, 2, 1])
+        b, c, y = net.op("Split", gates, net.const([width] * 3), outputs=3, axis=1)
+        state = net.input(["batch_size", width, taps], f"past_conv.{layer}")
+        y = net.op("Concat", state, net.op("Mul", b, y), axis=2)
+        net.named(net.cut(y, -taps, 1 << 40, 2), f"present_conv.{layer}")
+        past[state] = (f"present_conv.{layer}", np.zeros((1, width, taps), np.float32))
+        y = net.op("Conv", net.cut(y, 1, 1 << 40, 2), net.weight(width, 1, taps, scale=0.6), group=width)
+        x = net.op("Add", x, net.linear(net.op("Transpose", net.op("Mul", c, y), perm=[0, 2, 1]), width, width))
+        x = layer_of(net, layer, x, cos, sin, mask)
+    net.head(x, net.rms)
+    return Decoder(net.made(), optimum_feeds, past)
+
+
+MORE = {
+    "coded_products": lambda: coded("MatMulNBits"),
+    "coded_blocks": lambda: coded("DequantizeLinear"),
+    "merged": merged,
+    "several_axes": several_axes,
+    "beside_an_encoder": beside_an_encoder,
+    "beside_a_held_encoder": lambda: beside_an_encoder(held=True),
+    "hybrid": hybrid,
+}
