@@ -21,6 +21,7 @@ from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
 from runnel.compiler.codegen.memory import LANES, frame_elements, round_up
 from runnel.compiler.codegen.reduce import tree_sum
+from runnel.compiler.codegen.tiles import pieces, register_tile, runs
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 
 _PANEL_VECTORS = 4
@@ -157,22 +158,21 @@ class _Panels:
 
     def _rows(self, group: Expr, rows: int, inner: bool) -> None:
         """Tiles of rows that hold as many accumulators as there are registers for."""
-        tile = self._tile_rows(rows)
-        with self._loop("tiles", rows // tile, "tile") as i:
-            self._columns(group, [i * tile + r for r in range(tile)], inner)
-        with self._once("tiles"):
-            for r in range(rows - rows % tile, rows, 1):
-                self._columns(group, [int32(r)], inner)
+        target = self.context.target
+        most, vectors = register_tile(target, self.lanes, min(self.padded // self.lanes, _PANEL_VECTORS), rows)
+        for first, size, repeat in runs(0, rows, most):
+            with self._loop("tiles", repeat, "tile") as i:
+                self._columns(group, [i * size + (first + r) for r in range(size)], inner, vectors)
 
-    def _tile_rows(self, rows: int) -> int:
-        return min(rows, 4 if self.context.target.registers == 32 else 2)
+    def _tiles(self, rows: int) -> int:
+        vectors = min(self.padded // self.lanes, _PANEL_VECTORS)
+        return len(pieces(0, rows, register_tile(self.context.target, self.lanes, vectors, rows)[0]))
 
     def _spread(self) -> str:
         """The loop that workers share: that over groups, tiles of rows within a frame, or panels."""
         if self.p.groups >= FEWEST_TURNS:
             return "groups"
-        several = self.p.inner // self._tile_rows(self.p.inner) >= FEWEST_TURNS
-        return "tiles" if self.p.inner > 1 and several else "panels"
+        return "tiles" if self.p.inner > 1 and self._tiles(self.p.inner) >= FEWEST_TURNS else "panels"
 
     def _loop(self, what: str, extent: int, name: str) -> AbstractContextManager[Expr]:
         return self.context.spread(extent, name) if what == self._spread() else self.b.loop(extent, name)
@@ -181,28 +181,40 @@ class _Panels:
         """What the shared loop leaves over."""
         return self.context.alone() if what == self._spread() else nullcontext()
 
-    def _columns(self, group: Expr, rows: list[Expr], inner: bool) -> None:
-        """Panels, two at a time for a single row so that enough sums are under way."""
+    def _columns(self, group: Expr, rows: list[Expr], inner: bool, vectors: int) -> None:
+        """Panels, a few vectors of one at a time; two panels for a single row so that enough sums are under way."""
         together = 2 if len(rows) == 1 else 1
         tail = self.p.outputs % self.lanes if self.p.exact else 0
         full = (self.padded - (self.lanes if tail else 0)) // (self.width * together)
         with self._loop("panels", full, "panel") as i:
-            self._tile(group, rows, inner, i * together, [self.width] * together, 0)
+            self._parts(group, rows, inner, i * together, [self.width] * together, vectors, 0)
         done = full * together
         rest = self.padded - done * self.width
         widths = [self.width] * (rest // self.width) + ([rest % self.width] if rest % self.width else [])
         if widths:
             with self._once("panels"):
-                self._tile(group, rows, inner, int32(done), widths, tail)
+                self._parts(group, rows, inner, int32(done), widths, vectors, tail)
 
-    def _tile(self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int], tail: int) -> None:
-        """Outputs of consecutive panels, from number ``panel`` on, for a tile of rows.
+    def _parts(
+        self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int], vectors: int, tail: int
+    ) -> None:
+        """Consecutive panels, from number ``panel`` on, for a tile of rows: as many vectors at a time as fit."""
+        columns = [(i, v) for i, width in enumerate(widths) for v in range(0, width, self.lanes)]
+        step = len(columns) if len(rows) == 1 else vectors
+        for at in range(0, len(columns), step):
+            part = columns[at : at + step]
+            self._tile(group, rows, inner, panel, widths, part, tail if part[-1] == columns[-1] else 0)
+
+    def _tile(
+        self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int],
+        columns: list[tuple[int, int]], tail: int,
+    ) -> None:  # fmt: skip
+        """The outputs ``columns`` (panel, first of its outputs) of consecutive panels, for a tile of rows.
 
         tail: how many elements of the last vector are to be stored, 0 for all.
         """
         b, p, lanes = self.b, self.p, self.lanes
         depth = p.taps * p.inputs
-        columns = [(i, v) for i, width in enumerate(widths) for v in range(0, width, lanes)]
         first = panel * self.width
         sums = [[b.local(p.sums.kind, lanes) for _ in columns] for _ in rows]
         for j, (i, v) in enumerate(columns):

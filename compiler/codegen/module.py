@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import attend, blocks, linear, product, reduce, sequence, spatial
+from runnel.compiler.codegen import attend, blocks, channels, linear, product, reduce, sequence, spatial
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
@@ -37,11 +37,19 @@ def _emit_matmul(context: Context, node: FrameNode) -> None:
     (linear.emit_matmul if constant else product.emit_matmul)(context, node)
 
 
+def _emit_conv(context: Context, node: FrameNode) -> None:
+    (channels if "channels_last" in node.attrs else spatial).emit_conv(context, node)
+
+
+def _emit_pool(context: Context, node: FrameNode) -> None:
+    (channels if "channels_last" in node.attrs else spatial).emit_pool(context, node)
+
+
 ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
-    "conv": spatial.emit_conv,
+    "conv": _emit_conv,
     "conv_transpose": spatial.emit_conv_transpose,
-    "max_pool": spatial.emit_pool,
-    "avg_pool": spatial.emit_pool,
+    "max_pool": _emit_pool,
+    "avg_pool": _emit_pool,
     "matmul": _emit_matmul,
     "matmul_blocks": blocks.emit_matmul,
     "softmax": reduce.emit_softmax,

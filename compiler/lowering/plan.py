@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
+from runnel.compiler.codegen.tiles import rows_of_call
 from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
+from runnel.compiler.lowering.layout import put_channels_last
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.segments import Segments
 from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Read, Signal, View
@@ -29,7 +31,6 @@ STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, COPY, ATTEND, FETCH = 1, 2, 3, 6, 7
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
-ROWS = 4
 MOST_TABLE = 16  # taps beyond which frames with padding are read as one run too
 
 
@@ -76,7 +77,7 @@ class Planner:
 
     def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
         self.low, self.hop, self.module = low, hop, module
-        self.groups = fuse(low)
+        self.groups = fuse(put_channels_last(low))
         self.clocks = ClockProgram()
         self.weights = Segments()
         self.rings: dict[Signal, Ring] = {}
@@ -124,8 +125,8 @@ class Planner:
             ) for r in group.reads
         }  # fmt: skip
         most = capacity(group.count, self.hop)
-        several = not group.loop and group.anchor is not None and not any(r.ring for r in group.reads)
-        rows = (ROWS,) if most >= ROWS and several else ()
+        several = not group.loop and not any(r.ring for r in group.reads)
+        rows = rows_of_call(most) if several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
         shared = group.macs >= LEAST_SHARED
