@@ -252,14 +252,16 @@ class Builder:
         return tirx.call_llvm_pure_intrin(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
 
     def fence(self, value: Expr) -> Expr:
-        """``value`` as LLVM's optimiser cannot see through; takes no instruction. int32 and int64 go as floats."""
-        floats = {"int32": "float32", "int64": "float64"}.get(dtype_of(value))
-        if floats is not None:
-            fenced = self.intrinsic(
-                "llvm.arithmetic.fence", tirx.reinterpret(vector_type(floats, lanes_of(value)), value)
-            )
-            return tirx.reinterpret(str(value.ty), fenced)
-        return self.intrinsic("llvm.arithmetic.fence", value) if dtype_of(value).startswith("float") else value
+        """``value`` as LLVM's optimiser cannot see through; takes no instruction. Integers go as floats."""
+        kind, lanes = dtype_of(value), lanes_of(value)
+        if kind.startswith("float"):
+            return self.intrinsic("llvm.arithmetic.fence", value)
+        size = {"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}.get(kind, 0) * lanes
+        if not size or size % 4:
+            return value
+        floats = vector_type("float64", lanes) if kind == "int64" else vector_type("float32", size // 4)
+        fenced = self.intrinsic("llvm.arithmetic.fence", tirx.reinterpret(floats, value))
+        return tirx.reinterpret(str(value.ty), fenced)
 
     def intrinsic(self, name: str, value: Expr, *more: Expr) -> Expr:
         """An LLVM intrinsic whose result has the type of its first operand."""
