@@ -167,9 +167,9 @@ class _Layout:
     def _rewrite(self, step: Step | Cached | Copy) -> None:
         out = step.output
         if isinstance(step, Cached):
-            reads = [self._given(r, step.loop) for r in step.reads]
-            more = {name: self._given(r, step.loop) for name in ("retain", "positions") if (r := getattr(step, name))}
-            self.steps.append(replace(step, reads=reads, **more))
+            new = {r: self._given(r, step.loop) for r in step.reads}
+            retain, positions = (new[r] if r else None for r in (step.retain, step.positions))
+            self.steps.append(replace(step, reads=list(new.values()), retain=retain, positions=positions))
             return
         if isinstance(step, Copy):
             if step.read.signal in self.last and out not in self.last:
