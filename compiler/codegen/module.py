@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import attend, blocks, channels, linear, product, reduce, sequence, spatial
+from runnel.compiler.codegen import attend, blocks, channels, filters, linear, product, reduce, sequence, spatial
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
@@ -42,7 +42,7 @@ def _emit_conv(context: Context, node: FrameNode) -> None:
 
 
 def _emit_pool(context: Context, node: FrameNode) -> None:
-    (channels if "channels_last" in node.attrs else spatial).emit_pool(context, node)
+    (filters if "channels_last" in node.attrs else spatial).emit_pool(context, node)
 
 
 ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {

@@ -17,7 +17,7 @@ import numpy as np
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.fuse import ANCHORS, CELLS, MOVING, NUMBERED, REDUCTIONS
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Cached, Copy, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, Step, View
 
 _POOLS = ("max_pool", "avg_pool")
 _AXIS = {"concat": 0, "gather": 0, "softmax": -1, "log_softmax": -1}
@@ -59,7 +59,7 @@ class _Layout:
     def __init__(self, low: Lowering) -> None:
         self.low = low
         self.last: dict[Signal, int] = {}
-        self.steps: list[Step | Cached | Copy] = []
+        self.steps: list[Step | Cached | Copy | Fetch] = []
         self.again: dict[tuple[Signal, tuple[int, ...]], Signal] = {}
         self.carried = {signal for _, signal in low.feedback}
         self.fixed = {*low.inputs, *low.statics, *self.carried}
@@ -71,7 +71,7 @@ class _Layout:
 
     def run(self) -> Lowering:
         for step in self.low.steps:
-            channels, out = 0 if isinstance(step, Cached) else self._channels(step) or 0, step.output
+            channels, out = 0 if isinstance(step, (Cached, Fetch)) else self._channels(step) or 0, step.output
             free = out not in self.fixed and out.unit == 1
             if free and 1 < channels < out.elements and turned(out.shape, channels):
                 self.last[out] = channels
@@ -164,15 +164,15 @@ class _Layout:
 
     # What steps become -----------------------------------------------------------------------------------------------
 
-    def _rewrite(self, step: Step | Cached | Copy) -> None:
+    def _rewrite(self, step: Step | Cached | Copy | Fetch) -> None:
         out = step.output
         if isinstance(step, Cached):
             new = {r: self._given(r, step.loop) for r in step.reads}
             retain, positions = (new[r] if r else None for r in (step.retain, step.positions))
             self.steps.append(replace(step, reads=list(new.values()), retain=retain, positions=positions))
             return
-        if isinstance(step, Copy):
-            if step.read.signal in self.last and out not in self.last:
+        if isinstance(step, (Copy, Fetch)):
+            if out not in self.last:
                 step.read = self._given(step.read, step.loop)
             self.steps.append(step)
             return

@@ -124,9 +124,8 @@ class Planner:
                 r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0, r.signal.pitch
             ) for r in group.reads
         }  # fmt: skip
-        most = capacity(group.count, self.hop)
         several = not group.loop and not any(r.ring for r in group.reads)
-        rows = rows_of_call(most) if several else ()
+        rows = rows_of_call(capacity(group.count, self.hop)) if several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
         shared = group.macs >= LEAST_SHARED

@@ -9,7 +9,7 @@ import pytest
 from kernel_harness import ROWS, Case, Runner, case, random_frames, value
 from test_spatial import add_time, reference
 
-from runnel.compiler.codegen.channels import Tile, cut
+from runnel.compiler.codegen.images import Tile, cut
 from runnel.compiler.codegen.target import Target
 from runnel.compiler.codegen.tiles import register_tile
 from runnel.compiler.codegen.window import windows
