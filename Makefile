@@ -54,6 +54,7 @@ nightly: setup
 	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
 	RUNNEL_GRAPHS=1000 RUNNEL_RUNNERS=native $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
+	RUNNEL_TOKENS=1000000 $(PY) -m pytest -q -o timeout=0 tests/kv/test_stories.py
 
 coverage: setup
 	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q -n 2 tests/streaming

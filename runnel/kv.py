@@ -120,6 +120,8 @@ def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
     policy = spec.policy
     if "sink" in found and policy in ("full", "external"):
         raise InputError(f"kv='{text}' keeps sinks and no window; add the latest tokens that stay, as in window=512.")
+    if policy == "external" and spec.spare:
+        raise InputError(f"kv='{text}' leaves slots to your program and cannot go back; leave spare out.")
     if policy == "external" and not spec.slots:
         raise InputError(f"kv='{text}' has no slots; say how many, as in external=512.")
     if policy in ("full", "external"):
@@ -129,6 +131,8 @@ def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
     if policy in _RANKED and spec.heavy < 1:
         name = "budget" if policy == "retain" else policy
         raise InputError(f"kv='{text}' keeps no tokens for their rank; give {name} 1 or more, or leave it out.")
+    if spec.spare and policy in ("snap", "merge"):
+        raise InputError(f"kv='{text}' changes many slots at once and cannot go back; leave spare out.")
     if policy in _RANKED and spec.positions == "contiguous":
         raise InputError(f"kv='{text}' drops from the middle, where positions stay as they are; leave positions out.")
     if policy == "merge" and (spec.keys or spec.values) not in (0, 32):

@@ -56,6 +56,12 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_prefill": (ctypes.c_int, []),  # hot too
     "rn_cache_bytes": (ctypes.c_int64, [_pointer, _int64s]),
     "rn_init_cache": (ctypes.c_int, [_pointer, _pointer, _int64s, ctypes.c_int]),
+    "rn_rollback": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64]),
+    "rn_cache_read": (ctypes.c_int64, [_pointer, _pointer, ctypes.c_int32, ctypes.c_int32, *(_pointer,) * 4]),
+    "rn_cache_drop": (
+        ctypes.c_int,
+        [_pointer, _pointer, ctypes.c_int32, ctypes.c_int32, _pointer, ctypes.c_int64],
+    ),
     "rn_state_size": (ctypes.c_int64, [_pointer]),
     "rn_cache_words": (ctypes.c_int64, [_pointer, _pointer, _int64s, ctypes.c_int64]),
     "rn_flush": (ctypes.c_int, [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,17 @@ from runnel.runtime.backends.memory import Lane, Words
 from runnel.runtime.backends.native import NativeProgram, NativeStream
 from runnel.runtime.cache.choice import KvFacts, choose, read_facts
 from runnel.runtime.program import FOREIGN_STATE, Array, Port, Result
+
+
+@dataclass(frozen=True)
+class Held:
+    """The kept slots of a KV head: positions (slots) int64, attention (slots): what a policy ranks them by, for
+    ``external`` the attention they got since they came; keys (slots, features), values (slots, features) float32."""
+
+    positions: Array
+    attention: Array
+    keys: Array
+    values: Array
 
 
 class CachedStream(NativeStream):
@@ -62,6 +74,56 @@ class CachedStream(NativeStream):
         for into, tail in zip(out.values() if isinstance(out, Mapping) else [out], tails):
             into[...] = tail
         return out
+
+    def rollback(self, frames: int) -> None:
+        """Take the latest tokens back, as if they had never come: at most ``spare`` of the kv that the stream chose.
+
+        Raises StreamError for more, or where the program keeps other things than caches; the stream is then as it was.
+        """
+        code = self._core.rn_rollback(self.program._handle, self._state, frames)
+        if code == native.BAD_ARGUMENT:
+            raise StreamError(
+                f"the stream cannot go back by {frames} tokens; give 0 or more, and open it with as many spare slots, "
+                "as in kv='sink=4,window=512,spare=8'."
+            )
+        if code == native.UNSUPPORTED:
+            raise StreamError(
+                "the program keeps other things than caches, which do not go back; save the stream before."
+            )
+        if code != native.OK:
+            raise self.error(code, [])
+
+    def read(self, layer: int, head: int) -> Held:
+        """What a KV head holds, slot by slot; keys are turned to their positions. Raises StreamError where there is no
+        such head."""
+        facts = self.kv
+        if not (0 <= layer < len(facts.layers) and 0 <= head < len(facts.layers[layer])):
+            raise StreamError(f"there is no KV head {head} of layer {layer}; layers are {len(facts.layers)}.")
+        sizes = self.program.manifest["kv"]["layers"][layer]
+        slots = facts.layers[layer][head][0]
+        held = Held(
+            np.empty(slots, np.int64), np.empty(slots, np.float32), np.empty((slots, sizes["key_dim"]), np.float32),
+            np.empty((slots, sizes["value_dim"]), np.float32),
+        )  # fmt: skip
+        places = (a.ctypes.data for a in (held.positions, held.attention, held.keys, held.values))
+        count = int(self._core.rn_cache_read(self.program._handle, self._state, layer, head, *places))
+        return Held(held.positions[:count], held.attention[:count], held.keys[:count], held.values[:count])
+
+    def drop(self, layer: int, head: int, slots: Array) -> None:
+        """Give slots of a KV head up, for kv='external=…'; the last kept ones take their places.
+
+        slots: numbers as ``read`` counts them. Raises StreamError for another policy or slots that are not kept.
+        """
+        falling = np.ascontiguousarray(np.sort(np.asarray(slots, np.int32))[::-1])
+        code = self._core.rn_cache_drop(
+            self.program._handle, self._state, layer, head, falling.ctypes.data, len(falling)
+        )  # fmt: skip
+        if code == native.UNSUPPORTED:
+            raise StreamError(
+                "the program's own policy gives slots up; compile with kv='external=512' to do it yourself."
+            )
+        if code != native.OK:
+            raise StreamError(f"KV head {head} of layer {layer} does not hold all of these slots, each once.")
 
     def error(self, code: int, arrays: list[Array]) -> RunnelError:
         if code != native.CACHE_FULL:

@@ -74,12 +74,13 @@ class Attention {
     As<TurnKernel>(cache_.turn_key)(key, angles, keys);
     const int64_t near = Padded(int64_t{cache_.heads} * cache_.key_dim);
     const int64_t gap = Gap(number);
-    if (gap > 0) As<TurnKernel>(cache_.turn_query)(query, Angles(1, frame.position - gap, told), queries + near);
-    step_.counters.calls += gap > 0 ? 3 : 2;
+    const bool apart = gap > 0 && cache_.pairs > 0;
+    if (apart) As<TurnKernel>(cache_.turn_query)(query, Angles(1, frame.position - gap, told), queries + near);
+    step_.counters.calls += apart ? 3 : 2;
     for (int32_t h = 0; h < cache_.kv_heads; ++h) {
       if (retain) frame.retain = retain[h];
       if (!Store(h, frame, keys, value)) return RN_BAD_STATE;
-      Attend(h, frame, queries, gap > 0, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
+      Attend(h, frame, queries, gap, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
     }
     const Buffer& buffer = step_.program.buffers[instruction_.out];
     if (buffer.margin) Mirror(buffer, step_.Memory(buffer), step_.Slot(buffer, number), 1, step_.counters);
@@ -95,7 +96,7 @@ class Attention {
 
   // How much nearer the query is to the first frames where positions count what is kept.
   int64_t Gap(int64_t number) const {
-    if (step_.program.rules.positions != Positions::kContiguous || cache_.pairs == 0) return 0;
+    if (step_.program.rules.positions != Positions::kContiguous) return 0;
     for (int32_t h = 0; h < cache_.kv_heads; ++h) {
       if (heads_[h].sink > 0 && number >= heads_[h].slots) return number + 1 - heads_[h].slots;
     }
@@ -132,6 +133,9 @@ class Attention {
     const Policy& policy = PolicyOf(static_cast<Family>(head.family));
     const int64_t slot = policy.slot(slots, frame, state_.params);
     if (slot < 0 || slot > head.count || slot >= head.slots) return false;
+    if (const int64_t spare = state_.params[kSpare]) {
+      slots.Note(step_.state + head.undo + frame.number % spare * UndoBytes(cache_, head), slot);
+    }
     if (slot == head.count) {
       ++head.count;
     } else {
@@ -146,13 +150,13 @@ class Attention {
     return true;
   }
 
-  void Attend(int32_t h, const Arrival& frame, const float* query, bool apart, float* out) {
+  void Attend(int32_t h, const Arrival& frame, const float* query, int64_t gap, float* out) {
     HeadState& head = heads_[h];
     const Slots slots = SlotsOf(h);
     float *scores = work_ + layout_.scores, *bias = work_ + layout_.bias;
-    if (cache_.slopes || cache_.bias) FillBias(h, frame, slots, bias);
+    if (cache_.slopes || cache_.bias) FillBias(h, frame, slots, gap, bias);
     // Slots before the third number take the query that stands nearer to them.
-    const int32_t words[3] = {h, static_cast<int32_t>(head.count), apart ? static_cast<int32_t>(head.sink) : 0};
+    const int32_t words[3] = {h, static_cast<int32_t>(head.count), gap > 0 ? static_cast<int32_t>(head.sink) : 0};
     As<AttendKernel>(cache_.attend)(query, slots.keys(), slots.values(), slots.key_scales(), slots.value_scales(),
                                     words, scores, bias, cache_.sinks, out);
     ++step_.counters.calls;
@@ -169,11 +173,13 @@ class Attention {
     policy.attended(slots, frame, state_.params, mass, group_);
   }
 
-  void FillBias(int32_t h, const Arrival& frame, const Slots& slots, float* bias) const {
+  void FillBias(int32_t h, const Arrival& frame, const Slots& slots, int64_t gap, float* bias) const {
     for (int64_t g = 0; g < group_; ++g) {
       const int64_t row = h * group_ + g;
       for (int64_t s = 0; s < slots.count(); ++s) {
-        const int64_t distance = frame.position - slots.mark(s).position;
+        int64_t distance = frame.position - slots.mark(s).position;
+        if (s < slots.head().sink) distance -= gap;
+        if (distance < 0) distance = 0;
         double value = 0;
         if (cache_.slopes) value -= cache_.slopes[row] * static_cast<double>(distance);
         if (cache_.bias) {

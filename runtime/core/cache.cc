@@ -3,8 +3,6 @@
 #include <cstring>
 
 #include "cache_policy.h"
-#include "runnel.h"
-#include "state.h"
 
 namespace runnel {
 namespace {
@@ -45,6 +43,7 @@ int64_t ForHeads(const Program& program, const int64_t* params, Visit visit) {
       head.marks = take(head.slots * static_cast<int64_t>(sizeof(Mark)));
       head.keys = take(KeyBytes(cache, padded) + (cache.key_bits < 32 ? padded * 4 : 0));
       head.values = take(ValueBytes(cache, padded) + (cache.value_bits < 32 ? padded * 4 : 0));
+      head.undo = params[kSpare] ? take(params[kSpare] * UndoBytes(cache, head)) : 0;
       visit(cache.first_head + h, head);
     }
   }
@@ -93,6 +92,7 @@ bool TakesParams(const Program& program, const int64_t* params, int64_t start) {
   for (int i = 0; i < kCacheParams; ++i) {
     if (params[i] < 0 || params[i] > rules.most[i]) return false;
   }
+  if (params[kSpare] > 0 && !GoesBack(program)) return false;
   if (rules.most[kSlots] > 0 && params[kSlots] < 1) return false;
   if (rules.family == Family::kFull || rules.family == Family::kExternal) return true;
   if (params[kWindow] < 1) return false;
@@ -104,6 +104,7 @@ void StartCaches(const Program& program, void* state) {
   CacheState& caches = *CachesOf(program, state);
   HeadState* heads = HeadsOf(program, state);
   ForHeads(program, caches.params, [&](int32_t i, const HeadState& head) { heads[i] = head; });
+  caches.low = 0;
   caches.angle_position[0] = caches.angle_position[1] = -1;
 }
 
@@ -120,8 +121,8 @@ bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int
     HeadState found;
     memcpy(&found, heads + sizeof(HeadState) * static_cast<size_t>(i), sizeof found);
     same = same && found.slots == is.slots && found.sink == is.sink && found.family == is.family &&
-           found.marks == is.marks && found.keys == is.keys && found.values == is.values && found.count >= 0 &&
-           found.count <= (frames < is.slots ? frames : is.slots);
+           found.marks == is.marks && found.keys == is.keys && found.values == is.values && found.undo == is.undo &&
+           found.count >= 0 && found.count <= (frames < is.slots ? frames : is.slots);
     for (int64_t s = 0; same && s < found.count; ++s) {
       Mark mark;
       memcpy(&mark, bytes + is.marks + s * static_cast<int64_t>(sizeof mark), sizeof mark);
@@ -143,71 +144,3 @@ bool CachesTake(const Program& program, const void* state, int64_t frames, bool 
 }
 
 }  // namespace runnel
-
-using runnel::StateHeader;
-
-namespace {
-
-// What a stream chooses: start, then the parameters; -1 is the most.
-bool Choose(const runnel::Program& program, const int64_t* choice, runnel::CacheState* caches) {
-  caches->start = choice[0];
-  for (int i = 0; i < runnel::kCacheParams; ++i) {
-    caches->params[i] = choice[1 + i] < 0 ? program.rules.most[i] : choice[1 + i];
-  }
-  return runnel::TakesParams(program, caches->params, caches->start);
-}
-
-}  // namespace
-
-extern "C" {
-
-int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice) {
-  runnel::CacheState caches = {};
-  if (!program || !choice || !program->caches.size || !Choose(*program, choice, &caches)) return -1;
-  return runnel::CacheStateBytes(*program, caches.params);
-}
-
-int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison) {
-  if (!program || !runnel::Aligned(state) || !choice || !program->caches.size) return RN_BAD_ARGUMENT;
-  runnel::CacheState chosen = {};
-  if (!Choose(*program, choice, &chosen)) return RN_BAD_ARGUMENT;
-  *runnel::CachesOf(*program, state) = chosen;
-  runnel::StartState(*program, state, poison != 0, false);
-  return RN_OK;
-}
-
-int64_t rn_state_size(const void* state) { return static_cast<const StateHeader*>(state)->bytes; }
-
-int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room) {
-  constexpr int64_t kHead = 20;
-  const int64_t needed = program->caches.size ? kHead + int64_t{program->cache_heads.size} * 4 : 0;
-  if (!words || room < needed || needed == 0) return needed;
-  runnel::CacheState caches = {};
-  memcpy(caches.params, program->rules.most, sizeof caches.params);
-  if (state) caches = *runnel::CachesOf(*program, state);
-  memset(words, 0, kHead * sizeof(int64_t));
-  words[0] = caches.start;
-  memcpy(words + 1, caches.params, sizeof caches.params);
-  words[9] = static_cast<int64_t>(program->rules.family);
-  words[10] = static_cast<int64_t>(program->rules.positions);
-  words[11] = state ? static_cast<const StateHeader*>(state)->t : 0;
-  words[14] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
-  words[15] = program->caches[0].key_bits;
-  words[16] = program->caches[0].value_bits;
-  words[17] = program->cache_heads.size;
-  int64_t* next = words + kHead;
-  const runnel::HeadState* heads = state ? runnel::HeadsOf(*program, const_cast<void*>(state)) : nullptr;
-  for (int32_t c = 0; c < program->caches.size; ++c) {
-    for (int32_t h = 0; h < program->caches[c].kv_heads; ++h, next += 4) {
-      const int32_t head = program->caches[c].first_head + h;
-      next[0] = c;
-      next[1] = heads ? heads[head].slots : runnel::MostSlots(*program, program->caches[c], caches.params);
-      next[2] = heads ? heads[head].count : 0;
-      next[3] = heads ? heads[head].dropped : 0;
-      words[12] += next[3];
-    }
-  }
-  return needed;
-}
-
-}  // extern "C"

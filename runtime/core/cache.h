@@ -22,19 +22,22 @@ struct Mark {
 static_assert(sizeof(Mark) == 16, "part of a state's layout");
 
 // One KV head of one cache. The kept slots are 0 … count - 1; sink: how many of them are never given away. marks, keys,
-// values: offsets from the start of the state. Scales of quantised keys and values lie behind them.
+// values, undo: offsets from the start of the state. Scales of quantised keys and values lie behind them. undo: what
+// the latest frames took the place of, 0 where a stream cannot go back.
 struct HeadState {
   int64_t slots, count, sink, family;
-  int64_t marks, keys, values;
+  int64_t marks, keys, values, undo;
   int64_t dropped;
+  int64_t zero[3];
 };
-static_assert(sizeof(HeadState) == 64, "part of a state's layout");
+static_assert(sizeof(HeadState) == 96, "part of a state's layout");
 
 // Lies behind a plan's rings; behind it lie the heads' states, the last angles, and the slots.
 struct CacheState {
   int64_t start;  // position of the stream's frame 0
   int64_t params[kCacheParams];
-  int64_t zero[3];
+  int64_t low;  // the first frame that the stream can go back to, where that is not too long ago
+  int64_t zero[2];
   int64_t angle_position[2];  // of the angles that are kept, -1: none
   int64_t angle_table[2];
 };
@@ -58,6 +61,11 @@ inline HeadState* HeadsOf(const Program& program, void* state) {
 inline float* AnglesOf(const Program& program, void* state) {
   return reinterpret_cast<float*>(HeadsOf(program, state) + program.cache_heads.size);
 }
+
+// Whether a policy changes one slot at a time, so that a stream can go back.
+bool GoesBack(const Program& program);
+// Bytes of what one frame takes the place of.
+int64_t UndoBytes(const Cache& cache, const HeadState& head);
 
 // The most slots of a head of a cache.
 int64_t MostSlots(const Program& program, const Cache& cache, const int64_t* params);

@@ -34,6 +34,11 @@ class Slots {
   void Move(int64_t from, int64_t to) const;
   // Gives a slot up: the last one takes its place.
   void Drop(int64_t slot) const;
+  // Notes what a frame takes the place of, and puts it back. slot: where the frame goes, or went.
+  void Note(uint8_t* undo, int64_t slot) const;
+  void Undo(const uint8_t* undo) const;
+  // Reads a slot's key, as it was turned, and its value.
+  void Read(int64_t slot, float* key, float* value) const;
   // Puts the mean of two slots, each with the weight of the frames that it holds, into the second; the key of the first
   // is turned to the position of the second. Elements of 32 bits only.
   void Merge(int64_t from, int64_t into) const;

@@ -88,6 +88,7 @@ class Attention:
         manifest = {
             "name": "attention", "hop": self.hop, "latency_frames": 0, "program_hash": "cd" * 32, "inputs": ports,
             "clock": {"rate": None, "max_frames": max_frames}, "outputs": outs,
+            "kv": {"layers": [{"key_dim": self.key_dim, "value_dim": self.value_dim}] * self.layers},
         }  # fmt: skip
         weights = aligned(len(native.weights))
         weights[:] = np.frombuffer(native.weights, np.uint8)

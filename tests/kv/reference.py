@@ -19,7 +19,7 @@ TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889,
 @dataclass
 class Slot:
     """A kept key and value, not turned. at: the positions that it turns by. mass: what a policy ranks it by.
-    frames: how many were merged into it."""
+    frames: how many were merged into it. code: its key where it is stored as codes, turned and rounded."""
 
     position: int
     at: tuple[int, ...]
@@ -27,6 +27,7 @@ class Slot:
     value: np.ndarray
     mass: float = 0.0
     frames: int = 1
+    code: np.ndarray | None = None
 
 
 @dataclass
@@ -57,6 +58,15 @@ def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np
     return y
 
 
+def rounded(row: np.ndarray, bits: int) -> np.ndarray:
+    """A row as codes of so many bits hold it: the largest magnitude is the largest code."""
+    if bits not in (8, 4):
+        return row
+    largest = 127 if bits == 8 else 7
+    top = float(np.abs(row).max())
+    return np.round(row * (largest / top)) * (top / largest) if top else row
+
+
 class Reference:
     """What one attention gives, frame by frame. max_frames: what heads hold that keep everything, where ``spec`` does
     not say."""
@@ -80,7 +90,10 @@ class Reference:
         for h, head in enumerate(self.heads):
             key, value = k[h].astype(np.float64), v[h].astype(np.float64)
             at = (self.start + number,) if positions is None else tuple(positions)
+            value = rounded(value, self.spec.values)
             slot = Slot(self.start + number, at, key, value)
+            if self.spec.keys in (8, 4):
+                slot.code = rounded(turned(key, node.rotary, at), self.spec.keys)
             self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
             ranks = self._positions(head)
             own = ranks[head.slots.index(slot)]
@@ -88,7 +101,9 @@ class Reference:
             for g in range(group):
                 row = h * group + g
                 query = turned(q[row].astype(np.float64), node.rotary, own)
-                scores = np.array([self._score(row, query, s, rank) for s, rank in zip(head.slots, ranks, strict=True)])
+                scores = np.array(
+                    [self._score(row, query, own, s, rank) for s, rank in zip(head.slots, ranks, strict=True)]
+                )
                 w = self._softmax(row, scores)
                 weights.append(w)
                 out[row] = sum((a * s.value for a, s in zip(w, head.slots, strict=True)), np.zeros(node.value_dim))
@@ -103,16 +118,17 @@ class Reference:
         order = sorted(s.position for s in head.slots)
         return [(order.index(s.position),) for s in head.slots]
 
-    def _score(self, row: int, query: np.ndarray, slot: Slot, at: Sequence[int]) -> float:
+    def _score(self, row: int, query: np.ndarray, own: Sequence[int], slot: Slot, at: Sequence[int]) -> float:
         node = self.node
-        score = float(query @ turned(slot.key, node.rotary, at)) * node.scale
+        key = turned(slot.key, node.rotary, at) if slot.code is None else slot.code
+        score = float(query @ key) * node.scale
         if node.softcap:
             score = node.softcap * math.tanh(score / node.softcap)
-        distance = self.start + self.frames - slot.position
+        far = own[0] - at[0]
         if node.slopes is not None:
-            score -= float(node.slopes[row]) * distance
+            score -= float(node.slopes[row]) * far
         if node.bias is not None:
-            score += float(node.bias[row, min(distance, node.bias.shape[1] - 1)])
+            score += float(node.bias[row, min(far, node.bias.shape[1] - 1)])
         return score
 
     def _softmax(self, row: int, scores: np.ndarray) -> np.ndarray:

@@ -47,7 +47,8 @@ VARIANTS: dict[str, Attention] = {
 def test_forms_of_attention(name: str) -> None:
     model = VARIANTS[name]
     x = model.inputs(40, len(name))
-    for kv in ("full=64", "sink=2,window=11"):
+    contiguous = [] if model.axes else ["sink=3,window=8,positions=contiguous"]
+    for kv in ("full=64", "sink=2,window=11", *contiguous):
         got = streamed(model.program(kv).stream(position=2**24 - 8), x, (5, 1, 9))
         assert deviation(got, expected(model, kv, x, 2**24 - 8)[0]) < BOUND, kv
 

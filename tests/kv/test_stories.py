@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ pytestmark = [
     pytest.mark.skipif(not MODEL.exists(), reason="needs the model zoo (RUNNEL_ZOO)"),
 ]
 FIRST = 1  # the token that begins a text
+TOKENS = int(os.environ.get("RUNNEL_TOKENS", "20000"))
+PARTS = 10
 
 
 def token(value: int) -> np.ndarray:
@@ -56,18 +59,48 @@ def test_logits_are_those_of_a_float64_decoder(bundle: Any, positions: str, star
     assert worst < 1e-4
 
 
-def test_ten_thousand_tokens_take_the_same_bytes_and_work(bundle: Any) -> None:
-    """The last thousand as the third: bytes to the byte, kernel calls and multiply-adds to the last one."""
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see resident memory")
+def test_many_tokens_take_the_same_bytes_and_work(bundle: Any) -> None:
+    """Bytes to the byte, kernel calls and multiply-adds of each part to the last one, memory flat."""
     stream = bundle("sink=4,window=12").stream()
-    value, work, sizes = FIRST, [], set()
-    for _ in range(10):
+    value, work, sizes, memory = FIRST, [], set(), []
+    for _ in range(PARTS):
         before = stream.counters
-        for _ in range(1000):
+        for _ in range(TOKENS // PARTS):
             value = int(stream.push(token(value))[0, 0].argmax())
-        work.append([stream.counters[name] - before[name] for name in before])
+        after = stream.counters
+        work.append({name: after[name] - before[name] for name in before})
         sizes.add((stream.kv.bytes, stream.state_bytes, stream.kv.kept))
-    assert len(sizes) == 1
+        memory.append(resident())
+    assert stream.position == TOKENS and len(sizes) == 1
     assert all(w == work[2] for w in work[2:])
+    assert memory[-1] - memory[2] < 1 << 20
+
+
+@pytest.mark.skipif(TOKENS < 1_000_000, reason="times: part of make nightly")
+def test_an_old_stream_is_as_fast_as_a_young_one(bundle: Any) -> None:
+    program = bundle("sink=4,window=12")
+    old = program.stream()
+    old.push(np.resize(np.arange(3, 500), (1, TOKENS)))
+    found = []
+    for _ in range(3):
+        young, times = program.stream(), {"old": [], "young": []}
+        young.push(np.resize(np.arange(3, 500), (1, 1000)))
+        for n in range(20000):
+            for name, stream in (("old", old), ("young", young)) if n % 2 else (("young", young), ("old", old)):
+                begin = time.perf_counter()
+                stream.push(token(3 + n % 500))
+                times[name].append(time.perf_counter() - begin)
+        median, late = (np.quantile(times["old"], q) / np.quantile(times["young"], q) for q in (0.5, 0.99))
+        found.append((median, late))
+        if median <= 1.03 and late <= 1.25:
+            return
+    raise AssertionError(f"old over young, median and p99: {found}")
 
 
 def test_a_prompt_in_chunks_is_a_prompt_token_by_token(bundle: Any) -> None:

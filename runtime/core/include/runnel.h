@@ -150,11 +150,24 @@ RN_API int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice);
 RN_API int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison);
 // Bytes of a state block.
 RN_API int64_t rn_state_size(const void* state);
-// The choice (9 words), policy, positions, frames taken, KV pairs dropped by all heads, 0, bytes of the caches, bits of a key's and
-// a value's element, heads, 0, 0; then for each KV head: its cache, its slots, how many are kept, frames dropped. A
-// null state stands for one at its start with the most of all. Returns how many words there are, and writes none where
-// `room` is too small; 0: the plan has no caches.
+// The choice (9 words), policy, positions, frames taken, KV pairs dropped by all heads, 0, bytes of the caches, bits of
+// a key's and a value's element, heads, 0, 0; then for each KV head: its cache, its slots, how many are kept, frames
+// dropped. A null state stands for one at its start with the most of all. Returns how many words there are, and writes
+// none where `room` is too small; 0: the plan has no caches.
 RN_API int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room);
+
+// Takes the latest frames back, as if they had never come: at most as many as the stream's spare, and those it took
+// back since count against that. RN_BAD_ARGUMENT: more than it can; RN_UNSUPPORTED: the program keeps other things than
+// caches.
+RN_API int rn_rollback(const rn_program* program, void* state, int64_t frames);
+// What the slots of a KV head hold: int64 positions, ranks, keys [kept, features] as they were turned, values. Arrays
+// have room for all its slots. Returns how many are kept, -1 where there is no such head.
+RN_API int64_t rn_cache_read(const rn_program* program, void* state, int32_t cache, int32_t head, int64_t* positions,
+                             float* mass, float* keys, float* values);
+// Gives up slots of a head whose policy is the caller's; `slots` falls. The last kept slots take their places, one by
+// one.
+RN_API int rn_cache_drop(const rn_program* program, void* state, int32_t cache, int32_t head, const int32_t* slots,
+                         int64_t count);
 
 // Ends the stream and writes what is left of every output.
 RN_API int rn_flush(const rn_program* program, void* state, void* scratch, void* const* outputs,

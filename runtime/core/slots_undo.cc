@@ -1,0 +1,102 @@
+// Going back: what a frame took the place of, and how it is put there again.
+#include <cstring>
+
+#include "cache_policy.h"
+#include "slots.h"
+
+namespace runnel {
+namespace {
+
+// Before a note's bytes: the slot, and how many were kept.
+struct NoteHead {
+  int64_t slot, count, dropped, zero;
+};
+
+bool Ranks(const HeadState& head) { return PolicyOf(static_cast<Family>(head.family)).attended != nullptr; }
+
+}  // namespace
+
+bool GoesBack(const Program& program) {
+  const Family family = program.rules.family;
+  return family != Family::kSnap && family != Family::kMerge && family != Family::kExternal;
+}
+
+int64_t UndoBytes(const Cache& cache, const HeadState& head) {
+  const int64_t marks = Ranks(head) ? head.slots : 1;
+  const int64_t bytes = static_cast<int64_t>(sizeof(NoteHead)) + marks * static_cast<int64_t>(sizeof(Mark)) +
+                        KeyBytes(cache, 1) + ValueBytes(cache, 1) + 8;
+  return (bytes + 15) & ~int64_t{15};
+}
+
+void Slots::Note(uint8_t* undo, int64_t slot) const {
+  const NoteHead head = {slot, head_.count, head_.dropped, 0};
+  memcpy(undo, &head, sizeof head);
+  uint8_t* at = undo + sizeof head;
+  const int64_t marks = Ranks(head_) ? head_.count : slot < head_.count ? 1 : 0;
+  if (marks == 0) return;
+  memcpy(at, Ranks(head_) ? marks_ : marks_ + slot, static_cast<size_t>(marks) * sizeof(Mark));
+  if (slot >= head_.count) return;
+  at += (Ranks(head_) ? head_.slots : 1) * static_cast<int64_t>(sizeof(Mark));
+  int64_t step, rows;
+  const uint8_t* key = KeyAt(slot, &step, &rows);
+  const int64_t item = KeyBytes(cache_, 1) / rows;
+  for (int64_t i = 0; i < rows; ++i) memcpy(at + i * item, key + i * step, static_cast<size_t>(item));
+  at += rows * item;
+  const int64_t bytes = ValueBytes(cache_, 1);
+  memcpy(at, values_ + slot * bytes, static_cast<size_t>(bytes));
+  at += bytes;
+  if (cache_.key_bits < 32) memcpy(at, key_scales_ + slot * 4, 4);
+  if (cache_.value_bits < 32) memcpy(at + 4, value_scales_ + slot * 4, 4);
+}
+
+void Slots::Undo(const uint8_t* undo) const {
+  NoteHead head;
+  memcpy(&head, undo, sizeof head);
+  if (head.slot < 0 || head.slot >= head_.slots || head.count < 0 || head.count > head_.slots) return;
+  const uint8_t* at = undo + sizeof head;
+  head_.count = head.count;
+  head_.dropped = head.dropped;
+  const bool ranks = Ranks(head_);
+  const bool replaced = head.slot < head.count;
+  if (ranks) memcpy(marks_, at, static_cast<size_t>(head.count) * sizeof(Mark));
+  if (!replaced) return;
+  if (!ranks) memcpy(marks_ + head.slot, at, sizeof(Mark));
+  at += (ranks ? head_.slots : 1) * static_cast<int64_t>(sizeof(Mark));
+  int64_t step, rows;
+  uint8_t* key = KeyAt(head.slot, &step, &rows);
+  const int64_t item = KeyBytes(cache_, 1) / rows;
+  for (int64_t i = 0; i < rows; ++i) memcpy(key + i * step, at + i * item, static_cast<size_t>(item));
+  at += rows * item;
+  const int64_t bytes = ValueBytes(cache_, 1);
+  memcpy(values_ + head.slot * bytes, at, static_cast<size_t>(bytes));
+  at += bytes;
+  if (cache_.key_bits < 32) memcpy(key_scales_ + head.slot * 4, at, 4);
+  if (cache_.value_bits < 32) memcpy(value_scales_ + head.slot * 4, at + 4, 4);
+}
+
+void Slots::Read(int64_t slot, float* key, float* value) const {
+  int64_t step, rows;
+  const uint8_t* from = KeyAt(slot, &step, &rows);
+  auto element = [](const uint8_t* row, int64_t apart, int64_t half, int32_t bits, int64_t i) {
+    if (bits == 32) {
+      float x;
+      memcpy(&x, row + i * apart, sizeof x);
+      return x;
+    }
+    if (bits == 8) return static_cast<float>(static_cast<int8_t>(row[i * apart]));
+    const uint8_t code = row[(i < half ? i : i - half) * apart];
+    return static_cast<float>(static_cast<int>(i < half ? code & 15 : code >> 4) - 8);
+  };
+  float scales[2] = {1, 1};
+  if (cache_.key_bits < 32) memcpy(&scales[0], key_scales_ + slot * 4, 4);
+  if (cache_.value_bits < 32) memcpy(&scales[1], value_scales_ + slot * 4, 4);
+  for (int64_t i = 0; i < cache_.key_dim; ++i) {
+    key[i] = scales[0] * element(from, step, cache_.key_dim / 2, cache_.key_bits, i);
+  }
+  const uint8_t* row = values_ + slot * ValueBytes(cache_, 1);
+  for (int64_t i = 0; i < cache_.value_dim; ++i) {
+    value[i] = scales[1] * element(row, cache_.value_bits == 32 ? 4 : 1, cache_.value_dim / 2, cache_.value_bits, i);
+  }
+}
+
+}  // namespace runnel

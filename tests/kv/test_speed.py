@@ -1,0 +1,17 @@
+"""An attention step over a cache beside onnxruntime's own, in turns; the whole table is tools/compare_attention."""
+
+from __future__ import annotations
+
+import pytest
+
+from runnel.runtime import native
+from runnel.tools.compare_attention import Shape, compare
+
+pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
+
+
+@pytest.mark.parametrize("storage", ["", ",keys=int8,values=int8"])
+def test_a_step_takes_less_than_onnxruntimes(storage: str) -> None:
+    row = compare(Shape(16, 4, 64, 256), f"window=256{storage}", rounds=25)
+    assert row.deviation < (0.02 if storage else 1e-5)
+    assert row.ratio < 0.8

@@ -1,0 +1,53 @@
+"""Codes of 8 and 4 bits: the float64 model with the same rounding, and how far codes are from numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from attention import Attention, deviation, expected, rope, streamed
+
+from runnel.runtime import native
+
+pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
+
+MODELS = {
+    "wide": Attention(16, 4, 64, 64, more={"rotary": rope(32), "scale": 0.125}),
+    "narrow": Attention(6, 3, 6, 10, more={"rotary": rope(3), "scale": 0.4}),
+    "slopes": Attention(4, 4, 8, 24, more={"slopes": np.array([0.5, 0.25, 0.125, 0.0625]), "scale": 0.4}),
+}
+STORAGE = ("keys=int8,values=int8", "keys=int8,values=int4", "keys=int4,values=int4", "keys=float32,values=int8")
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("name", MODELS)
+def test_codes_are_rounded_as_in_the_reference(name: str, storage: str) -> None:
+    model, kv = MODELS[name], f"sink=3,window=37,{storage}"
+    x = model.inputs(70, 5)
+    got = streamed(model.program(kv).stream(position=2**24 - 8), x, (9, 4))
+    assert deviation(got, expected(model, kv, x, 2**24 - 8)[0]) < 1e-4
+
+
+@pytest.mark.parametrize(("storage", "bound"), list(zip(STORAGE, (0.02, 0.12, 0.25, 0.02))))
+def test_codes_are_near_the_numbers(storage: str, bound: float) -> None:
+    model = MODELS["wide"]
+    x = model.inputs(70, 6)
+    wanted = expected(model, "sink=3,window=37", x, 0)[0]
+    error = deviation(streamed(model.program(f"sink=3,window=37,{storage}").stream(), x), wanted)
+    assert bound / 8 < error < bound
+
+
+def test_codes_take_fewer_bytes() -> None:
+    model = MODELS["wide"]
+    sizes = [
+        model.program(f"window=1024,{storage}").stream().kv.bytes
+        for storage in ("keys=float32", "keys=int8,values=int8", "keys=int4,values=int4")
+    ]
+    assert sizes[1] < 0.32 * sizes[0] and sizes[2] < 0.2 * sizes[0]
+
+
+@pytest.mark.parametrize("kv", ["heavy=6,window=5", "snap=6,window=9,observe=3"])
+def test_policies_keep_codes(kv: str) -> None:
+    model = MODELS["narrow"]
+    kv += ",keys=int8,values=int4"
+    x = model.inputs(60, 8)
+    assert deviation(streamed(model.program(kv).stream(), x), expected(model, kv, x, 0)[0]) < 1e-4
