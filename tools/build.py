@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,19 +26,20 @@ from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
-from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph, Tail
-from runnel.compiler.streaming.kinds.cache import keeps_all
+from runnel.compiler.streaming.ir import StreamGraph, Tail
+from runnel.compiler.streaming.kinds.cache import keeps_all, rounds
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.processor import missing_features, processor
-from runnel.tools.caches import check_kernels, kv_record
+from runnel.tools.caches import check_kernels, kv_record, rounded
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.generate.attach import tokenizer_entries
+from runnel.tools.ports import input_port, output_port
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
 from runnel.tools.request import Request
@@ -195,6 +195,11 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             entries |= _golden(cases[0])
             own = _own_deviation(Path(name), rewritten, form, manifest, cases)
             write_bundle(name, manifest, entries)
+        if rounds(graph.kv) and backends:
+            time = {port["name"]: port["axis"] for port in manifest["outputs"]}
+            against = "its own stream"
+            cases, manifest["kv"]["deviation"] = rounded(Path(name), cases, time)
+            entries |= _golden(cases[0])
         codes = codes_record(rewritten, cases) if not graph.modes else None
         manifest["proof"] = prove(
             Path(name), cases, axes, backends, request.progress, against, own, codes, len(form.model.graph.node),
@@ -315,36 +320,6 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _input(stream: Stream, rates: Mapping[str, float]) -> dict[str, Any]:
-    if stream.fact.static:
-        return {"name": stream.name, "dtype": stream.dtype, "shape": list(stream.shape), "axis": None, "per_tick": 0}
-    rate = rates.get(stream.name)
-    return _port(stream, stream.name) | {"per_tick": int(stream.fact.rate)} | ({} if rate is None else {"rate": rate})
-
-
-def _output(stream: Stream, name: str, latency: int, rate: float | None) -> dict[str, Any]:
-    """Frame n of an output belongs to the input frame (or tick) n / ratio, and is given out latency frames later."""
-    described = _port(stream, name) | {"latency_frames": latency}
-    if stream.fact.once:
-        return described
-    ratio = stream.fact.rate
-    described["ratio"] = [ratio.numerator, ratio.denominator]
-    if rate is not None:
-        described |= {"rate": float(ratio * Fraction(rate)), "latency_seconds": latency / rate}
-    return described
-
-
-def _port(stream: Stream, name: str) -> dict[str, Any]:
-    """A port as the user sees it: stacked frames lie along a new first axis; what exists once has no axis of time."""
-    shape: list[int | None] = list(stream.shape)
-    axis: int | None = stream.axis
-    if stream.fact.once:
-        axis = None
-    elif axis == STACKED:
-        shape, axis = [None, *shape], 0
-    return {"name": name, "dtype": stream.dtype, "shape": shape, "axis": axis}
-
-
 def _weights(native: NativeProgram | None) -> dict[str, Any]:
     return {"layout": LAYOUT, "segments": native.segments} if native is not None and native.weights else {}
 
@@ -357,7 +332,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
     outputs = []
     for name, value in graph.outputs.items():
         stream = value.stream if isinstance(value, Tail) else value
-        outputs.append(_output(stream, name, latencies[name], request.tick_rate))
+        outputs.append(output_port(stream, name, latencies[name], request.tick_rate))
     window = (
         None
         if graph.window is None
@@ -380,7 +355,7 @@ def _manifest(rewritten: Rewritten, form: PortableForm, native: NativeProgram | 
         "weights": _weights(native),
         "hop": hop,
         "clock": clock,
-        "inputs": [_input(s, request.rates) for s in [*graph.inputs, *graph.statics]],
+        "inputs": [input_port(s, request.rates) for s in [*graph.inputs, *graph.statics]],
         "outputs": outputs,
         "latency_frames": figures.latency_frames,
         "mode": figures.mode,

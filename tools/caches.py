@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Any
 
 from runnel.compiler.streaming.ir import StreamGraph
 from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary, keeps_all
+from runnel.compiler.streaming.kinds.positions import Positions, Table
 from runnel.errors import Reason, Refused
+from runnel.tools.calibrate import distance, streamed
+from runnel.tools.prove import Case
 
 
 def attentions(graph: StreamGraph) -> list[CachedAttend]:
@@ -15,18 +18,14 @@ def attentions(graph: StreamGraph) -> list[CachedAttend]:
     return [n for n in graph.nodes if isinstance(n, CachedAttend)]
 
 
-def kept_at_least(kv: str) -> int:
-    """How many tokens a stream may have before a policy drops or merges one: the least budget that it names."""
-    named = {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", kv)}
-    budgets = [named[k] for k in ("window", "budget", "snap", "merge") if named.get(k)]
-    return min(budgets, default=1)
-
-
 def kv_record(graph: StreamGraph) -> dict[str, Any] | None:
-    """The manifest's ``kv``: the policy, and what the model asks of each layer's cache; None where there is none."""
+    """The manifest's ``kv``: the policy, what the model asks of each layer's cache, what else counts tokens from 0, and
+    how far codes are from what they stand for; None where there are no caches."""
     if graph.kv is None:
         return None
-    return {"policy": graph.kv, "layers": [_layer(n) for n in attentions(graph)]}
+    numbered = [n.name for n in graph.nodes if isinstance(n, (Positions, Table))]
+    layers = [_layer(n) for n in attentions(graph)]
+    return {"policy": graph.kv, "layers": layers, "numbered": numbered, "deviation": None}
 
 
 def _layer(node: CachedAttend) -> dict[str, Any]:
@@ -50,8 +49,16 @@ def check_kernels(graph: StreamGraph, refusal: str | None) -> None:
         raise Refused(
             [
                 Reason(
-                    graph.name, "native", f"a cache that drops tokens needs kernels, and there are none ({refusal})",
+                    graph.name, "native", f"a cache that drops or rounds needs kernels, and there are none ({refusal})",
                     "compile with --kv full and --max-frames N to run it on onnxruntime",
                 )
             ]
         )  # fmt: skip
+
+
+def rounded(path: Path, cases: list[Case], axes: dict[str, int]) -> tuple[list[Case], dict[str, Any]]:
+    """The cases with the answers of the bundle's own stream, and how far those are from the offline model's."""
+    own = streamed(path, cases, "native")
+    longest = max(range(len(cases)), key=lambda i: cases[i].frames)
+    got, wanted = own[longest].outputs, cases[longest].outputs
+    return own, {name: distance(got[name], wanted[name], axes[name]) for name in got}

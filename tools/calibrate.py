@@ -74,9 +74,9 @@ def _fitted(values: np.ndarray, stream: Stream) -> np.ndarray:
     return np.ascontiguousarray(values, stream.dtype)
 
 
-def streamed(path: Path, cases: Sequence[Case]) -> list[Case]:
-    """The cases with the answers of the bundle's own portable form, streamed whole."""
-    program = load(path, backend="onnxruntime", poison=True)
+def streamed(path: Path, cases: Sequence[Case], backend: str = "onnxruntime") -> list[Case]:
+    """The cases with the answers of the bundle's own portable form (or another backend), streamed whole."""
+    program = load(path, backend=backend, poison=True)
     return [Case(c.inputs, _played(program, c.inputs, c.frames), c.frames) for c in cases]
 
 

@@ -8,14 +8,17 @@ import numpy as np
 
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph
-from runnel.compiler.streaming.kinds.cache import keeps_all
+from runnel.compiler.streaming.kinds.cache import keeps_all, kept_at_least
 from runnel.compiler.streaming.report import Report
 from runnel.errors import InputError
-from runnel.tools.caches import kept_at_least
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
 
 if TYPE_CHECKING:
     from runnel.tools.build import Rewritten
+
+
+TOKENS = 80
+"""Of the longest text on which a decoder is proved: more than a chunk of a prompt."""
 
 
 def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
@@ -29,6 +32,8 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
         lengths = [graph.window[0] + 5 * graph.window[1] + graph.window[1] // 2, graph.window[0]]
     if rewritten.states:
         lengths = [12]
+    if graph.kv is not None:
+        lengths[0] = max(lengths[0], TOKENS)
     if graph.max_frames is not None:
         lengths = [min(n, graph.max_frames) for n in lengths]
     if not keeps_all(graph.kv):

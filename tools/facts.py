@@ -24,6 +24,10 @@ def bundle_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     if work := saved_work(manifest):
         rows["work"] = work
     rows.update(mode_facts(manifest))
+    if kv := manifest.get("kv"):
+        rows["caches"] = f"{kv['policy']}, in {len(kv['layers'])} layers"
+        for output, deviation in (kv["deviation"] or {}).items():
+            rows[f"  '{output}'"] = f"{deviation_words(deviation)}, as its caches store codes"
     if proof := manifest.get("proof"):
         rows.update(proof_facts(proof))
     return rows

@@ -12,6 +12,7 @@ import numpy as np
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.streaming.modes import parse_modes
 from runnel.errors import InputError
+from runnel.kv import parse as parse_kv
 from runnel.runtime.manifest import MAX_HOP as MOST_FRAMES
 from runnel.runtime.program import BACKENDS
 from runnel.tools.calibrate import Calibration
@@ -51,6 +52,8 @@ class Request:
     tick_rate: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        if self.kv is not None:
+            parse_kv(self.kv)
         for name in ("window", "max_frames"):
             if isinstance(value := getattr(self, name), np.integer):
                 setattr(self, name, int(value))

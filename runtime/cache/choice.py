@@ -60,5 +60,11 @@ def choose(program: NativeProgram, kv: str | None, position: int) -> ctypes.Arra
         raise StreamError("the program has no caches of keys and values; leave kv and position out.")
     if not 0 <= position <= MOST_START:
         raise StreamError(f"a stream cannot start at position {position}; give 0 to 2^44.")
+    counting = (program.manifest["kv"] or {}).get("numbered")
+    if position and counting:
+        raise StreamError(
+            f"the model counts tokens from 0 outside its caches too ('{counting[0]}'), so a stream cannot start at "
+            f"position {position}; leave position out."
+        )
     numbers = [-1] * len(PARAMETERS) if kv is None else chosen(kv, facts.spec)
     return (ctypes.c_int64 * CHOICE)(position, *numbers, *[0] * (CHOICE - 1 - len(numbers)))

@@ -7,11 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from runnel.compiler.streaming.ir import Reach, StreamNode
+from runnel.kv import parse
 
 
 def keeps_all(kv: str | None) -> bool:
-    """Whether a policy of caches keeps every token."""
-    return kv is None or kv.split(",")[0].strip() == "full"
+    """Whether caches keep every token, as it is: what the portable form does."""
+    if kv is None:
+        return True
+    spec = parse(kv)
+    return spec.policy == "full" and spec.keys in (0, 32) and spec.values in (0, 32)
+
+
+def kept_at_least(kv: str) -> int:
+    """How many tokens a stream may have before a policy drops or merges one."""
+    spec = parse(kv)
+    if spec.policy in ("full", "external"):
+        return spec.slots or 1 << 44
+    return min(spec.most(False), spec.slots) if spec.heads else spec.most(False)
+
+
+def rounds(kv: str | None) -> bool:
+    """Whether caches store less than they are given."""
+    spec = parse(kv or "full")
+    return any(bits not in (0, 32) for bits in (spec.keys, spec.values))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,9 @@ from runnel.compiler.streaming.attention.pattern import Pattern
 from runnel.compiler.streaming.attention.scores import Scores, TooLarge
 from runnel.compiler.streaming.attention.turned import Turned
 from runnel.compiler.streaming.ir import Stream
-from runnel.compiler.streaming.kinds.cache import CachedAttend, keeps_all
+from runnel.compiler.streaming.kinds.cache import CachedAttend
 from runnel.compiler.streaming.registry import Refusal
+from runnel.kv import parse
 
 if TYPE_CHECKING:
     from runnel.compiler.streaming.analysis import Analysis, Value
@@ -38,13 +39,15 @@ def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
     if not isinstance(band.scale, float):
         raise Refusal("scales each head's scores by a factor of its own", "use one scale")
     window = 0 if band.left is None else band.left + 1
-    if not window and keeps_all(a.kv):
-        if a.max_frames is None:
+    spec = parse(a.kv or "full")
+    if not window and spec.policy == "full":
+        bounds = [n for n in (a.max_frames, spec.slots) if n]
+        if not bounds:
             raise Refusal(
                 "lets every token see all of the past, so that what it keeps grows with the stream",
                 "state the most tokens of a stream (--max-frames N), or what a cache keeps (--kv sink=4,window=512)",
             )
-        a.limits.append((a.max_frames, "its cache keeps all of the past, and max_frames is what it holds"))
+        a.limits.append((min(bounds), "its cache keeps all of the past, and this is what it holds"))
     final = q.fact.final.minimum_with(k.fact.final).minimum_with(v.fact.final)
     heads, wide = cut.queries, v.shape[-1]
     layer = sum(isinstance(n, CachedAttend) for n in a.nodes)
