@@ -269,6 +269,13 @@ class Builder:
             return self._whole(name, value)
         return tirx.call_llvm_pure_intrin(str(value.ty), name, value, *more)
 
+    def whole(self, value: Expr) -> Expr:
+        """float32 that is known to fit rounded half to even to int32."""
+        kind = vector_type("int32", lanes_of(value))
+        if not self.rounds:
+            return tirx.Cast(kind, self._whole("llvm.roundeven", value))
+        return tirx.call_llvm_pure_intrin(kind, "llvm.lrint", value)
+
     def _product_and_sum(self, a: Expr, b: Expr, c: Expr) -> Expr:
         """``a * b + c`` in float64 with the errors of the product and of the sum put back (Dekker, Knuth)."""
         split = constant(2.0**27 + 1, "float64", lanes_of(c))

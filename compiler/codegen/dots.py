@@ -1,9 +1,9 @@
 """Dot products of codes in one instruction: of four in Arm's sdot and in vpdpbusd of AVX512-VNNI and AVX-VNNI, of two
-in pmaddwd of other x86-64.
+in pmaddwd of other x86-64 and in smull and sadalp of other aarch64.
 
-Sums are added up modulo 2^32 like any others, so the result is the same to the bit. Those of four want codes of one
+Sums are added up modulo 2^32 like any others, so the result is the same to the bit. Those of bytes want codes of one
 signedness; other codes have their top bit turned over, and what that and the zero point add is taken off at the start.
-Those of two take 16 bits, the zero point taken off.
+pmaddwd takes 16 bits, the zero point taken off.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen.arithmetic import Arithmetic
-from runnel.compiler.codegen.builder import Builder, Expr, constant, splat
+from runnel.compiler.codegen.builder import Builder, Expr, constant, lanes_of, splat
 from runnel.compiler.codegen.target import Target
 
 QUAD = 4
-_PAIRS = {16: "llvm.x86.sse2.pmadd.wd", 32: "llvm.x86.avx2.pmadd.wd", 64: "llvm.x86.avx512.pmaddw.d.512"}
-_TOP_BITS = 0x80808080 - (1 << 32)
+_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_QUADS = {lanes: f"llvm.x86.avx512.vpdpbusd.{32 * lanes}" for lanes in (4, 8, 16)}
+_SDOT = {4: "llvm.aarch64.neon.sdot"}
+_ADD_PAIRS = {4: "llvm.aarch64.neon.saddlp"}
+_TOP_BITS = {1: -128, 4: 0x80808080 - (1 << 32), 2: 0x8080 - (1 << 16)}
 
 
 @dataclass(frozen=True)
 class Dots:
-    """size: how many products a lane, 4 or 2. intrinsic: LLVM's. flip: whether codes have their top bit turned over.
-    zero: of the codes it then works on. code_zero: of the codes as they are.
+    """size: how many products a lane, 4 or 2. intrinsics: LLVM's, by lanes. wide: whether codes and weights take 16
+    bits. flip: whether codes have their top bit turned over. zero: of the codes it then works on. code_zero: of the
+    codes as they are, where it is taken off each.
     """
 
     b: Builder
     size: int
-    intrinsic: str
+    intrinsics: dict[int, str]
+    wide: bool
     flip: bool
     zero: int
     code_zero: int = 0
@@ -42,17 +47,25 @@ class Dots:
             return None
         low, high = int(weights.min()), int(weights.max())
         if low >= -128 and high <= 127:
-            if target.arch == "aarch64" and target.has("dotprod"):
-                flip = codes == "uint8"
-                return Dots(sums.b, QUAD, "llvm.aarch64.neon.sdot", flip, sums.zero - 128 * flip)
+            if target.arch == "aarch64":
+                flip, dot = codes == "uint8", target.has("dotprod")
+                zero = sums.zero - 128 * flip
+                return Dots(sums.b, QUAD if dot else 2, _SDOT if dot else _ADD_PAIRS, False, flip, zero)
             if target.has({64: "avx512vnni", 32: "avxvnni"}.get(target.vector_bytes, "none")):
-                flip = codes == "int8"
-                name = f"llvm.x86.avx512.vpdpbusd.{8 * target.vector_bytes}"
-                return Dots(sums.b, QUAD, name, flip, sums.zero + 128 * flip)
+                flip, most = codes == "int8", target.lanes
+                narrow = target.vector_bytes == 32 or target.has("avx512vl")
+                names = {n: name for n, name in _QUADS.items() if n == most or (n < most and narrow)}
+                return Dots(sums.b, QUAD, names, False, flip, sums.zero + 128 * flip)
         if target.arch == "x86_64" and low >= -32768 and high <= 32767:
-            wide = target.vector_bytes < 64 or target.has("avx512bw")
-            return Dots(sums.b, 2, _PAIRS[target.vector_bytes], False, 0, sums.zero) if wide else None
+            names = {n: name for n, name in _PAIRS.items() if n <= target.lanes}
+            fits = target.vector_bytes < 64 or target.has("avx512bw")
+            return Dots(sums.b, 2, names, True, False, 0, sums.zero) if fits else None
         return None
+
+    @property
+    def dtype(self) -> str:
+        """What weights are stored as."""
+        return "int16" if self.wide else "int8"
 
     def start(self, weights: np.ndarray) -> np.ndarray:
         """What sums begin with. weights: (groups, taps, inputs, outputs) → (groups, outputs) int32."""
@@ -65,19 +78,33 @@ class Dots:
         whole = inputs // QUAD * QUAD
         groups = panel[:, :whole].reshape(taps, -1, self.size, width).transpose(0, 1, 3, 2).reshape(taps, -1)
         packed = np.concatenate([groups, panel[:, whole:].reshape(taps, -1)], axis=1)
-        return packed.astype(np.int8 if self.size == QUAD else np.int16)
+        return packed.astype(self.dtype)
 
     def codes(self, group: Expr, lanes: int) -> Expr:
         """The loaded codes of a group in every lane."""
-        if self.size == 2:
+        size = self.size
+        if self.wide:
             pair = tirx.Cast("int16x2", group) - constant(self.code_zero, "int16", 2)
             return tirx.reinterpret(f"int16x{2 * lanes}", splat(self.b.let(tirx.reinterpret("int32", pair)), lanes))
-        word = tirx.reinterpret("int32", group)
-        word = self.b.let(word ^ constant(_TOP_BITS, "int32")) if self.flip else self.b.let(word)
-        return tirx.reinterpret(f"int8x{QUAD * lanes}", splat(word, lanes))
+        kind = f"int{8 * size}"
+        word = tirx.reinterpret(kind, group)
+        word = self.b.let(word ^ constant(_TOP_BITS[size], kind)) if self.flip else self.b.let(word)
+        return tirx.reinterpret(f"int8x{size * lanes}", splat(word, lanes))
+
+    def lanewise(self, group: Expr) -> Expr:
+        """Loaded codes that differ from lane to lane, ``size`` a lane. Their zero point is not taken off."""
+        lanes = lanes_of(group)
+        if self.wide:
+            return tirx.Cast(f"int16x{lanes}", group)
+        group = tirx.reinterpret(f"int8x{lanes}", group)
+        return self.b.let(group ^ constant(-128, "int8", lanes)) if self.flip else group
 
     def add(self, codes: Expr, weights: Expr, total: Expr) -> Expr:
         """``total`` plus the dot product of each lane."""
+        name, kind = self.intrinsics[lanes_of(total)], str(total.ty)
+        if self.wide:
+            return total + tirx.call_llvm_pure_intrin(kind, name, codes, weights)
         if self.size == 2:
-            return total + tirx.call_llvm_pure_intrin(str(total.ty), self.intrinsic, codes, weights)
-        return tirx.call_llvm_pure_intrin(str(total.ty), self.intrinsic, total, codes, weights)
+            wide = f"int16x{lanes_of(codes)}"
+            return total + tirx.call_llvm_pure_intrin(kind, name, tirx.Cast(wide, codes) * tirx.Cast(wide, weights))
+        return tirx.call_llvm_pure_intrin(kind, name, total, codes, weights)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise, product
 from math import prod
 
+from tvm import tirx
+
 from runnel.compiler.codegen import ops
 from runnel.compiler.codegen.builder import Builder, Expr, dtype_of, int32, lanes_of, splat
 from runnel.compiler.codegen.context import Context
@@ -15,6 +17,8 @@ from runnel.compiler.lowering.frame import FrameNode, FrameValue, Group
 
 POINTWISE = frozenset(ops.UNARY) | frozenset(ops.BINARY) | {"where", "cast"}
 _MAX_BOXES = 64
+_SHORT = 8
+"""The last axis up to which the vectors of the axis before it are interleaved."""
 
 
 def over_lanes(b: Builder, count: int, emit: Callable[[Expr], None], lanes: int = LANES) -> None:
@@ -81,12 +85,18 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
     wide = [axis for axis, (begin, end) in enumerate(box) if end - begin > 1]
     coords: list[Expr] = [int32(begin) for begin, _ in box]
 
+    def outer(axes: list[int], inside: Callable[[], None]) -> None:
+        if not axes:
+            inside()
+            return
+        begin, end = box[axes[0]]
+        with b.loop(end - begin) as i:
+            coords[axes[0]] = i + begin
+            outer(axes[1:], inside)
+
     def emit(axes: list[int]) -> None:
         if len(axes) > 1:
-            begin, end = box[axes[0]]
-            with b.loop(end - begin) as i:
-                coords[axes[0]] = i + begin
-                emit(axes[1:])
+            outer(axes[:-1], lambda: emit(axes[-1:]))
             return
 
         def element(position: Expr) -> None:
@@ -97,6 +107,30 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
 
         over_lanes(b, box[axes[0]][1] - box[axes[0]][0] if axes else 1, element)
 
+    def interleaved(axes: list[int]) -> None:
+        """Vectors over the last axis but one, for each element of the last, which is short."""
+        (begin, end), short = box[axes[0]], output.shape[axes[1]]
+
+        def elements(position: Expr) -> None:
+            parts = []
+            coords[axes[0]] = position + begin
+            for i in range(short):
+                coords[axes[1]] = int32(i)
+                value = Evaluator(context).at(output, Index(output.shape, coords=list(coords)))
+                parts.append(b.let(splat(ops.cast(b, value, "int8") if output.dtype == "bool" else value, b.lanes)))
+            order = [i * b.lanes + lane for lane in range(b.lanes) for i in range(short)]
+            coords[axes[0]], coords[axes[1]] = position - b.lane + begin, int32(0)
+            at = context.out_row + Index(output.shape, coords=list(coords)).flat
+            b.store_vector(context.out, b.analyzer.simplify(at), tirx.Shuffle(parts, order))
+
+        over_lanes(b, end - begin, elements)
+
+    last = wide[-2:]
+    if len(last) == 2 and last[1] == last[0] + 1 and box[last[1]] == (0, output.shape[last[1]]):
+        count, short = box[last[0]][1] - box[last[0]][0], output.shape[last[1]]
+        if count >= LANES and short <= _SHORT and short < count:
+            outer(wide[:-2], lambda: interleaved(last))
+            return
     emit(wide)
 
 

@@ -13,11 +13,23 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from runnel.compiler.codegen import attend, blocks, channels, filters, linear, product, reduce, sequence, spatial
+from runnel.compiler.codegen import (
+    attend,
+    blocks,
+    channels,
+    columns,
+    filters,
+    linear,
+    product,
+    reduce,
+    sequence,
+    spatial,
+)
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.image import Image, link
+from runnel.compiler.codegen.ranges import with_ranges
 from runnel.compiler.codegen.target import Target
 from runnel.compiler.lowering.frame import FrameNode, Group
 
@@ -38,7 +50,10 @@ def _emit_matmul(context: Context, node: FrameNode) -> None:
 
 
 def _emit_conv(context: Context, node: FrameNode) -> None:
-    (channels if "channels_last" in node.attrs else spatial).emit_conv(context, node)
+    if "channels_last" not in node.attrs:
+        spatial.emit_conv(context, node)
+    elif not columns.emit_conv(context, node):
+        channels.emit_conv(context, node)
 
 
 def _emit_pool(context: Context, node: FrameNode) -> None:
@@ -88,6 +103,7 @@ class KernelModule:
         return Kernel(finished[0][1], variants, symbols[-1] if apart else None)
 
     def _emit(self, group: Group, rows: int) -> Context:
+        group = replace(group, nodes=with_ranges(group.nodes))
         context = Context(group, self.target, rows)
         anchors = [node for node in group.nodes if node.op in ANCHORS]
         if len(anchors) > 1:

@@ -108,11 +108,22 @@ def _hard_swish(b: Builder, x: Expr, a: Attrs) -> Expr:
 def _quantize(b: Builder, x: Expr, a: Attrs) -> Expr:
     """x rounded half to even, plus ``zero``, within the range of the type ``to``; NaN becomes the lowest code."""
     zero, kind = int(a["zero"]), str(a["to"])
+    if a.get("bounded"):
+        return _narrowed(b, b.let(b.whole(x)), zero, kind)
     low, high = (float(v - zero) for v in (np.iinfo(kind).min, np.iinfo(kind).max))
     x = b.let(tirx.Select(x > m.like(x, low), x, m.like(x, low)))
     x = b.let(tirx.Select(x < m.like(x, high), x, m.like(x, high)))
     code = b.let(tirx.Cast(vector_type("int32", lanes_of(x)), b.intrinsic("llvm.roundeven", x)))
     return b.let(tirx.Cast(vector_type(kind, lanes_of(x)), code + m.like(code, zero)))
+
+
+def _narrowed(b: Builder, code: Expr, zero: int, kind: str) -> Expr:
+    """An int32 plus ``zero``, within the range of the type ``kind``."""
+    # Else LLVM adds after it has cut to the range, and no longer sees an instruction that narrows and cuts at once.
+    code = b.let(b.fence(code + m.like(code, zero))) if zero else code
+    low, high = (m.like(code, int(v)) for v in (np.iinfo(kind).min, np.iinfo(kind).max))
+    code = tirx.Select(code < low, low, code)
+    return b.let(tirx.Cast(vector_type(kind, lanes_of(code)), tirx.Select(code > high, high, code)))
 
 
 def _plain(function: Callable[[Builder, Expr], Expr]) -> Callable[[Builder, Expr, Attrs], Expr]:

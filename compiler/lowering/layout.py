@@ -7,7 +7,7 @@ in, go out or are read by anything else keep the model's order; between the two 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -49,8 +49,8 @@ def is_image_conv(node: FrameNode) -> bool:
     x, w = node.inputs[:2]
     assert x is not None and w is not None
     group, outputs, spatial = int(node.attrs.get("group", 1)), w.shape[0], w.shape[3:]
-    each = group == outputs == x.shape[1]
-    return len(spatial) >= 2 and outputs >= _FEWEST and prod(node.output.shape[2:]) > 1 and (group == 1 or each)
+    each, fewest = group == outputs == x.shape[1], 2 if x.dtype == "float32" else 1
+    return len(spatial) >= fewest and outputs >= _FEWEST and prod(node.output.shape[2:]) > 1 and (group == 1 or each)
 
 
 class _Layout:
@@ -114,13 +114,21 @@ class _Layout:
     def _turns_for_readers(self, step: Step) -> int | None:
         """A transposition whose result with channels last is its input as it is, for a convolution that reads it."""
         read = step.reads[0]
-        for reader in self.readers.get(step.output, ()):
+        for reader in self._readers_behind(step.output):
             x = reader.node.inputs[0]
             if is_image_conv(reader.node) and isinstance(x, FrameValue) and read.signal not in self.last:
                 order = turned(step.node.output.shape, x.shape[1])
                 if order and _in_order(read.value.shape, [step.node.attrs["perm"][i] for i in order]):
                     return x.shape[1]
         return None
+
+    def _readers_behind(self, signal: Signal) -> Iterator[Step]:
+        """What reads a signal, or what is made of it element by element."""
+        for reader in self.readers.get(signal, ()):
+            node = reader.node
+            yield reader
+            if node.op not in _STILL | _SAME_RANK and prod(node.output.shape) == signal.elements:
+                yield from self._readers_behind(reader.output)
 
     def _output_order(self, step: Step) -> Order | None:
         """The order of an output's axes that puts the channels of all that it is made of last."""
@@ -195,14 +203,14 @@ class _Layout:
             self._finish(step, node.attrs, node.output.shape, [None] * len(node.inputs))
 
     def _window(self, step: Step) -> None:
-        """A convolution or pool; a dense convolution reads images in either order."""
+        """A convolution or pool; a dense convolution of float32 reads images in either order."""
         node, shape = step.node, step.node.output.shape
         x = node.inputs[0]
         assert isinstance(x, FrameValue)
         read = next(r for r in step.reads if r.value is x)
         places = list(range(2, len(x.shape)))
         last: Order | None = [0, *places, 1]
-        dense = node.op == "conv" and int(node.attrs.get("group", 1)) == 1
+        dense = node.op == "conv" and int(node.attrs.get("group", 1)) == 1 and x.dtype == "float32"
         if dense and self.last.get(read.signal) != x.shape[1] and not _in_order(x.shape, [0, *places, 1]):
             last = None
         attrs = node.attrs | {"channels_last": "both" if last else "output"}

@@ -96,7 +96,7 @@ def test_hot_loops_are_vector_multiply_adds(kind: str, target: str, tmp_path: Pa
     assert not re.findall(r"\t(?:bl|blx|call\w*)\s", loop)
 
 
-CODES = {"rpi5": r"\bsdot\s", "jetson-orin-nano": r"\bsdot\s", "rk3588": r"\bsdot\s", "rpi4": r"\bsmlal2?\s"}
+CODES = {"rpi5": r"\bsdot\s", "jetson-orin-nano": r"\bsdot\s", "rk3588": r"\bsdot\s", "rpi4": r"\bsadalp\s"}
 
 
 def of_codes(kind: str, zero: int, inputs: int, outputs: int, groups: int = 1, taps: int = 3) -> Case:

@@ -1,0 +1,164 @@
+"""Convolutions of images of codes with a filter a channel, and which convolutions dot products make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from math import prod
+
+import numpy as np
+from tvm import tirx
+
+from runnel.compiler.codegen.arithmetic import Arithmetic
+from runnel.compiler.codegen.builder import Expr, constant, int32, splat
+from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
+from runnel.compiler.codegen.dots import Dots
+from runnel.compiler.codegen.images import Tile, cut, image_axes
+from runnel.compiler.codegen.linear import view_of
+from runnel.compiler.codegen.quads import Codes, Dense
+from runnel.compiler.codegen.window import Axis, windows
+from runnel.compiler.lowering.frame import FrameNode
+
+
+class Filters(Codes):
+    """A filter a channel: vectors over channels. The codes of one column of the window, over taps and outer places, are
+    interleaved once for all positions that read them."""
+
+    def __init__(
+        self, context: Context, node: FrameNode, x: View, axes: Sequence[Axis], w: np.ndarray, dots: Dots
+    ) -> None:
+        """w: (taps, outer places, inner places, channels)."""
+        super().__init__(context, node, x, axes, w, dots)
+        size = dots.size
+        column = w.reshape(-1, *w.shape[2:])
+        self.groups = -(-len(column) // size)
+        full = np.zeros((self.groups * size, w.shape[2], self.pitch), dots.dtype)
+        full[: len(column), :, : self.outputs] = column
+        packed = full.reshape(self.groups, size, w.shape[2], self.pitch).transpose(2, 0, 3, 1)
+        self.memory = context.constant((id(node), "w"), packed)
+
+    def _offset(self) -> int:
+        return self.dots.code_zero if self.dots.wide else self.dots.zero
+
+    def emit(self) -> None:
+        """All rows, positions and channels."""
+        b = self.b
+        spare = self.context.target.registers - self.axes[-1].taps * self.groups - 4
+        most = min(max(spare // 2, 2), 8)
+        with b.loop(self.context.rows, "row") as row:
+            self.context.row = row
+            for tile, (checked, ranges) in product(cut(self.axes[-1], most), self._outer_ranges()):
+                with ExitStack() as stack:
+                    counts = [*(n for _, n in ranges), tile.repeat]
+                    shared = next((i for i, n in enumerate(counts) if n >= FEWEST_TURNS), -1)
+                    loops = [self.context.spread if i == shared else b.loop for i in range(len(counts))]
+                    *at, turn = [stack.enter_context(loop(n, "q")) for loop, n in zip(loops, counts, strict=True)]
+                    outer = [q + first for q, (first, _) in zip(at, ranges, strict=True)]
+                    self._channels(outer, turn * tile.size + tile.first, tile, checked)
+
+    def _outer_ranges(self) -> list[tuple[bool, list[tuple[int, int]]]]:
+        """Parts of the outer positions, (first, count) an axis, and whether windows may reach into the padding."""
+        outer = self.axes[:-1]
+        everywhere = [(0, axis.count) for axis in outer]
+        if len(outer) != 1 or outer[0].interior in ((0, 0), everywhere[0]):
+            return [(any(axis.interior != (0, axis.count) for axis in outer), everywhere)]
+        begin, end = outer[0].interior
+        parts = [(True, 0, begin), (False, begin, end), (True, end, outer[0].count)]
+        return [(checked, [(first, last - first)]) for checked, first, last in parts if last > first]
+
+    def _channels(self, outer: list[Expr], start: Expr, tile: Tile, checked: bool) -> None:
+        b = self.b
+        rows = self._places(outer, checked)
+        at = self.inner_at(start, int32(0))
+        bases = [(b.let(offset + at), valid) for offset, valid in rows]
+        vectors = self.wide_vectors(self.outputs)
+        whole = [v for v in vectors if v[2] == self.lanes]
+        with b.loop(len(whole), "c") as c:
+            if whole:
+                self._vector(bases, outer, start, tile, c * self.lanes, self.lanes, self.lanes)
+        for first, lanes, real in vectors[len(whole) :]:
+            self._vector(bases, outer, start, tile, int32(first), lanes, real)
+
+    def _places(self, outer: list[Expr], checked: bool) -> list[tuple[Expr, Expr | None]]:
+        """Where the frame or row of every tap and outer place begins, and what must hold for it to be inside."""
+        b, found = self.b, []
+        for tap, *places in product(range(self.taps), *(range(axis.taps) for axis in self.axes[:-1])):
+            offset = self.x.tap(int32(tap)) + self.context.at_row(self.x.access)
+            valid: Expr | None = None
+            for axis, at, n, stride in zip(self.axes[:-1], outer, places, self.strides, strict=False):
+                place = at * axis.in_step + (axis.first + n * axis.step)
+                if checked:
+                    inside = tirx.And(place >= 0, place < axis.size)
+                    valid = inside if valid is None else tirx.And(valid, inside)
+                    place = tirx.max(tirx.min(place, int32(axis.size - 1)), int32(0))
+                offset = offset + place * stride
+            found.append((b.let(offset), None if valid is None else b.let(valid)))
+        return found
+
+    def _vector(
+        self, rows: list[tuple[Expr, Expr | None]], outer: list[Expr], start: Expr, tile: Tile, channel: Expr,
+        lanes: int, real: int,
+    ) -> None:  # fmt: skip
+        b, inner, size = self.b, self.axes[-1], self.dots.size
+        totals = [b.local("int32", lanes) for _ in range(tile.size)]
+        self.begin(channel, lanes, totals)
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for p, n in product(range(tile.size), range(inner.taps)):
+            uses.setdefault(p * inner.in_step + n * inner.step, []).append((p, n))
+        weights = {}
+        for n, group in product(range(inner.taps), range(self.groups)):
+            at = ((n * self.groups + group) * self.pitch + channel) * size
+            weights[n, group] = b.let(b.load_vector(self.memory, at, size * lanes))
+        order = [i * lanes + lane for lane, i in product(range(lanes), range(size))]
+        padding = constant(self.zero_code, str(self.x.value.dtype), size * lanes)
+        for column, readers in uses.items():
+            inside = tile.inside is None or readers[0][0] in tile.inside[readers[0][1]]
+            parts = [self._load(row, channel + column * self.place_step, lanes, real) for row in rows] if inside else []
+            parts += parts[-1:] * (-len(parts) % size)
+            for group in range(self.groups):
+                mixed = padding
+                if inside:
+                    mixed = b.let(tirx.Shuffle(parts[group * size : (group + 1) * size], order))
+                codes = self.dots.lanewise(mixed)
+                for p, n in readers:
+                    total = b.load_vector(totals[p], 0, lanes)
+                    b.store_vector(totals[p], 0, self.dots.add(codes, weights[n, group], total))
+        for p, total in enumerate(totals):
+            self.store([*outer, start + p], channel, b.load_vector(total, 0, lanes), real)
+
+    def _load(self, row: tuple[Expr, Expr | None], at: Expr, lanes: int, real: int) -> Expr:
+        """Codes of ``lanes`` channels, of which ``real`` lie in memory; the zero point outside of the image."""
+        b, kind = self.b, str(self.x.value.dtype)
+        first, valid = b.let(row[0] + at), row[1]
+        if real == lanes:
+            codes = b.load_vector(self.x.memory, first, lanes)
+        else:
+            each = [b.load_vector(self.x.memory, first + min(i, real - 1), 1) for i in range(lanes)]
+            codes = tirx.Shuffle(each, list(range(lanes)))
+        if valid is not None:
+            codes = tirx.Select(splat(valid, lanes), codes, constant(self.zero_code, kind, lanes))
+        return b.let(codes)
+
+
+def emit_conv(context: Context, node: FrameNode) -> bool:
+    """conv of images of codes, dense or with a filter a channel; False for others, and where there are no dots."""
+    x, sums = view_of(context, node), Arithmetic.of(context.b, node)
+    w, groups = np.asarray(node.inputs[1]), int(node.attrs.get("group", 1))
+    dots = Dots.of(context.target, sums, str(x.value.dtype), w)
+    if dots is None or node.attrs["channels_last"] != "both":
+        return False
+    outputs, inputs, taps, *kernel = w.shape
+    sizes, out = x.value.shape[1:-1], node.output.shape[1:-1]
+    each = groups == x.value.shape[-1] == outputs
+    if (groups > 1 and not each) or taps != x.access.taps or inputs * groups != x.value.shape[-1]:
+        return False
+    axes = image_axes(node, sizes, out, kernel)
+    if prod(kernel) == 1 and sizes == out and all(a.in_step == 1 and not a.first for a in axes):
+        axes = [windows(prod(sizes), prod(out), 1, 1, 1, 0)]
+    packed = w.reshape(outputs, inputs, taps, -1, axes[-1].taps).transpose(2, 3, 4, 1, 0)
+    if each:
+        Filters(context, node, x, axes, packed[:, :, :, 0], dots).emit()
+    else:
+        Dense(context, node, x, axes, packed, dots).emit()
+    return True

@@ -1,0 +1,279 @@
+"""Convolutions of codes over images whose channels lie last, by dot products of four codes, or of two, a lane.
+
+The codes of one place's input channels lie side by side, so that four of them are one word for all lanes. Sums begin
+with what the zero point adds over all places; places in the padding take their part of that back. Integer sums have no
+order. Convolutions with a filter a channel are in columns.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from tvm import tirx
+
+from runnel.compiler.codegen.arithmetic import Arithmetic
+from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32
+from runnel.compiler.codegen.context import Context, View
+from runnel.compiler.codegen.dots import Dots
+from runnel.compiler.codegen.images import Image, Tile, cut
+from runnel.compiler.codegen.memory import round_up
+from runnel.compiler.codegen.tiles import register_tile
+from runnel.compiler.codegen.window import Axis
+from runnel.compiler.lowering.frame import FrameNode
+
+_UNROLL = 4
+_NARROWEST = 4
+Vectors = list[tuple[int, int, int]]
+
+
+class Codes(Image):
+    """What both kinds have in common: where sums begin, and places in the padding."""
+
+    def __init__(
+        self, context: Context, node: FrameNode, x: View, axes: Sequence[Axis], places: np.ndarray, dots: Dots
+    ) -> None:
+        """places: (taps, outer places, inner places, outputs): the sum of each place's weights."""
+        node, bias = _with_bias(context, node)
+        super().__init__(context, node, x, axes)
+        self.dots = dots
+        self.taps, self.above, self.inner_places = places.shape[:3]
+        self.pitch = round_up(self.outputs, self.lanes)
+        self.zero_code = Arithmetic.of(context.b, node).zero
+        zero = self._offset()
+        self.starts = self._row("start", (bias - zero * places.astype(np.int64).sum((0, 1, 2)))[None])
+        rows = np.concatenate([places, places.sum(2, keepdims=True)], axis=2).astype(np.int64)
+        outside = any(axis.interior != (0, axis.count) for axis in axes)
+        self.back = self._row("back", zero * rows.reshape(-1, self.outputs)) if outside else None
+
+    def _offset(self) -> int:
+        """The zero point of the codes that are multiplied."""
+        return self.dots.zero
+
+    def _row(self, name: str, values: np.ndarray) -> Buffer | None:
+        if not values.any():
+            return None
+        wide = np.zeros((len(values), self.pitch), np.int32)
+        wide[:, : self.outputs] = values
+        return self.context.constant((id(self.node), name), wide)
+
+    def wide_vectors(self, count: int) -> Vectors:
+        """(first, lanes, real elements) of vectors over ``count`` channels, with lanes that dot products have."""
+        found = []
+        for first, lanes, real in self.vectors_of(count):
+            found.append((first, max(lanes, _NARROWEST), real))
+        return found
+
+    def begin(self, channel: Expr, lanes: int, totals: Sequence[Buffer]) -> None:
+        start: Expr = constant(0, "int32", lanes)
+        if self.starts is not None:
+            start = self.b.let(self.b.load_vector(self.starts, channel, lanes))
+        for total in totals:
+            self.b.store_vector(total, 0, start)
+
+    def take_back(self, number: Expr, place: int, channel: Expr, totals: Sequence[Buffer]) -> None:
+        """What a place in the padding added to the start; ``place`` = the number of inner places for all of a row."""
+        b = self.b
+        if self.back is None or not totals:
+            return
+        lanes = int(totals[0].shape[0])
+        at = b.let((number * (self.inner_places + 1) + place) * self.pitch + channel)
+        part = b.let(b.load_vector(self.back, at, lanes))
+        for total in totals:
+            b.store_vector(total, 0, b.load_vector(total, 0, lanes) + part)
+
+    def window(
+        self, q: Sequence[Expr], inside: Callable[[Expr, Expr], None], outside: Callable[[Expr], None]
+    ) -> None:  # fmt: skip
+        """All taps and places of the outer axes: ``inside(offset in memory, number)``, or ``outside(number)``."""
+        b = self.b
+        with b.loop(self.taps, "tap") as tap, ExitStack() as stack:
+            offset = b.let(self.x.tap(tap) + self.context.at_row(self.x.access))
+            number: Expr = tap
+            checks = []
+            for axis, at, stride in zip(self.axes[:-1], q, self.strides, strict=False):
+                n = stack.enter_context(b.loop(axis.taps, "n"))
+                place = at * axis.in_step + axis.first + n * axis.step
+                checks += [c for c in (place >= 0, place < axis.size) if not b.analyzer.can_prove(c)]
+                offset = offset + place * stride
+                number = number * axis.taps + n
+            if not checks:
+                inside(offset, number)
+                return
+            valid = checks[0]
+            for check in checks[1:]:
+                valid = tirx.And(valid, check)
+            with b.when(valid):
+                inside(offset, number)
+            if self.back is not None:
+                with b.when(tirx.Not(valid)):
+                    outside(number)
+
+
+class Dense(Codes):
+    """All input channels to all output channels; vectors over outputs, words of codes in every lane."""
+
+    def __init__(
+        self, context: Context, node: FrameNode, x: View, axes: Sequence[Axis], w: np.ndarray, dots: Dots
+    ) -> None:
+        """w: (taps, outer places, inner places, inputs, outputs)."""
+        super().__init__(context, node, x, axes, w.sum(3, dtype=np.int64), dots)
+        inner = self.axes[-1]
+        # Places whose channels fill no words share them with their neighbours.
+        self.joined = bool(self.inputs % dots.size) and inner.step == 1 and inner.taps > 1
+        runs = w.reshape(*w.shape[:2], 1, -1, self.outputs) if self.joined else w
+        self.runs, self.length = runs.shape[2], runs.shape[3]
+        self.words = -(-self.length // dots.size)
+        vectors = self.wide_vectors(self.outputs)
+        self.positions, self.most = register_tile(context.target, self.lanes, len(vectors), inner.count)
+        self.panels = [vectors[i : i + self.most] for i in range(0, len(vectors), self.most)]
+        full = np.zeros((*runs.shape[:3], self.words * dots.size, self.pitch), dots.dtype)
+        full[..., : self.length, : self.outputs] = runs
+        groups = full.reshape(*runs.shape[:3], self.words, dots.size, self.pitch).swapaxes(-1, -2)
+        parts = [groups[..., p[0][0] : p[0][0] + sum(v[1] for v in p), :].reshape(-1) for p in self.panels]
+        self.memory = context.constant((id(node), "w"), np.concatenate(parts))
+
+    def emit(self) -> None:
+        """All rows, panels of outputs, and positions."""
+        b = self.b
+        whole = [p for p in self.panels if len(p) == self.most and all(v[1] == v[2] == self.lanes for v in p)]
+        with b.loop(self.context.rows, "row") as row:
+            self.context.row = row
+            if whole:
+                with b.loop(len(whole), "panel") as panel:
+                    self._panel(panel * (self.most * self.lanes), whole[0])
+            for p in self.panels[len(whole) :]:
+                self._panel(int32(p[0][0]), [(first - p[0][0], lanes, real) for first, lanes, real in p])
+
+    def _panel(self, channel: Expr, vectors: Vectors) -> None:
+        for tile in cut(self.axes[-1], self.positions):
+            with self.positions_of(tile) as (outer, start):
+                self._tile(channel, vectors, outer, start, tile)
+
+    def _tile(self, channel: Expr, vectors: Vectors, outer: list[Expr], start: Expr, tile: Tile) -> None:
+        b = self.b
+        totals = [[b.local("int32", lanes) for _, lanes, _ in vectors] for _ in range(tile.size)]
+        for j, (first, lanes, _) in enumerate(vectors):
+            self.begin(channel + first, lanes, [row[j] for row in totals])
+        width = sum(lanes for _, lanes, _ in vectors)
+        panel = channel * (self.taps * self.above * self.runs * self.words * self.dots.size)
+
+        def inside(offset: Expr, number: Expr) -> None:
+            base = b.let(offset + self.inner_at(start, int32(0)))
+            packed = b.let(panel + number * (self.runs * self.words * width * self.dots.size))
+            self._row_of_window(base, packed, number, tile, channel, vectors, totals)
+
+        def outside(number: Expr) -> None:
+            for j, (first, _, _) in enumerate(vectors):
+                self.take_back(number, self.inner_places, channel + first, [row[j] for row in totals])
+
+        self.window(outer, inside, outside)
+        for p, row in enumerate(totals):
+            for j, (first, lanes, real) in enumerate(vectors):
+                self.store([*outer, start + p], channel + first, b.load_vector(row[j], 0, lanes), real)
+
+    def _row_of_window(
+        self, base: Expr, packed: Expr, number: Expr, tile: Tile, channel: Expr, vectors: Vectors,
+        totals: list[list[Buffer]],
+    ) -> None:  # fmt: skip
+        """The places of the innermost axis."""
+        b, inner, size = self.b, self.axes[-1], self.dots.size
+        width = sum(lanes for _, lanes, _ in vectors)
+        everywhere = list(range(tile.size))
+        if self.joined:
+            for word in range(self.words):
+                flat = range(word * size, (word + 1) * size)
+                load = partial(self._mixed, base, flat=flat, tile=tile)
+                self._step(packed + word * (width * size), vectors, totals, everywhere, load)
+            return
+        if tile.inside is None and inner.step == 1 and not self.length % size:
+            self._words(base, packed, self.runs * self.words, vectors, totals, everywhere)
+            return
+        for n in range(inner.taps):
+            positions = everywhere if tile.inside is None else list(tile.inside[n])
+            if positions:
+                first = b.let(base + n * (inner.step * self.place_step))
+                at = b.let(packed + n * (self.words * width * size))
+                self._words(first, at, self.words, vectors, totals, positions)
+            beyond = [p for p in everywhere if p not in positions]
+            for j, (vector, _, _) in enumerate(vectors):
+                self.take_back(number, n, channel + vector, [totals[p][j] for p in beyond])
+
+    def _words(
+        self, first: Expr, packed: Expr, count: int, vectors: Vectors, totals: list[list[Buffer]],
+        positions: Sequence[int],
+    ) -> None:  # fmt: skip
+        """``count`` words of codes from ``first`` on; the last may be short."""
+        b, size = self.b, self.dots.size
+        width = sum(lanes for _, lanes, _ in vectors)
+        step = self.axes[-1].in_step * self.place_step
+        rest = self.length % size
+        whole = count - (1 if rest else 0)
+
+        def word(at: Expr, number: Expr, length: int) -> None:
+            def load(p: int) -> Expr:
+                return self._word([at + p * step + i if i < length else None for i in range(size)])
+
+            self._step(packed + number * (width * size), vectors, totals, positions, load)
+
+        with b.loop(whole // _UNROLL, "k") as k:
+            for u in range(_UNROLL):
+                word(first + (k * _UNROLL + u) * size, k * _UNROLL + u, size)
+        for k in range(whole - whole % _UNROLL, whole):
+            word(first + k * size, int32(k), size)
+        if rest:
+            word(first + whole * size, int32(whole), rest)
+
+    def _step(
+        self, weight: Expr, vectors: Vectors, totals: list[list[Buffer]], positions: Sequence[int],
+        load: Callable[[int], Expr],
+    ) -> None:  # fmt: skip
+        """One word of codes of each position, times its weights."""
+        b, size = self.b, self.dots.size
+        ws, at = [], weight
+        for _, lanes, _ in vectors:
+            ws.append(b.let(b.load_vector(self.memory, at, size * lanes)))
+            at = at + size * lanes
+        for p in positions:
+            word = load(p)
+            for j, (_, lanes, _) in enumerate(vectors):
+                total = b.load_vector(totals[p][j], 0, lanes)
+                b.store_vector(totals[p][j], 0, self.dots.add(self.dots.codes(word, lanes), ws[j], total))
+
+    def _word(self, places: Sequence[Expr | None]) -> Expr:
+        """Codes at these positions in memory, side by side; None: any code."""
+        b, kind = self.b, str(self.x.value.dtype)
+        if all(p is not None for p in places):
+            return b.let(b.load_vector(self.x.memory, places[0], len(places)))
+        codes = [constant(0, kind) if p is None else b.load_vector(self.x.memory, p, 1) for p in places]
+        return b.let(tirx.Shuffle(codes, list(range(len(codes)))))
+
+    def _mixed(self, base: Expr, p: int, flat: Sequence[int], tile: Tile) -> Expr:
+        """A word of codes of neighbouring places, of which some may lie in the padding."""
+        b, inner, kind = self.b, self.axes[-1], str(self.x.value.dtype)
+        at = base + p * (inner.in_step * self.place_step)
+        codes: list[Expr] = []
+        for k in flat:
+            place = k // self.inputs
+            if k >= self.length or (tile.inside is not None and p not in tile.inside[place]):
+                codes.append(constant(self.zero_code, kind))
+            else:
+                codes.append(None)
+        if all(c is None for c in codes):
+            return b.let(b.load_vector(self.x.memory, at + flat[0], len(flat)))
+        loaded = [b.load_vector(self.x.memory, at + k, 1) if c is None else c for k, c in zip(flat, codes, strict=True)]
+        return b.let(tirx.Shuffle(loaded, list(range(len(loaded)))))
+
+
+def _with_bias(context: Context, node: FrameNode) -> tuple[FrameNode, np.ndarray]:
+    """The node together with the addition of a constant that follows it, and that constant (outputs,)."""
+    readers = [n for n in context.group.nodes if any(x is node.output for x in n.inputs)]
+    outputs = node.output.shape[-1]
+    if len(readers) == 1 and readers[0].op == "add" and context.group.output is not node.output:
+        bias = next((v for v in readers[0].inputs if isinstance(v, np.ndarray)), None)
+        if bias is not None and bias.size in (1, outputs) and (bias.size == 1 or bias.shape[-1] == outputs):
+            return replace(node, output=readers[0].output), bias.reshape(-1).astype(np.int64)
+    return node, np.zeros(1, np.int64)
