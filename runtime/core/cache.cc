@@ -122,7 +122,8 @@ bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int
     memcpy(&found, heads + sizeof(HeadState) * static_cast<size_t>(i), sizeof found);
     same = same && found.slots == is.slots && found.sink == is.sink && found.family == is.family &&
            found.marks == is.marks && found.keys == is.keys && found.values == is.values && found.undo == is.undo &&
-           found.count >= 0 && found.count <= (frames < is.slots ? frames : is.slots);
+           found.dropped >= 0 && found.dropped <= frames && found.count >= 0 &&
+           found.count <= (frames < is.slots ? frames : is.slots);
     for (int64_t s = 0; same && s < found.count; ++s) {
       Mark mark;
       memcpy(&mark, bytes + is.marks + s * static_cast<int64_t>(sizeof mark), sizeof mark);

@@ -9,7 +9,7 @@ namespace {
 
 // Before a note's bytes: the slot, and how many were kept.
 struct NoteHead {
-  int64_t slot, count, dropped, zero;
+  int64_t slot, count;
 };
 
 bool Ranks(const HeadState& head) { return PolicyOf(static_cast<Family>(head.family)).attended != nullptr; }
@@ -29,7 +29,7 @@ int64_t UndoBytes(const Cache& cache, const HeadState& head) {
 }
 
 void Slots::Note(uint8_t* undo, int64_t slot) const {
-  const NoteHead head = {slot, head_.count, head_.dropped, 0};
+  const NoteHead head = {slot, head_.count};
   memcpy(undo, &head, sizeof head);
   uint8_t* at = undo + sizeof head;
   const int64_t marks = Ranks(head_) ? head_.count : slot < head_.count ? 1 : 0;
@@ -55,9 +55,9 @@ void Slots::Undo(const uint8_t* undo) const {
   if (head.slot < 0 || head.slot >= head_.slots || head.count < 0 || head.count > head_.slots) return;
   const uint8_t* at = undo + sizeof head;
   head_.count = head.count;
-  head_.dropped = head.dropped;
   const bool ranks = Ranks(head_);
   const bool replaced = head.slot < head.count;
+  if (replaced && head_.dropped > 0) --head_.dropped;
   if (ranks) memcpy(marks_, at, static_cast<size_t>(head.count) * sizeof(Mark));
   if (!replaced) return;
   if (!ranks) memcpy(marks_ + head.slot, at, sizeof(Mark));

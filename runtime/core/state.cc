@@ -98,6 +98,9 @@ int rn_check_state(const rn_program* program, const void* bytes, size_t n) {
   bool ok = runnel::IsStateOf(*program, header) && header.bytes == size && header.t >= 0 &&
             header.t <= program->most_frames && (header.flags & ~kAllowed) == 0;
   for (int64_t zero : header.zero) ok = ok && zero == 0;
+  const runnel::Counters& counted = header.counters;
+  const int64_t counts[] = {counted.steps, counted.calls, counted.mirrored, counted.macs};
+  for (int64_t count : counts) ok = ok && count >= 0 && count <= runnel::kMaxCount;
   if (ok && program->caches.size) {
     ok = runnel::CheckCaches(*program, static_cast<const uint8_t*>(bytes), size, header.t);
   }

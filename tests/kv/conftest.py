@@ -1,4 +1,4 @@
-"""Puts the helpers of this folder and of tests/streaming on the path."""
+"""Puts the helpers of this folder and of tests/streaming and tests/runtime on the path."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "streaming")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "streaming"), str(HERE.parent / "runtime")]

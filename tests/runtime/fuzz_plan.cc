@@ -53,6 +53,24 @@ void Together(const rn_program* program, const void* const* inputs, int64_t fram
   for (Block& state : states) free(state.data);
 }
 
+// A snapshot with a few words changed: refused, or stepped as it is.
+void Restored(const rn_program* program, const Block& state, void* scratch, const void* const* inputs, int64_t frames,
+              void* const* outputs, const int64_t* capacity) {
+  Block changed = Room(state.size);
+  int64_t written[4] = {};
+  for (int round = 0; round < 8; ++round) {
+    memcpy(changed.data, state.data, state.size);
+    for (uint64_t i = Random() % 3; i < 3; ++i) {
+      const int64_t value = OddValue();
+      memcpy(static_cast<uint8_t*>(changed.data) + 64 + Random() % ((state.size - 64) / 8) * 8, &value, 8);
+    }
+    if (rn_check_state(program, changed.data, state.size) != RN_OK) continue;
+    rn_rollback(program, changed.data, static_cast<int64_t>(Random() % 4));
+    rn_push(program, changed.data, scratch, inputs, frames, outputs, capacity, written, 1);
+  }
+  free(changed.data);
+}
+
 bool Run(const rn_program* program) {
   const size_t state_bytes = rn_state_bytes(program), scratch_bytes = rn_scratch_bytes(program);
   if (state_bytes > 1u << 22 || scratch_bytes > 1u << 22 || rn_hop(program) > 64) return false;
@@ -86,6 +104,7 @@ bool Run(const rn_program* program) {
   if (fits && room(kFrames, 0)) {
     int code = rn_push(program, state.data, scratch.data, inputs, kFrames, outputs, capacity, written, 0);
     if (code == RN_OK && rn_check_state(program, state.data, state_bytes) != RN_OK) abort();
+    if (code == RN_OK) Restored(program, state, scratch.data, inputs, kFrames, outputs, capacity);
     if (code == RN_OK && room(0, 1)) {
       code = rn_flush(program, state.data, scratch.data, outputs, capacity, written);
       for (int i = 0; i < rn_output_count(program) && code == RN_OK; ++i) {
