@@ -36,11 +36,13 @@ def place(text: str) -> str:
 def command(path: str | os.PathLike[str]) -> list[str]:
     """runnel-run for a bundle's processor, behind an emulator where that is not this machine's. Raises InputError,
     BundleError."""
-    arch = Bundle(path).manifest["target"]["arch"]
+    return command_for(Bundle(path).manifest["target"]["arch"])
+
+
+def command_for(arch: str) -> list[str]:
+    """runnel-run for a processor, behind an emulator where that is not this machine's. Raises InputError."""
     if arch not in TARGETS:
-        raise InputError(
-            f"'{os.fspath(path)}' is made for {arch}, which is not emulated; known are {', '.join(TARGETS)}."
-        )
+        raise InputError(f"the bundle is made for {arch}, which is not emulated; known are {', '.join(TARGETS)}.")
     before: list[str] = []
     if arch != processor()[0]:
         found = build_board.find_emulator(QEMU[arch])

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import arm_root
 import numpy as np
 import pytest
 import zoo
@@ -17,10 +16,9 @@ import zoo
 import runnel
 from runnel import targets
 from runnel.errors import InputError
-from runnel.tools import toolchain
+from runnel.tools import arm_root, toolchain
 
 Python = Callable[..., str]
-CPU = "cortex-a76"  # XNNPACK gives wrong codes on all that qemu 7.2 emulates as "max"
 TFLITE = {
     "vad": "pymicro-vad/vad_stream.tflite", "kws": "mlperf-tiny/kws_ref_model.tflite",
     "micro_speech": "clips/micro_speech_quantized.tflite",
@@ -30,11 +28,9 @@ TFLITE = {
 @pytest.fixture(scope="session")
 def arm_python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     """arm_python(script, *words) → what the script prints, runnel being installed there."""
-    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if qemu is None:
-        pytest.skip("there is no qemu-aarch64 here; install qemu-user")
     try:
         root = arm_root.cached()
+        python = arm_root.command(root)
     except arm_root.Unreachable as error:
         pytest.skip(f"no arm64 root: {error}")
     place = tmp_path_factory.mktemp("arm") / "runnel"
@@ -48,7 +44,7 @@ def arm_python(tmp_path_factory: pytest.TempPathFactory) -> Python:
         pytest.skip(str(error))
 
     def run(script: str, *words: object) -> str:
-        line = [qemu, "-cpu", CPU, "-L", str(root), *arm_root.command(root), "-c", script, *map(str, words)]
+        line = [*python, "-c", script, *map(str, words)]
         path = f"{place.parent}:{root / 'site'}"
         env = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300, env=env)
