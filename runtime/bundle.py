@@ -110,6 +110,13 @@ class Bundle:
                 )
         return data
 
+    def weights_entry(self) -> Entry:
+        """Where the weights lie in the file, none of them read. Raises BundleError."""
+        described = self.manifest["weights"]
+        if not described:
+            raise BundleError(f"'{self.path}' has no weights that could pass through memory; load it without a budget.")
+        return self._aligned(f"weights/{described['layout']}")
+
     def kernels(self) -> Bytes:
         """The kernel image for this machine, mapped so that it may run. Raises BundleError."""
         self._check_processor()

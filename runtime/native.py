@@ -9,12 +9,12 @@ from pathlib import Path
 from runnel.errors import InputError, InternalError
 
 LIBRARY = Path(__file__).resolve().parent / "_lib" / "librunnel.so"
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 # rn_code of runnel.h
 OK, BAD_ARGUMENT, BAD_PLAN, NO_MEMORY, NOT_FINITE, CAPACITY = range(6)
 FLUSHED, BAD_STATE, KERNEL, TOO_LONG, UNSUPPORTED = range(6, 11)
-CACHE_FULL = 13
+CACHE_FULL, STORAGE = 13, 14
 
 NONFINITE = {"error": 0, "zero": 1, "reset": 2}
 ALIGNMENT = 64
@@ -34,6 +34,16 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
             ctypes.c_size_t,
         ],
     ),
+    "rn_open_paged": (
+        ctypes.c_int,
+        [
+            *(_pointer, ctypes.c_size_t, ctypes.c_size_t, _pointer, ctypes.c_size_t, ctypes.c_char_p, _pointer),
+            *(ctypes.POINTER(_pointer), ctypes.c_char_p, ctypes.c_size_t),
+        ],
+    ),
+    "rn_paging_status": (ctypes.c_int, [_pointer, _pointer]),
+    "rn_paging_error": (ctypes.c_char_p, [_pointer]),
+    "rn_set_ram": (ctypes.c_int, [_pointer, ctypes.c_uint64, ctypes.c_uint64]),
     "rn_close": (None, [_pointer]),
     "rn_state_bytes": (ctypes.c_size_t, [_pointer]),
     "rn_scratch_bytes": (ctypes.c_size_t, [_pointer]),

@@ -252,18 +252,28 @@ def too_long(program: Program, start: int, frames: int) -> StreamError:
 
 
 def load(
-    path: str | os.PathLike[str], backend: str = "native", poison: bool = False, runtime: Runtime | None = None
-) -> Program:
+    path: str | os.PathLike[str], backend: str = "native", poison: bool = False, runtime: Runtime | None = None,
+    ram: int | str | None = None,
+) -> Program:  # fmt: skip
     """Open a bundle as a program, or with the backend tflite a TensorFlow Lite file.
 
     Raises BundleError for a broken or foreign file, InputError for an unknown backend or a package that is missing.
     poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
-    runtime: what it runs on, with its workers (native only); None: the caller's thread.
+    runtime: what it runs on, with its workers and its budget of memory (native only); None: the caller's thread. ram:
+    the same as ``runtime=Runtime(ram=ram)``.
     """
+    if ram is not None:
+        from runnel.runtime.runtime import Runtime
+
+        if runtime is not None:
+            raise InputError("ram is the runtime's where there is one; give Runtime(ram=…).")
+        runtime = Runtime(ram=ram)
     if backend not in (*BACKENDS, TFLITE):
         raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
-    if runtime is not None and runtime.workers > 1 and backend != "native":
-        raise InputError(f"workers are for the native backend, not for {backend}; load '{path}' without them.")
+    if runtime is not None and (runtime.workers > 1 or runtime.budget) and backend != "native":
+        raise InputError(
+            f"workers and budgets of RAM are for the native backend, not for {backend}; load '{path}' without them."
+        )
     if backend == TFLITE:
         from runnel.runtime.backends.tflite import TfliteProgram
 

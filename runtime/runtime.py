@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runnel.errors import InputError, RunnelError
 
 if TYPE_CHECKING:
+    from runnel.runtime.paging import Budget
     from runnel.runtime.program import Program
 
 MOST_WORKERS = 32
@@ -21,9 +22,28 @@ class Runtime:
     too small to share, as the compiler judged, run on the caller's thread; a batch is shared by lanes. One step uses
     them at a time. They sleep between steps and end with ``close``, or with the last program that uses them. Raises
     InputError for a number outside 1 to 32.
+
+    ram: bytes (or "256M", "auto") that each program may use, with ``streams`` streams; what of its weights does not fit
+    passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto", "io_uring",
+    "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take before a push fails, None for
+    any time.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(
+        self, workers: int = 1, ram: int | str | None = None, io: str = "auto", io_threads: int = 0, streams: int = 1,
+        patience: float | None = None,
+    ) -> None:  # fmt: skip
+        self.budget: Budget | None = None
+        if ram is not None:
+            from runnel.runtime.paging import WAYS, Budget, parse_ram
+
+            if io not in WAYS:
+                raise InputError(f"there is no way of reading '{io}'; use one of {', '.join(WAYS)}.")
+            if not 0 <= io_threads <= MOST_WORKERS or (io == "threads" and not io_threads):
+                raise InputError(f"reads run on 1 to {MOST_WORKERS} threads, not {io_threads}; give io_threads.")
+            if streams < 0 or (patience is not None and not patience > 0):
+                raise InputError("streams are 0 or more, and patience is more than 0 seconds.")
+            self.budget = Budget(parse_ram(ram), io, io_threads, streams, patience)
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
             raise InputError(f"a runtime has 1 to {MOST_WORKERS} workers, not {workers!r}.")
         self.workers = workers

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from runnel.errors import BundleError, InternalError, RunnelError, StreamError
-from runnel.runtime import native
+from runnel.errors import InternalError, RunnelError, StreamError
+from runnel.runtime import native, paging
 from runnel.runtime.backends.memory import Lane, Staging, Words, aligned
+from runnel.runtime.backends.opening import check_ports, open_program
 from runnel.runtime.batch import Batch
 from runnel.runtime.bundle import Bundle, Bytes
 from runnel.runtime.feed import Feed
+from runnel.runtime.paging import Paged, PagingFacts
 from runnel.runtime.program import (
     FOREIGN_STATE,
     Array,
@@ -53,7 +55,7 @@ class NativeProgram(Program):
     backend = "native"
 
     def __init__(
-        self, manifest: Mapping[str, Any], plan: bytes, weights: Bytes, image: Bytes, poison: bool = False,
+        self, manifest: Mapping[str, Any], plan: bytes, weights: Bytes | Paged, image: Bytes, poison: bool = False,
         runtime: Runtime | None = None,
     ) -> None:  # fmt: skip
         super().__init__(manifest)
@@ -62,26 +64,37 @@ class NativeProgram(Program):
         self._workers = (runtime or Runtime()).handle
         self._kept = (weights, image, runtime)
         self._poison = poison
-        reason = ctypes.create_string_buffer(512)
-        code = self._core.rn_open(
-            plan, len(plan), weights.ctypes.data if weights.size else None, weights.size,
-            image.ctypes.data if image.size else None, image.size, bytes.fromhex(manifest["program_hash"]),
-            ctypes.byref(self._handle), reason, len(reason),
-        )  # fmt: skip
-        if code != native.OK:
-            why = reason.value.decode(errors="replace") or native.message(code)
-            raise self._unfit(why)
+        open_program(manifest, plan, weights, image, self._handle)
+        self._state_bytes_planned = paging.elsewhere(plan, 1)
         self.block_bytes = int(self._core.rn_state_bytes(self._handle))
         self.has_caches = int(self._core.rn_cache_words(self._handle, None, None, 0)) > 0
-        self._check_ports()
+        check_ports(self.manifest, self._handle, self.inputs, self.outputs)
         self.hop = int(self._core.rn_hop(self._handle))
         self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
 
     @staticmethod
     def from_bundle(bundle: Bundle, poison: bool = False, runtime: Runtime | None = None) -> NativeProgram:
-        """Raises BundleError."""
+        """Raises BundleError, and InputError for a budget that is too small."""
         image = bundle.kernels()  # first: a bundle for another machine is told before anything else about it
-        return NativeProgram(bundle.manifest, bundle.read("plan"), bundle.weights(), image, poison, runtime)
+        plan = bundle.read("plan")
+        weights: Bytes | Paged = (
+            bundle.weights()
+            if runtime is None or runtime.budget is None
+            else paging.paged(bundle, plan, runtime.budget)
+        )
+        return NativeProgram(bundle.manifest, plan, weights, image, poison, runtime)
+
+    @property
+    def paging(self) -> PagingFacts | None:
+        """How the weights pass through memory; None where all are in it."""
+        return paging.status(self._handle)
+
+    def set_weight_budget(self, ram: int | str, streams: int = 1) -> None:
+        """Move to another budget (bytes, "256M", "auto") without reading what stays. Not while a stream is stepped.
+
+        streams: whose states count. Raises InputError below the least budget, or where all weights are in memory.
+        """
+        paging.move(self._handle, ram, streams * self._state_bytes_planned)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -108,25 +121,6 @@ class NativeProgram(Program):
         from runnel.runtime.backends.lanes import NativeBatch
 
         return NativeBatch(self, capacity)
-
-    def _unfit(self, why: str) -> BundleError:
-        return BundleError(f"the plan of '{self.manifest['name']}' cannot be used: {why}; compile the model again.")
-
-    def _check_ports(self) -> None:
-        core, handle = self._core, self._handle
-        pairs = (
-            (self.inputs, core.rn_input_count(handle), core.rn_input_frame_bytes),
-            (self.outputs, core.rn_output_count(handle), core.rn_output_frame_bytes),
-        )
-        for ports, count, frame_bytes in pairs:
-            if count != len(ports):
-                raise self._unfit(f"it has {count} ports and the manifest {len(ports)}")
-            for i, port in enumerate(ports):
-                if ports is self.inputs and core.rn_input_rate(handle, i) != port.per_tick:
-                    raise self._unfit(f"input '{port.name}' has another rate than in the manifest")
-                size = int(np.prod(port.sized(1), dtype=np.int64)) * port.dtype.itemsize
-                if port.axis is not None and (planned := frame_bytes(handle, i)) != size:
-                    raise self._unfit(f"a frame of '{port.name}' has {planned} bytes and {size} in the manifest")
 
 
 class NativeStream(Stream):
@@ -394,6 +388,9 @@ class NativeStream(Stream):
             return too_long(self.program, self.position, self._frames.value)
         if code == native.FLUSHED:
             return StreamError("the stream has ended; call reset() to start it again.")
+        if code == native.STORAGE:
+            said = self._core.rn_paging_error(self.program._handle).decode(errors="replace")
+            return StreamError(f"{said}; copy the bundle again or look at the storage, and reset the stream.")
         said = native.message(code)
         if code in (native.BAD_STATE, native.TOO_LONG, native.CAPACITY):
             return StreamError(f"{said}.")

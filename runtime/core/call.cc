@@ -1,5 +1,6 @@
 #include "call.h"
 
+#include "pager.h"
 #include "runnel.h"
 #include "workers.h"
 
@@ -87,7 +88,8 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
   arguments.written_count = 0;
   for (; operand != end; ++operand) {
     if (operand->kind == OperandKind::kWeights) {
-      *next++ = const_cast<uint8_t*>(step.program.weights + operand->weights_offset);
+      const Pager* pager = step.program.pager;
+      *next++ = const_cast<uint8_t*>(pager ? pager->At(*operand) : step.program.weights + operand->weights_offset);
       continue;
     }
     if (operand->kind == OperandKind::kShare) {

@@ -131,6 +131,7 @@ bool Decoder::Allocate() {
   Bind(program_, program_->cache_heads, cache_heads, header_.cache_heads);
   most_operands_ = most_operands;
   program_->weights = sources_.weights;
+  program_->own_bytes = bytes;
   return true;
 }
 

@@ -177,6 +177,8 @@ struct Span {
   T* end() const { return data + size; }
 };
 
+class Pager;
+
 struct Program {
   uint8_t hash[32];
   int64_t layout;  // hash of the plan's bytes: what the bytes of a state mean
@@ -190,7 +192,9 @@ struct Program {
   int64_t tap_entries;                 // of the longest tap tables of one call
   int64_t gathered_bytes;              // of the frames of a call for rows apart
   int64_t macs;                        // about those of a step: one frame of each call
+  size_t own_bytes;                    // of the block that this begins
   const uint8_t* weights;
+  Pager* pager;  // null: all weights are in memory
   Span<Clock> clocks;
   Span<int32_t> output_clocks;  // the clocks that outputs depend on, in order
   Span<Buffer> buffers;

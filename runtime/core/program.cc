@@ -1,4 +1,5 @@
 // The C ABI: programs, and what the codes mean.
+#include "pager.h"
 #include "plan.h"
 #include "platform.h"
 #include "runnel.h"
@@ -37,6 +38,8 @@ const char* rn_message(int code) {
     case RN_CACHE_FULL:
       return "the cache of keys and values keeps everything and has no room for so many frames; take more slots, or a "
              "policy that drops some";
+    case RN_STORAGE:
+      return "the weights could not be read from their file";
     default:
       return "unknown error";
   }
@@ -63,7 +66,59 @@ int rn_open(const void* plan, size_t plan_bytes, const void* weights, size_t wei
   return code;
 }
 
-void rn_close(rn_program* program) { runnel::PlatformFree(program); }
+void rn_close(rn_program* program) {
+  if (program && program->pager) {
+    program->pager->~Pager();
+    runnel::PlatformFree(program->pager);
+  }
+  runnel::PlatformFree(program);
+}
+
+int rn_open_paged(const void* plan, size_t plan_bytes, size_t weights_bytes, const void* image, size_t image_bytes,
+                  const uint8_t program_hash[32], const rn_paging* paging, rn_program** out, char* message,
+                  size_t message_bytes) {
+  if (message && message_bytes) message[0] = 0;
+  if (!out) return RN_BAD_ARGUMENT;
+  *out = nullptr;
+  if (!paging || !paging->path || !paging->segments || paging->segment_count < 1 || paging->offset % 4096 ||
+      paging->patience_us < 0 || !weights_bytes) {
+    return RN_BAD_ARGUMENT;
+  }
+  runnel::Pager* pager = runnel::Pager::Make(weights_bytes);
+  if (!pager) return RN_NO_MEMORY;
+  rn_program* program = nullptr;
+  int code = rn_open(plan, plan_bytes, pager->base(), weights_bytes, image, image_bytes, program_hash, &program,
+                     message, message_bytes);
+  if (code != RN_OK) {
+    pager->~Pager();
+    runnel::PlatformFree(pager);
+    return code;
+  }
+  program->pager = pager;
+  const uint64_t used = program->own_bytes + image_bytes + static_cast<uint64_t>(program->working_bytes);
+  code = pager->Open(*program, *paging, used, {message, message_bytes});
+  if (code != RN_OK) {
+    rn_close(program);
+  } else {
+    *out = program;
+  }
+  return code;
+}
+
+int rn_paging_status(const rn_program* program, rn_paging_facts* facts) {
+  if (!program || !program->pager || !facts) return RN_BAD_ARGUMENT;
+  program->pager->Status(facts);
+  return RN_OK;
+}
+
+const char* rn_paging_error(const rn_program* program) {
+  return program && program->pager ? program->pager->error() : "";
+}
+
+int rn_set_ram(rn_program* program, uint64_t ram, uint64_t elsewhere) {
+  if (!program || !program->pager) return RN_BAD_ARGUMENT;
+  return program->pager->SetRam(ram, elsewhere);
+}
 
 size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(program->state_bytes); }
 size_t rn_scratch_bytes(const rn_program* program) { return static_cast<size_t>(program->working_bytes); }

@@ -4,6 +4,7 @@
 
 #include "attend.h"
 #include "call.h"
+#include "pager.h"
 #include "runnel.h"
 #include "together.h"
 
@@ -82,8 +83,11 @@ int RunFetch(const Step& step, const Instruction& instruction, int64_t low, int6
     if (from < 0 || to < 0) return RN_BAD_PLAN;
     const int64_t row = RowOf(step.Memory(source) + from * source.frame_bytes, source.frame_bytes, instruction.rows);
     const int64_t block = row / instruction.in_block;
-    const uint8_t* bytes = step.program.weights + instruction.table + block * instruction.block_bytes +
-                           (row - block * instruction.in_block) * instruction.row_bytes;
+    const int64_t at = instruction.table + block * instruction.block_bytes;
+    const int64_t inside = (row - block * instruction.in_block) * instruction.row_bytes;
+    Pager* pager = step.program.pager;
+    const uint8_t* bytes = pager ? pager->Row(at, inside) : step.program.weights + at + inside;
+    if (!bytes) return RN_STORAGE;
     uint8_t* frame = step.Memory(target) + to * target.frame_bytes;
     memcpy(frame, bytes, static_cast<size_t>(instruction.row_bytes));
     memset(frame + instruction.row_bytes, 0, static_cast<size_t>(target.frame_bytes - instruction.row_bytes));
@@ -190,7 +194,11 @@ int RunInstruction(const Step& step, int32_t i) {
 template <bool kProfiled>
 int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
   const Span<Instruction>& code = steps[0]->code;
+  Pager* pager = steps[0]->program.pager;
   for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
+    if (pager) {
+      if (int status = pager->Use(i)) return status;
+    }
     if (count > 1 && gathered && code[i].together) {
       if (int status = RunTogether(steps, count, i, gathered)) return status;
       continue;
@@ -206,7 +214,12 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
 
 int RunSteps(const Step* const* steps, int32_t count, uint8_t* gathered) {
   for (int32_t k = 0; k < count; ++k) ++steps[k]->counters.steps;
-  return steps[0]->help.profile ? RunAll<true>(steps, count, gathered) : RunAll<false>(steps, count, gathered);
+  Pager* pager = steps[0]->program.pager;
+  if (pager) pager->Begin(steps, count);
+  const int code =
+      steps[0]->help.profile ? RunAll<true>(steps, count, gathered) : RunAll<false>(steps, count, gathered);
+  if (pager) pager->End(code == RN_OK);
+  return code;
 }
 
 }  // namespace runnel

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 // Raised whenever a signature or the meaning of a code below changes.
-#define RN_ABI_VERSION 3
+#define RN_ABI_VERSION 4
 
 typedef struct rn_program rn_program;
 
@@ -39,7 +39,8 @@ enum rn_code {
   RN_UNSUPPORTED = 10,  // the plan uses an instruction or a schema that this runtime lacks
   RN_BAD_BUNDLE = 11,   // not a whole bundle for this machine; the message says why
   RN_BAD_LENGTH = 12,   // the offline model takes no recording of this length
-  RN_CACHE_FULL = 13    // a cache that keeps everything has no room for so many frames; nothing was written
+  RN_CACHE_FULL = 13,   // a cache that keeps everything has no room for so many frames; nothing was written
+  RN_STORAGE = 14       // weights could not be read from their file, or are damaged; see runnel_paging.h
 };
 
 enum rn_nonfinite { RN_NONFINITE_ERROR = 0, RN_NONFINITE_ZERO = 1, RN_NONFINITE_RESET = 2 };

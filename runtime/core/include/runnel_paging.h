@@ -1,0 +1,70 @@
+// Programs whose weights lie in a file and of which only a part is in memory at a time.
+//
+// Memory is bounded by a budget that is chosen at open: a part of the weights stays in memory (pinned), the rest passes
+// through a few buffers, read ahead of use in the order of use, from the last instruction on to the first. Outputs are
+// the same bits as with all weights in memory. Every byte is checked against its segment's CRC32C after it was read.
+#ifndef RUNNEL_PAGING_H_
+#define RUNNEL_PAGING_H_
+
+#include "runnel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// How reads run: io_uring where the kernel has it, else threads if any were asked for; one of these alone; or one read
+// after the other, when its bytes are needed.
+enum rn_io { RN_IO_AUTO = 0, RN_IO_URING = 1, RN_IO_THREADS = 2, RN_IO_PLAIN = 3 };
+
+// What a bundle's manifest says of a part of the weights: multiples of 4096, at most 1 MiB, without gaps.
+typedef struct rn_segment {
+  uint64_t offset, bytes;
+  uint32_t crc32c, reserved;
+} rn_segment;
+
+// path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
+// program needs; elsewhere: what of it the caller uses itself, for streams' states and what else it keeps.
+// patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time.
+typedef struct rn_paging {
+  const char* path;
+  uint64_t offset;
+  const rn_segment* segments;
+  int32_t segment_count;
+  int32_t io, threads;
+  uint64_t ram, elsewhere;
+  int64_t patience_us;
+} rn_paging;
+
+#define RN_STALLS 96
+
+// ram, least: the budget and the smallest possible one. peak: what is used at most. pinned and streamed: bytes of
+// weights in memory, and read in every pass over all instructions. tables: bytes of which only rows are read. buffers:
+// bytes of buffers that reads go to. Since open: reads, bytes_read, checked (segments that were in time and whole),
+// waits (those that a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes.
+// stalls[i]: passes that waited for 2^(i / 4) microseconds or more, and less than 2^((i + 1) / 4); [0] also for less.
+// io, threads, direct (whether the system's cache is passed by): what was opened.
+typedef struct rn_paging_facts {
+  uint64_t ram, least, peak, weights, pinned, streamed, tables, buffers;
+  uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes;
+  uint64_t stalls[RN_STALLS];
+  int32_t io, threads, direct, reserved;
+} rn_paging_facts;
+
+// rn_open for weights in a file. Fails with RN_NO_MEMORY, and the least budget in the message, where `ram` is too
+// small, with RN_STORAGE where the file cannot be read.
+RN_API int rn_open_paged(const void* plan, size_t plan_bytes, size_t weights_bytes, const void* image,
+                         size_t image_bytes, const uint8_t program_hash[32], const rn_paging* paging, rn_program** out,
+                         char* message, size_t message_bytes);
+// RN_BAD_ARGUMENT for a program whose weights are all in memory.
+RN_API int rn_paging_status(const rn_program* program, rn_paging_facts* facts);
+// One sentence about the last RN_STORAGE.
+RN_API const char* rn_paging_error(const rn_program* program);
+// Moves to another budget without reading anything that stays. RN_NO_MEMORY, and nothing changes, below the least.
+// elsewhere: as in rn_paging. Not while the program steps.
+RN_API int rn_set_ram(rn_program* program, uint64_t ram, uint64_t elsewhere);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // RUNNEL_PAGING_H_

@@ -1,0 +1,289 @@
+#include "pager.h"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstring>
+#include <initializer_list>
+#include <new>
+
+#include "files.h"
+#include "platform.h"
+
+namespace runnel {
+namespace {
+
+constexpr uint64_t kMostSegment = uint64_t{1} << 20;
+constexpr int32_t kAhead = 4;  // buffers beyond those of the present instruction: as many reads as pay at a time
+
+uint8_t* Reserve(uint64_t bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return at == MAP_FAILED ? nullptr : static_cast<uint8_t*>(at);
+}
+
+}  // namespace
+
+Pager* Pager::Make(size_t weights_bytes) {
+  void* block = PlatformAlloc(sizeof(Pager));
+  if (!block) return nullptr;
+  auto* pager = new (block) Pager(weights_bytes);
+  pthread_mutex_init(&pager->lock_, nullptr);
+  pager->base_ = Reserve(weights_bytes ? weights_bytes : kPage);
+  if (pager->base_) return pager;
+  pager->~Pager();
+  PlatformFree(block);
+  return nullptr;
+}
+
+Pager::~Pager() {
+  storage_.Close();  // first: reads go to the memory below
+  if (base_) munmap(base_, weights_bytes_ ? weights_bytes_ : kPage);
+  if (buffers_) munmap(buffers_, buffers_bytes_);
+  if (blocks_) munmap(blocks_, block_bytes_ * kBlocks);
+  PlatformFree(memory_);
+  pthread_mutex_destroy(&lock_);
+}
+
+int32_t Pager::SegmentOf(uint64_t offset) const {
+  int32_t low = 0, high = segments_.size;
+  while (high - low > 1) {
+    const int32_t middle = (low + high) / 2;
+    (segments_[middle].offset <= offset ? low : high) = middle;
+  }
+  return low;
+}
+
+bool Pager::Mark(Program& program, Message message) {
+  const auto fail = [&](const char* what) {
+    if (message.text && message.bytes) snprintf(message.text, message.bytes, "%s; compile the model again", what);
+    return false;
+  };
+  uint64_t covered = 0;
+  for (const Segment& segment : segments_) {
+    if (segment.offset != covered || !segment.bytes || segment.bytes > kMostSegment || segment.bytes % kPage) {
+      return fail("the weights are not laid out in segments for storage");
+    }
+    covered += segment.bytes;
+  }
+  if (covered != weights_bytes_) return fail("the weights' segments do not cover them");
+  for (Operand& operand : program.operands) {
+    if (operand.kind == OperandKind::kWeights)
+      operand.buffer = SegmentOf(static_cast<uint64_t>(operand.weights_offset));
+  }
+  for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
+    for (const Instruction& instruction : *code) {
+      if (instruction.op != InstructionOp::kFetch) continue;
+      const int64_t blocks = (instruction.rows + instruction.in_block - 1) / instruction.in_block;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const auto at = static_cast<uint64_t>(instruction.table + b * instruction.block_bytes);
+        Segment& segment = segments_[SegmentOf(at)];
+        const bool last = b == blocks - 1;
+        if (segment.offset != at || (!last && segment.bytes != static_cast<uint64_t>(instruction.block_bytes))) {
+          return fail("a table is not laid out in segments of its rows");
+        }
+        segment.table = true;
+        if (segment.bytes > block_bytes_) block_bytes_ = segment.bytes;
+      }
+    }
+  }
+  for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) MarkForced(*code);
+  for (Segment& segment : segments_) {
+    if (!segment.streams && !segment.table) segment.forced = true;  // what streams start with, and caches
+  }
+  return true;
+}
+
+// What a pass streams; constants larger than a segment, and those that a pass needs twice, stay in memory.
+void Pager::MarkForced(const Span<Instruction>& code) {
+  int32_t before = -1;  // the highest segment so far
+  for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
+    int32_t here = before;
+    EachOf(code, i, [&](int32_t s) {
+      segments_[s].streams = true;
+      if (s < before) segments_[s].forced = true;
+      if (s > here) here = s;
+    });
+    before = here;
+    for (int32_t k = i; k <= i + code[i].body; ++k) {
+      for (int32_t o = 0; code[k].op == InstructionOp::kCall && o < code[k].operands; ++o) {
+        const Operand& operand = program_->operands[code[k].first_operand + o];
+        if (operand.kind != OperandKind::kWeights) continue;
+        const auto end = static_cast<uint64_t>(operand.weights_offset + operand.offset);
+        const Segment& first = segments_[operand.buffer];
+        if (end <= first.offset + first.bytes) continue;
+        for (int32_t s = operand.buffer; s < segments_.size && segments_[s].offset < end; ++s) {
+          segments_[s].forced = true;
+        }
+      }
+    }
+  }
+}
+
+int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Message message) {
+  program_ = &program;
+  const auto fail = [&](int code, const char* what) {
+    if (message.text && message.bytes) snprintf(message.text, message.bytes, "%s", what);
+    return code;
+  };
+  const int32_t instructions =
+      program.instructions.size > program.prefill.size ? program.instructions.size : program.prefill.size;
+  const size_t clocks = static_cast<size_t>(program.clocks.size) * sizeof(int64_t);
+  const size_t segments = sizeof(Segment) * static_cast<size_t>(paging.segment_count);
+  const size_t passes = sizeof(int32_t) * static_cast<size_t>(2 * paging.segment_count + 2 * program.operands.size + 2);
+  own_ = sizeof(Pager) + 2 * clocks + segments + passes + 2 * static_cast<size_t>(instructions);
+  memory_ = PlatformAlloc(own_);
+  if (!memory_) return fail(RN_NO_MEMORY, "not enough memory for the program");
+  auto* next = static_cast<uint8_t*>(memory_);
+  clocks_ = reinterpret_cast<int64_t*>(next);
+  clocks_next_ = reinterpret_cast<int64_t*>(next + clocks);
+  segments_ = {reinterpret_cast<Segment*>(next + 2 * clocks), paging.segment_count};
+  pass_ = {reinterpret_cast<int32_t*>(next + 2 * clocks + segments), static_cast<int32_t>(passes / sizeof(int32_t))};
+  due_ = reinterpret_cast<bool*>(next + 2 * clocks + segments + passes);
+  due_next_ = due_ + instructions;
+  for (int32_t i = 0; i < segments_.size; ++i) {
+    const rn_segment& given = paging.segments[i];
+    segments_[i] = {given.offset, given.bytes, given.crc32c, false, false, false, false, false, base_ + given.offset};
+  }
+  if (!Mark(program, message)) return RN_BAD_PLAN;
+  for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
+    for (int32_t i = 0; i < code->size; i += 1 + (*code)[i].body) {
+      int32_t at_once = 0;
+      EachOf(*code, i, [&](int32_t s) { at_once += !segments_[s].forced; });
+      if (at_once > most_at_once_) most_at_once_ = at_once;
+    }
+  }
+  if (most_at_once_ + 1 > kMostReads / 2) return fail(RN_UNSUPPORTED, "an instruction needs too many segments at once");
+  for (const Segment& segment : segments_) {
+    if (segment.streams && !segment.forced && segment.bytes > slot_bytes_) slot_bytes_ = segment.bytes;
+  }
+  used_ = used;
+  file_offset_ = paging.offset;
+  patience_ns_ = paging.patience_us * 1000;
+  if (!Choose(paging.ram, paging.elsewhere)) {
+    if (message.text && message.bytes) {
+      snprintf(message.text, message.bytes, "it needs at least %llu bytes of memory and may use %llu",
+               static_cast<unsigned long long>(facts_.least), static_cast<unsigned long long>(paging.ram));
+    }
+    return RN_NO_MEMORY;
+  }
+  if (const int error = storage_.Open(paging.path, paging.io, paging.threads)) {
+    if (message.text && message.bytes) {
+      snprintf(message.text, message.bytes, "'%s' cannot be read: %s", paging.path, ErrorText(error));
+    }
+    return RN_STORAGE;
+  }
+  most_slots_ = slot_bytes_ ? most_at_once_ + kAhead : 0;  // of addresses; memory is taken when it is used
+  buffers_bytes_ = slot_bytes_ * static_cast<uint64_t>(most_slots_);
+  if (buffers_bytes_ && !(buffers_ = Reserve(buffers_bytes_))) return fail(RN_NO_MEMORY, "not enough address space");
+  if (block_bytes_ && !(blocks_ = Reserve(block_bytes_ * kBlocks)))
+    return fail(RN_NO_MEMORY, "not enough address space");
+  for (Block& block : block_) block = {-1, 0};
+  const int code = LoadForced();
+  return code == RN_OK ? RN_OK : fail(code, error_);
+}
+
+uint64_t Pager::Fixed() const {
+  uint64_t bytes = used_ + own_ + block_bytes_ * kBlocks;
+  for (const Segment& segment : segments_) bytes += segment.forced ? segment.bytes : 0;
+  return bytes;
+}
+
+// Which segments are pinned under a budget: evenly spread over the pass, so that reading keeps pace with computing.
+bool Pager::Choose(uint64_t ram, uint64_t elsewhere) {
+  uint64_t streams = 0, tables = 0;
+  for (const Segment& segment : segments_) {
+    if (segment.forced) continue;
+    (segment.table ? tables : streams) += segment.bytes;
+  }
+  const uint64_t fixed = Fixed() + elsewhere, least_slots = streams ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
+  const uint64_t least = fixed + (least_slots * slot_bytes_ < streams ? least_slots * slot_bytes_ : streams);
+  facts_.least = least;
+  if (ram < least) return false;
+  uint64_t room = ram - fixed, slots = 0;
+  if (room < streams) {
+    slots = room / slot_bytes_;
+    if (slots > least_slots - 1 + kAhead) slots = least_slots - 1 + kAhead;
+    if (slots < least_slots) return false;
+    room -= slots * slot_bytes_;
+  }
+  slots_ = static_cast<int32_t>(slots);
+  if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
+  uint64_t pinned = 0, passed = 0, table_room = room > streams ? room - streams : 0;
+  for (Segment& segment : segments_) {
+    const bool before = segment.pinned;
+    if (segment.forced) {
+      segment.pinned = true;
+    } else if (segment.table) {
+      segment.pinned = segment.bytes <= table_room;
+      table_room -= segment.pinned ? segment.bytes : 0;
+    } else {
+      passed += segment.bytes;
+      const double share =
+          streams ? static_cast<double>(room < streams ? room : streams) / static_cast<double>(streams) : 0;
+      segment.pinned = pinned + segment.bytes <= room &&
+                       (slots == 0 || static_cast<double>(pinned + segment.bytes) <=
+                                          share * static_cast<double>(passed) + static_cast<double>(segment.bytes) / 2);
+      pinned += segment.pinned ? segment.bytes : 0;
+    }
+    if (before && !segment.pinned && segment.loaded) {
+      madvise(base_ + segment.offset, segment.bytes, MADV_DONTNEED);
+      segment.loaded = false;
+    }
+    if (segment.pinned) segment.at = base_ + segment.offset;
+  }
+  facts_.ram = ram;
+  facts_.weights = weights_bytes_;
+  facts_.pinned = facts_.streamed = facts_.tables = 0;
+  for (const Segment& segment : segments_) {
+    (segment.pinned ? facts_.pinned : segment.table ? facts_.tables : facts_.streamed) += segment.bytes;
+  }
+  facts_.buffers = slots * slot_bytes_;
+  facts_.peak = fixed -
+                [&] {
+                  uint64_t forced = 0;
+                  for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
+                  return forced;
+                }() +
+                facts_.pinned + facts_.buffers;
+  return true;
+}
+
+int Pager::LoadForced() {
+  for (int32_t s = 0; s < segments_.size; ++s) {
+    Segment& segment = segments_[s];
+    if (!segment.forced || segment.streams) continue;  // the others come with the first pass
+    Coming coming = {s, -1, 0, false};
+    ticket_used_[0] = true;
+    ++facts_.reads;
+    facts_.bytes_read += segment.bytes;
+    storage_.Submit(0, file_offset_ + segment.offset, segment.bytes, base_ + segment.offset);
+    if (const int code = Await(coming)) return code;
+  }
+  return RN_OK;
+}
+
+void Pager::Status(rn_paging_facts* facts) const {
+  pthread_mutex_lock(&lock_);
+  *facts = facts_;
+  facts->io = storage_.way();
+  facts->threads = storage_.threads();
+  facts->direct = storage_.direct();
+  pthread_mutex_unlock(&lock_);
+}
+
+int Pager::SetRam(uint64_t ram, uint64_t elsewhere) {
+  pthread_mutex_lock(&lock_);
+  DropFrom(0);
+  pass_size_ = pass_now_ = next_ = popped_ = 0;
+  const rn_paging_facts before = facts_;
+  const bool fits = Choose(ram, elsewhere);
+  if (!fits) {
+    const uint64_t least = facts_.least;
+    facts_ = before;
+    facts_.least = least;
+  }
+  pthread_mutex_unlock(&lock_);
+  return fits ? RN_OK : RN_NO_MEMORY;
+}
+
+}  // namespace runnel

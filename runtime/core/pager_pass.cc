@@ -1,0 +1,270 @@
+// A pass over the instructions: reading ahead of it, waiting for what it needs, letting go of what it had.
+#include <cstdio>
+
+#include "files.h"
+#include "pager.h"
+#include "work_clock.h"
+
+namespace runnel {
+namespace {
+
+constexpr double kQuarter = 1.189207115002721;  // a quarter of an octave
+
+}  // namespace
+
+int Pager::Fail(int32_t segment, int result) {
+  const auto offset = static_cast<unsigned long long>(segments_[segment].offset);
+  const char* why = result == kShortRead ? "the file ends before them"
+                    : result == kTooSlow ? "storage takes longer than it may"
+                    : result == 0        ? "they were altered or damaged"
+                                         : ErrorText(result);
+  snprintf(error_, sizeof error_, "the weights from byte %llu on could not be read: %s", offset, why);
+  return RN_STORAGE;
+}
+
+// Waits until a segment is there and whole.
+int Pager::Await(Coming& coming) {
+  if (coming.whole) return RN_OK;
+  Segment& segment = segments_[coming.segment];
+  bool waited = false;
+  const int64_t from = WorkClock();
+  const int result = storage_.Wait(coming.ticket, patience_ns_, &waited);
+  if (waited) {
+    ++facts_.waits;
+    facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
+  }
+  if (result == kTooSlow) return Fail(coming.segment, result);
+  ticket_used_[coming.ticket] = false;
+  if (result != 0) {
+    coming.ticket = -1;
+    return Fail(coming.segment, result);
+  }
+  const uint8_t* at = Memory(segment, coming.slot);
+  if (rn_crc32c(at, segment.bytes, 0) != segment.crc) {
+    coming.ticket = -1;
+    return Fail(coming.segment, 0);
+  }
+  coming.whole = true;
+  coming.ticket = -1;
+  segment.at = at;
+  if (coming.slot < 0) segment.loaded = true;
+  return RN_OK;
+}
+
+int32_t Pager::FreeSlot() const {
+  for (int32_t i = 0; i < slots_; ++i) {
+    if (!slot_used_[i]) return i;
+  }
+  return -1;
+}
+
+int32_t Pager::FreeTicket() const {
+  for (int32_t i = 0; i < kMostReads; ++i) {
+    if (!ticket_used_[i]) return i;
+  }
+  return -1;
+}
+
+// Begins reads in the order of the pass while there is room for them.
+void Pager::Fill() {
+  while (next_ < pass_size_ && count_ < kMostReads) {
+    const int32_t s = pass_[next_];
+    Segment& segment = segments_[s];
+    if (segment.pinned) {
+      bool there = segment.loaded;
+      for (int32_t k = 0; k < count_ && !there; ++k) there = Nth(k).segment == s;
+      if (there) {  // in this pass's second half
+        for (int32_t k = next_; k + 1 < pass_size_; ++k) pass_[k] = pass_[k + 1];
+        --pass_size_;
+        if (next_ < pass_now_) --pass_now_;
+        continue;
+      }
+    }
+    const int32_t slot = segment.pinned ? -1 : FreeSlot(), ticket = FreeTicket();
+    if ((slot < 0 && !segment.pinned) || ticket < 0) return;
+    if (slot >= 0) slot_used_[slot] = true;
+    ticket_used_[ticket] = true;
+    Nth(count_++) = {s, slot, ticket, false};
+    ++next_;
+    ++facts_.reads;
+    facts_.bytes_read += segment.bytes;
+    storage_.Submit(ticket, file_offset_ + segment.offset, segment.bytes, Memory(segment, slot));
+  }
+}
+
+// Forgets the first of the segments on their way.
+void Pager::Pop() {
+  Coming& coming = Nth(0);
+  if (coming.ticket >= 0) {  // not used: its buffer is free when the read is over
+    bool waited;
+    storage_.Wait(coming.ticket, 0, &waited);
+    ticket_used_[coming.ticket] = false;
+    ++facts_.dropped;
+  }
+  if (coming.slot >= 0) slot_used_[coming.slot] = false;
+  first_ = (first_ + 1) % kMostReads;
+  --count_;
+  ++popped_;
+}
+
+// Keeps the first `kept` of the segments on their way.
+void Pager::DropFrom(int32_t kept) {
+  while (count_ > kept) {
+    Coming& coming = Nth(count_ - 1);
+    if (coming.ticket >= 0) {
+      bool waited;
+      storage_.Wait(coming.ticket, 0, &waited);
+      ticket_used_[coming.ticket] = false;
+      ++facts_.dropped;
+    }
+    if (coming.slot >= 0) slot_used_[coming.slot] = false;
+    --count_;
+  }
+}
+
+// Adds what the instructions from `from` on need.
+void Pager::Plan(const Span<Instruction>& code, int32_t from, const bool* due) {
+  int32_t last = -1;
+  for (int32_t i = from; i < code.size; i += 1 + code[i].body) {
+    if (due && !due[i]) continue;
+    EachOf(code, i, [&](int32_t s) {
+      const Segment& segment = segments_[s];
+      if (s <= last || (segment.pinned && segment.loaded) || pass_size_ == pass_.size) return;
+      pass_[pass_size_++] = last = s;
+    });
+  }
+}
+
+void Pager::Begin(const Step* const* steps, int32_t count) {
+  pthread_mutex_lock(&lock_);
+  error_[0] = 0;
+  stalled_ = facts_.stall_ns;
+  const Program& program = *program_;
+  const Step& first = *steps[0];
+  code_ = &first.code;
+  for (int32_t i = 0; i < code_->size; i += 1 + (*code_)[i].body) {
+    due_[i] = false;
+    for (int32_t k = 0; k < count && !due_[i]; ++k) {
+      const Range range = RangeOf(*steps[k], (*code_)[i]);
+      due_[i] = range.low < range.high;
+    }
+  }
+  // The next pass, if as many frames come again.
+  const bool* due_next = nullptr;
+  int64_t moved = 0, now = 0;
+  for (int32_t c = 0; c < program.clocks.size; ++c) {
+    if (program.clocks[c].op != ClockOp::kInput) continue;
+    now = first.after[c];
+    moved = now - first.before[c];
+  }
+  if (!first.lengths && moved > 0) {
+    EvaluateClocks(program, now, nullptr, clocks_);
+    EvaluateClocks(program, now + moved, nullptr, clocks_next_);
+    for (int32_t i = 0; i < code_->size; i += 1 + (*code_)[i].body) {
+      due_next_[i] = clocks_[(*code_)[i].made] < clocks_next_[(*code_)[i].made];
+    }
+    due_next = due_next_;
+  }
+  pass_size_ = popped_ = 0;
+  Plan(*code_, 0, due_);
+  pass_now_ = pass_size_;
+  Plan(*code_, 0, due_next);
+  int32_t kept = 0;
+  while (kept < count_ && kept < pass_size_ && Nth(kept).segment == pass_[kept] &&
+         (Nth(kept).whole || Nth(kept).ticket >= 0)) {
+    ++kept;
+  }
+  DropFrom(kept);
+  next_ = kept;
+  Fill();
+  ++facts_.passes;
+}
+
+// Begins the pass again at instruction `i`: what is on its way is not what it needs.
+void Pager::Restart(int32_t i) {
+  DropFrom(0);
+  pass_size_ = popped_ = next_ = 0;
+  Plan(*code_, i, due_);
+  pass_now_ = pass_size_;
+  Fill();
+}
+
+int Pager::Use(int32_t i) {
+  if (!due_[i]) return RN_OK;
+  int code = RN_OK;
+  for (int32_t attempt = 0; attempt < 2; ++attempt) {
+    bool missing = false, fresh = true;
+    EachOf(*code_, i, [&](int32_t s) {
+      Segment& segment = segments_[s];
+      if (code != RN_OK || missing || (segment.pinned && segment.loaded)) return;
+      int32_t k = 0;
+      while (k < count_ && Nth(k).segment != s) ++k;
+      if (k == count_) {
+        missing = true;
+        return;
+      }
+      for (; fresh && k > 0; --k) Pop();
+      fresh = false;
+      code = Await(Nth(k));
+      ++facts_.uses;
+    });
+    if (code != RN_OK || !missing) break;
+    Restart(i);
+  }
+  Fill();
+  return code;
+}
+
+void Pager::End(bool done) {
+  int32_t bucket = 0;
+  for (double most = 1000 * kQuarter;
+       bucket < RN_STALLS - 1 && static_cast<double>(facts_.stall_ns - stalled_) >= most;) {
+    most *= kQuarter;
+    ++bucket;
+  }
+  ++facts_.stalls[bucket];
+  while (done && count_ > 0 && popped_ < pass_now_) Pop();
+  if (done) Fill();
+  pthread_mutex_unlock(&lock_);
+}
+
+const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
+  const int32_t s = SegmentOf(static_cast<uint64_t>(block_offset));
+  Segment& segment = segments_[s];
+  ++facts_.rows;
+  if (segment.pinned && segment.loaded) return segment.at + inside;
+  int32_t at = 0;
+  for (int32_t b = 0; b < kBlocks; ++b) {
+    if (block_[b].segment == s) {
+      block_[b].used = ++clock_;
+      return blocks_ + static_cast<uint64_t>(b) * block_bytes_ + inside;
+    }
+    if (block_[b].used < block_[at].used) at = b;
+  }
+  int32_t ticket;
+  while ((ticket = FreeTicket()) < 0) Pop();
+  uint8_t* to = segment.pinned ? base_ + segment.offset : blocks_ + static_cast<uint64_t>(at) * block_bytes_;
+  if (!segment.pinned) block_[at].segment = -1;
+  ticket_used_[ticket] = true;
+  ++facts_.reads;
+  facts_.bytes_read += segment.bytes;
+  storage_.Submit(ticket, file_offset_ + segment.offset, segment.bytes, to);
+  bool waited = false;
+  const int64_t from = WorkClock();
+  const int result = storage_.Wait(ticket, 0, &waited);
+  facts_.waits += waited;
+  facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
+  ticket_used_[ticket] = false;
+  if (result != 0 || rn_crc32c(to, segment.bytes, 0) != segment.crc) {
+    Fail(s, result);
+    return nullptr;
+  }
+  if (segment.pinned) {
+    segment.loaded = true;
+  } else {
+    block_[at] = {s, ++clock_};
+  }
+  return to + inside;
+}
+
+}  // namespace runnel

@@ -1,0 +1,226 @@
+"""Weights that lie in the bundle's file and pass through memory under a budget (docs/memory.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runnel.errors import InputError
+from runnel.runtime import native
+
+if TYPE_CHECKING:
+    from runnel.runtime.bundle import Bundle
+
+WAYS = ("auto", "io_uring", "threads", "plain")
+UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+AUTO_SHARE = 0.8  # of what is free
+STALLS = 96  # quarters of octaves from a microsecond on
+STATE_WORD = 10  # of a plan's header: bytes of a stream's state
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = [
+        ("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("crc32c", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
+class _Paging(ctypes.Structure):
+    _fields_ = [
+        ("path", ctypes.c_char_p), ("offset", ctypes.c_uint64), ("segments", ctypes.POINTER(_Segment)),
+        ("segment_count", ctypes.c_int32), ("io", ctypes.c_int32), ("threads", ctypes.c_int32),
+        ("ram", ctypes.c_uint64), ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+NUMBERS = (
+    "ram", "least", "peak", "weights", "pinned", "streamed", "tables", "buffers", "reads", "bytes_read", "uses",
+    "waits", "stall_ns", "dropped", "rows", "passes",
+)  # fmt: skip
+
+
+class _Facts(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_uint64) for name in NUMBERS),
+        ("stalls", ctypes.c_uint64 * STALLS),
+        *((name, ctypes.c_int32) for name in ("io", "threads", "direct", "reserved")),
+    ]
+
+
+@dataclass(frozen=True)
+class PagingFacts:
+    """The weights of a program under a budget.
+
+    ram, least, peak: bytes of the budget, of the smallest possible one, and of all that is used at most. weights,
+    pinned, streamed, tables, buffers: bytes of weights; of those that stay in memory, that are read in every pass, and
+    of which only rows are read; of buffers. Since the program was opened: reads and bytes_read; uses of segments that
+    pass, of which waits had to be waited for, stall_ns in all; dropped: read and not used; rows of tables; passes over
+    the instructions. io: how reads run; direct: past the system's cache.
+    """
+
+    ram: int
+    least: int
+    peak: int
+    weights: int
+    pinned: int
+    streamed: int
+    tables: int
+    buffers: int
+    reads: int
+    bytes_read: int
+    uses: int
+    waits: int
+    stall_ns: int
+    dropped: int
+    rows: int
+    passes: int
+    io: str
+    threads: int
+    direct: bool
+    stalls: tuple[int, ...]
+
+    @property
+    def stall_ms_p50(self) -> float:
+        """Milliseconds that half of the passes did not wait longer for, within a fifth."""
+        left = (sum(self.stalls) + 1) // 2
+        for at, count in enumerate(self.stalls):
+            left -= count
+            if count and left <= 0:
+                return 2 ** ((at + 0.5) / 4) / 1e3 if at else 0.0
+        return 0.0
+
+    def figures(self, seconds: float) -> dict[str, object]:
+        """What programs are told, after ``seconds`` of steps."""
+        return {
+            "mode": self.mode,
+            "ram_budget": self.ram,
+            "ram_peak": self.peak,
+            "pinned_bytes": self.pinned,
+            "streamed_bytes_per_step": self.streamed,
+            "read_bytes_per_s": self.bytes_read / seconds if seconds > 0 else 0.0,
+            "stall_ms_p50": self.stall_ms_p50,
+            "hit_rate": self.hit_rate,
+            "io": self.io,
+            "direct": self.direct,
+            "interpreter_bytes": interpreter_bytes(),
+        }
+
+    @property
+    def mode(self) -> str:
+        """How the weights are kept, in words."""
+        if not self.streamed and not self.tables:
+            return "all in RAM"
+        return f"pinned {size(self.pinned)}, streaming {size(self.streamed)} per step"
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of the uses of passing segments that had not to be waited for."""
+        return 1 - self.waits / self.uses if self.uses else 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a program's weights may use.
+
+    ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time.
+    """
+
+    ram: int
+    way: str = "auto"
+    threads: int = 0
+    streams: int = 1
+    patience: float | None = None
+
+
+def size(count: int) -> str:
+    """Bytes in words."""
+    for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count} B"
+
+
+def parse_ram(given: int | str) -> int:
+    """Bytes of 268435456, "256M", "1.5G" or "auto". Raises InputError."""
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return given
+    if given == "auto":
+        return int(AUTO_SHARE * free_bytes())
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([KMG]?)(?:i?B)?", str(given).strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"'{given}' is no amount of memory; give one such as 256M or 1.5G, or auto.")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def free_bytes() -> int:
+    """What the system, or the control group that this process is in, has left."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    left = int(fields["MemAvailable"].split()[0]) << 10
+    for limit, used in CGROUPS:
+        try:
+            most, now = Path(limit).read_text().strip(), int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+        if most.isdigit():
+            left = min(left, max(int(most) - now, 0))
+    return left
+
+
+def interpreter_bytes() -> int:
+    """What this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def elsewhere(plan: bytes, streams: int) -> int:
+    """Bytes of streams' states."""
+    return streams * int.from_bytes(plan[8 * STATE_WORD : 8 * STATE_WORD + 8], "little")
+
+
+@dataclass(frozen=True)
+class Paged:
+    """Weights of a bundle as the core is told of them."""
+
+    bytes: int
+    arguments: _Paging
+
+
+def paged(bundle: Bundle, plan: bytes, budget: Budget) -> Paged:
+    """Raises BundleError for a bundle without weights."""
+    entry = bundle.weights_entry()
+    listed = bundle.manifest["weights"]["segments"]
+    table = (_Segment * len(listed))(*[_Segment(s["offset"], s["bytes"], s["crc32c"], 0) for s in listed])
+    patience = 0 if budget.patience is None else max(1, int(budget.patience * 1e6))
+    told = _Paging(
+        os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads, budget.ram,
+        elsewhere(plan, budget.streams), patience,
+    )  # fmt: skip
+    return Paged(entry.size, told)
+
+
+def status(handle: ctypes.c_void_p) -> PagingFacts | None:
+    """The facts of an open program, None where all its weights are in memory."""
+    found = _Facts()
+    if native.library().rn_paging_status(handle, ctypes.byref(found)) != native.OK:
+        return None
+    numbers = {name: int(getattr(found, name)) for name in NUMBERS}
+    return PagingFacts(
+        **numbers, io=WAYS[found.io], threads=found.threads, direct=bool(found.direct), stalls=tuple(found.stalls)
+    )
+
+
+def move(handle: ctypes.c_void_p, ram: int | str, states: int) -> None:
+    """Gives a program another budget. Raises InputError."""
+    if status(handle) is None:
+        raise InputError("all weights of this program are in memory; load it with a budget of RAM to change that.")
+    if native.library().rn_set_ram(handle, parse_ram(ram), states) != native.OK:
+        least = status(handle)
+        assert least is not None
+        raise InputError(f"a budget of {ram} is too small for this program; give at least {least.least} bytes.")
