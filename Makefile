@@ -12,7 +12,7 @@ RECIPE := $(wildcard runtime/build_core.py)
 CORE := $(shell find runtime/core -type f 2>/dev/null)
 CXX_FILES := $(shell find runtime tests tools -name '*.cc' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
 # Programs that tests use and their Debian packages; a test whose program is missing skips and names it.
-SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server
+SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help

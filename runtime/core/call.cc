@@ -77,14 +77,14 @@ int32_t CallShare(const void* context, int32_t share) {
   return CallKernel(call.kernel.code, call.instruction.arguments, pointer);
 }
 
-}  // namespace
-
-Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_t rows, Arguments& arguments) {
+template <bool kOne>
+Binding BindRows(const Step& step, const Instruction& instruction, int64_t q, int64_t count, Arguments& arguments) {
+  const int64_t rows = kOne ? 1 : count;
   const Operand* operand = step.program.operands.data + instruction.first_operand;
   const Operand* end = operand + instruction.operands;
   void** next = arguments.pointer;
   int32_t* table = step.table;
-  const Binding apart = rows > 1 ? Binding::kNotInOnePiece : Binding::kBroken;
+  const Binding apart = kOne ? Binding::kBroken : Binding::kNotInOnePiece;
   arguments.written_count = 0;
   for (; operand != end; ++operand) {
     if (operand->kind == OperandKind::kWeights) {
@@ -92,37 +92,46 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
       *next++ = const_cast<uint8_t*>(pager ? pager->At(*operand) : step.program.weights + operand->weights_offset);
       continue;
     }
-    if (operand->kind == OperandKind::kShare) {
-      *next++ = nullptr;
-      continue;
-    }
-    if (operand->kind == OperandKind::kFrame) {
-      int64_t* words = arguments.frame[next - arguments.pointer];
-      words[0] = q;
-      words[1] = step.lengths ? step.lengths[operand->buffer] : -1;
-      *next++ = words;
+    if (operand->kind >= OperandKind::kFrame && operand->kind != OperandKind::kRing) {
+      *next = operand->kind == OperandKind::kFrame ? arguments.Number(next, step, *operand, q) : nullptr;
+      ++next;
       continue;
     }
     const Buffer& buffer = step.program.buffers[operand->buffer];
     uint8_t* memory = step.Memory(buffer);
-    const int64_t room = buffer.slots + buffer.margin;
-    int64_t frame = q * operand->stride + (operand->kind == OperandKind::kOut ? 0 : operand->offset);
+    int64_t frame = q * operand->stride;
+    if (operand->kind == OperandKind::kOut) {
+      const int64_t slot = step.Slot(buffer, frame), frames = rows * operand->stride;
+      if (slot < 0) return Binding::kBroken;
+      if (slot + frames > buffer.slots) {
+        if (slot + frames > buffer.slots + buffer.margin || frames > buffer.slots) return apart;
+        arguments.written[arguments.written_count++] = {&buffer, slot, frames};
+      } else if (slot < buffer.margin) {
+        arguments.written[arguments.written_count++] = {&buffer, slot, frames};
+      }
+      *next++ = memory + slot * buffer.frame_bytes + operand->offset;
+      continue;
+    }
+    frame += operand->offset;
     if (operand->kind == OperandKind::kLast) {
       if (!step.lengths) return Binding::kBroken;
       frame += step.lengths[buffer.length];
     }
-    const int64_t slot = step.Slot(buffer, frame);
+    const int64_t slot = step.Slot(buffer, frame), span = (rows - 1) * operand->stride;
     if (slot < 0) return Binding::kBroken;
-    const int64_t rows_span = (rows - 1) * operand->stride;
     switch (operand->kind) {
-      case OperandKind::kLast:
-        *next++ = memory + slot * buffer.frame_bytes;
+      case OperandKind::kRing:
+        *next++ = memory;
+        *next++ = table;
+        *table++ = static_cast<int32_t>(slot);
+        *table++ = static_cast<int32_t>(buffer.slots);
+        continue;
+      case OperandKind::kRun:
+        if (slot + span + operand->taps > buffer.slots + buffer.margin) return apart;
         break;
       case OperandKind::kIn:
-        if (slot + rows_span >= room) return apart;
-        if (operand->taps == 1) {
-          *next++ = memory + slot * buffer.frame_bytes;
-        } else {
+        if (!kOne && slot + span >= buffer.slots + buffer.margin) return apart;
+        if (operand->taps > 1) {
           const int64_t elements = buffer.frame_bytes / 4;
           *next++ = memory;
           *next++ = table;
@@ -130,30 +139,25 @@ Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_
           for (int64_t tap = 1; tap < operand->taps; ++tap) {
             const int64_t tap_slot = step.Slot(buffer, frame + tap * operand->dilation);
             if (tap_slot < 0) return Binding::kBroken;
-            if (tap_slot + rows_span >= room) return apart;
+            if (!kOne && tap_slot + span >= buffer.slots + buffer.margin) return apart;
             *table++ = static_cast<int32_t>(tap_slot * elements);
           }
+          continue;
         }
         break;
-      case OperandKind::kRing:
-        *next++ = memory;
-        *next++ = table;
-        *table++ = static_cast<int32_t>(slot);
-        *table++ = static_cast<int32_t>(buffer.slots);
+      default:
         break;
-      case OperandKind::kRun:
-        if (slot + rows_span + operand->taps > room) return apart;
-        *next++ = memory + slot * buffer.frame_bytes;
-        break;
-      default: {  // kOut
-        const int64_t frames = rows * operand->stride;
-        if (slot + frames > room || frames > buffer.slots) return apart;
-        *next++ = memory + slot * buffer.frame_bytes + operand->offset;
-        if (buffer.margin) arguments.written[arguments.written_count++] = {&buffer, slot, frames};
-      }
     }
+    *next++ = memory + slot * buffer.frame_bytes;
   }
   return Binding::kBound;
+}
+
+}  // namespace
+
+Binding Bind(const Step& step, const Instruction& instruction, int64_t q, int64_t rows, Arguments& arguments) {
+  return rows == 1 ? BindRows<true>(step, instruction, q, 1, arguments)
+                   : BindRows<false>(step, instruction, q, rows, arguments);
 }
 
 int CallKernels(const Step& step, const Instruction& instruction, const Entry& kernel, const Arguments& arguments) {
@@ -189,7 +193,7 @@ int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64
     }
     if (Bind(step, instruction, q, 1, arguments) != Binding::kBound) return RN_BAD_PLAN;
     if (int code = CallKernels(step, instruction, instruction.kernel, arguments)) return code;
-    Written(step, arguments);
+    if (arguments.written_count) Written(step, arguments);
     ++q;
   }
   return RN_OK;

@@ -17,6 +17,14 @@ struct Arguments {
     int64_t slot, frames;
   } written[kMaxArguments];
   int32_t written_count;
+
+  // The two words of a kFrame operand whose pointer is `at`.
+  void* Number(void* const* at, const Step& step, const Operand& operand, int64_t q) {
+    int64_t* words = frame[at - pointer];
+    words[0] = q;
+    words[1] = step.lengths ? step.lengths[operand.buffer] : -1;
+    return words;
+  }
 };
 
 // Resolves the operands of rows [q, q + rows). Several rows need each operand's frames in one piece.

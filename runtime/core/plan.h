@@ -30,13 +30,28 @@ struct Divider {
 #ifdef __SIZEOF_INT128__
     // The estimate is at most one too small for any x < 2^64.
     auto n = static_cast<uint64_t>(x);
-    auto q = static_cast<uint64_t>((static_cast<unsigned __int128>(n) * inverse) >> 64);
+    const uint64_t q = Estimate(n);
     return static_cast<int64_t>(q + (n - q * divisor >= divisor));
 #else
     return x / static_cast<int64_t>(divisor);
 #endif
   }
-  int64_t Modulo(int64_t x) const { return x - Divide(x) * static_cast<int64_t>(divisor); }
+  int64_t Modulo(int64_t x) const {
+#ifdef __SIZEOF_INT128__
+    auto n = static_cast<uint64_t>(x);
+    const uint64_t rest = n - Estimate(n) * divisor;
+    return static_cast<int64_t>(rest >= divisor ? rest - divisor : rest);
+#else
+    return x % static_cast<int64_t>(divisor);
+#endif
+  }
+
+ private:
+#ifdef __SIZEOF_INT128__
+  uint64_t Estimate(uint64_t n) const {
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(n) * inverse) >> 64);
+  }
+#endif
 };
 
 enum class ClockOp : int32_t { kInput = 0, kAffine = 1, kMin = 2, kMax = 3, kConst = 4, kEnded = 5 };
