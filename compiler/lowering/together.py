@@ -11,8 +11,8 @@ ROWS_APART = 4
 LEAST_WEIGHTS = 1 << 10
 """Weights from which on reading them once for several rows pays for putting the rows side by side."""
 
-LEAST_SHARED = 1 << 18
-"""Multiply-adds of a call, some microseconds of one core, from which on sharing it pays for waking and waiting."""
+LEAST_SHARED = 1 << 17
+"""Multiply-adds of a call, a microsecond or more of one core, from which on sharing it pays for waking and waiting."""
 
 
 def rows_apart(group: FusedStep) -> int:

@@ -35,7 +35,8 @@ def tcn() -> bytes:
 
 def recurrent(op: str, size: int, hidden: int) -> bytes:
     net = Net()
-    y = net.recurrent(op, net.input([TIME, 1, size]), size, hidden, outputs=2, linear_before_reset=1 if op == "GRU" else None)
+    after = {"linear_before_reset": 1} if op == "GRU" else {}
+    y = net.recurrent(op, net.input([TIME, 1, size]), size, hidden, outputs=2, **after)
     return net.model(net.op("Squeeze", y[0], net.const([1])))
 
 
@@ -77,7 +78,8 @@ def cost(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     return of
 
 
-MODELS = {  # the most instructions of a step, a tenth above what was counted
+# The most instructions of a step, a tenth above what was counted.
+MODELS: dict[str, tuple[Callable[[], bytes | Path], int]] = {
     "tcn": (tcn, 28_800),
     "gru": (lambda: recurrent("GRU", 256, 256), 74_800),
     "lstm": (lambda: recurrent("LSTM", 32, 64), 9_100),

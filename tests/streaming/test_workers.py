@@ -132,11 +132,11 @@ def test_several_threads_step_programs_of_one_runtime(path):
 
 def test_large_kernels_are_shared_and_small_ones_are_not(tmp_path, path):
     assert shared_calls(path) >= 1
-    for channels, shared in ((64, 0), (640, 1)):
+    for channels, shared in ((64, False), (640, True)):
         net, x = stack(6)
         model = net.model(net.conv(net.conv(x, 6, channels, 1), channels, channels, 1))
         runnel.compile(model, tmp_path / "m.rnl")
-        assert shared_calls(tmp_path / "m.rnl") == shared
+        assert (shared_calls(tmp_path / "m.rnl") > 0) == shared
 
 
 def test_a_runtime_says_what_it_cannot_do(tmp_path):
