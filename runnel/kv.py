@@ -9,16 +9,18 @@ from typing import Any
 
 from runnel.errors import InputError
 
-POLICIES = ("full", "window", "heavy", "scissorhands", "retain", "snap", "merge", "external")
+POLICIES = ("full", "window", "heavy", "scissorhands", "retain", "snap", "merge", "external", "pools")
 """In the order of a plan's numbers."""
 POSITIONS = ("absolute", "contiguous")
+TOKEN_CLASSES = ("text", "system", "vision", "audio")
 STORAGE = {"float32": 32, "int8": 8, "int4": 4}
 MOST = 1 << 24
-PARAMETERS = ("slots", "sink", "window", "heavy", "observe", "spare")
+PARAMETERS = ("slots", "sink", "window", "heavy", "observe", "spare", "system", "vision", "audio")
 """In the order of a stream's choice."""
 _NUMBERS = {
     "full": "slots", "external": "slots", "sink": "sink", "window": "window", "heavy": "heavy", "scissorhands": "heavy",
     "budget": "heavy", "snap": "heavy", "merge": "heavy", "observe": "observe", "spare": "spare",
+    "system": "system", "vision": "vision", "audio": "audio",
 }  # fmt: skip
 _RANKED = ("heavy", "scissorhands", "retain", "snap", "merge")
 _OBSERVED = 16
@@ -33,8 +35,10 @@ class KvSpec:
 
     slots: frames that heads hold which keep everything, 0: as many as a stream may have. sink: first frames that stay.
     window: latest frames that stay. heavy: frames that stay for their rank. observe: queries that rank frames. spare:
-    frames that a stream can go back. keys, values: bits of a stored element; 0: not said. heads: for each layer and KV
-    head, whether it keeps everything; None: as the policy says. retain: the model's output that frames are ranked by.
+    frames that a stream can go back. system, vision, audio: latest frames of these classes that stay. keys, values:
+    bits of a stored element; 0: not said. heads: for each layer and KV head, 1 where it keeps everything, 0 as the
+    policy says, else its slots at most; None: all as the policy says. retain: the model's output that frames are ranked
+    by.
     """
 
     policy: str = "full"
@@ -45,9 +49,12 @@ class KvSpec:
     heavy: int = 0
     observe: int = 0
     spare: int = 0
+    system: int = 0
+    vision: int = 0
+    audio: int = 0
     keys: int = 0
     values: int = 0
-    heads: tuple[tuple[bool, ...], ...] | None = None
+    heads: tuple[tuple[int, ...], ...] | None = None
     retain: str = ""
 
     @property
@@ -55,18 +62,21 @@ class KvSpec:
         """The numbers in the order of PARAMETERS."""
         return [getattr(self, name) for name in PARAMETERS]
 
-    def most(self, whole: bool) -> int:
-        """The most slots of a head; ``whole``: of one that keeps everything."""
-        return self.slots if whole or self.policy in ("full", "external") else self.sink + self.window + self.heavy
+    def most(self, head: int) -> int:
+        """The most slots of a head, which is as in ``heads``."""
+        if head == 1 or self.policy in ("full", "external"):
+            return self.slots
+        every = self.sink + self.window + self.heavy + self.system + self.vision + self.audio
+        return min(every, head) if head else every
 
     def __str__(self) -> str:
         name = {"full": "full", "external": "external", "retain": "budget"}.get(self.policy, self.policy)
         parts = [f"retain={self.retain}"] if self.retain else []
         if self.policy in ("full", "external"):
             parts.append(f"{name}={self.slots}" if self.slots else name)
-        elif self.policy != "window":
+        elif self.policy not in ("window", "pools"):
             parts.append(f"{name}={self.heavy}")
-        shown = [n for n in ("sink", "window", "observe", "spare") if getattr(self, n)]
+        shown = [n for n in (*PARAMETERS[1:3], *PARAMETERS[4:]) if getattr(self, n)]
         parts += [f"{n}={getattr(self, n)}" for n in shown]
         parts += [f"positions={self.positions}"] if self.positions else []
         bits = {b: name for name, b in STORAGE.items()}
@@ -83,7 +93,7 @@ def parse(text: str) -> KvSpec:
         if not name or (not equals and name != "full"):
             raise InputError(f"kv='{text}' has the part '{part.strip()}', which is no name=value; {_EXAMPLE}.")
         found[name] = value
-    known = {*_NUMBERS, "positions", "keys", "values", "heads", "retain"}
+    known = {*_NUMBERS, "positions", "keys", "values", "heads", "budgets", "retain"}
     if odd := [name for name in found if name not in known]:
         raise InputError(f"kv='{text}' names '{odd[0]}', which caches do not know; {_EXAMPLE}.")
     given = [(name, field) for name, field in _NUMBERS.items() if name in found]
@@ -102,7 +112,17 @@ def parse(text: str) -> KvSpec:
                 f"kv='{text}' has a table of heads; say what its two kinds of heads keep, as in "
                 "heads=table.tsv,full=4096,sink=16,window=64."
             )
-        spec = replace(spec, heads=read_heads(found["heads"]))
+        spec = replace(spec, heads=read_heads(found["heads"], False))
+    if "budgets" in found:
+        if "heads" in found or spec.policy in ("full", "external", "pools"):
+            raise InputError(
+                f"kv='{text}' has budgets a head, which go with a window or a rank and with no other table."
+            )
+        heads = read_heads(found["budgets"], True)
+        least = spec.sink + 1 + (spec.window if spec.policy in _RANKED else 0)
+        if min(min(row) for row in heads) < max(least, 2):
+            raise InputError(f"kv='{text}' has a head with fewer slots than {max(least, 2)}, what its policy needs.")
+        spec = replace(spec, heads=heads)
     return spec
 
 
@@ -112,7 +132,12 @@ def _policy(text: str, found: dict[str, str]) -> str:
     if len(named + whole) > 1 or (whole and "window" in found):
         both = (named + whole + ["window"])[:2]
         raise InputError(f"kv='{text}' is {both[0]} and {both[1]} at once; choose one policy.")
-    return named[0] if named else "window" if "window" in found else "full"
+    pools = [c for c in TOKEN_CLASSES[1:] if c in found]
+    if pools and (named or whole):
+        raise InputError(
+            f"kv='{text}' has a pool for {pools[0]} tokens, which goes with a window; leave {named[0]} out."
+        )
+    return named[0] if named else "pools" if pools else "window" if "window" in found else "full"
 
 
 def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
@@ -133,9 +158,9 @@ def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
         raise InputError(f"kv='{text}' keeps no tokens for their rank; give {name} 1 or more, or leave it out.")
     if spec.spare and policy in ("snap", "merge"):
         raise InputError(f"kv='{text}' changes many slots at once and cannot go back; leave spare out.")
-    if policy in _RANKED and spec.positions == "contiguous":
+    if policy in (*_RANKED, "pools") and spec.positions == "contiguous":
         raise InputError(f"kv='{text}' drops from the middle, where positions stay as they are; leave positions out.")
-    if policy == "merge" and (spec.keys or spec.values) not in (0, 32):
+    if policy == "merge" and not {spec.keys, spec.values} <= {0, 32}:
         raise InputError(f"kv='{text}' would round what it merges at every merge; leave keys and values at float32.")
     if "observe" in found and policy not in ("scissorhands", "snap"):
         raise InputError(f"kv='{text}' observes queries, which {policy} does not; leave observe out.")
@@ -166,12 +191,12 @@ def _number(text: str, name: str, value: str) -> int:
     return int(value)
 
 
-def read_heads(path: str) -> tuple[tuple[bool, ...], ...]:
-    """A table of heads: a line a layer, a column a KV head, values from 0.5 on for heads that keep everything
-    (DuoAttention's form). Raises InputError."""
+def read_heads(path: str, budgets: bool) -> tuple[tuple[int, ...], ...]:
+    """A table of heads: a line a layer, a column a KV head. Values from 0.5 on for heads that keep everything
+    (DuoAttention's form), or ``budgets``: slots of each. Raises InputError."""
     try:
         lines = [line.split() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
-        rows = [tuple(float(x) >= 0.5 for x in line) for line in lines]
+        rows = [tuple(int(x) if budgets else int(float(x) >= 0.5) for x in line) for line in lines]
     except (OSError, ValueError) as error:
         raise InputError(f"the table of heads '{path}' cannot be read ({error}); give lines of numbers.") from None
     if not rows or any(len(row) != len(rows[0]) for row in rows):

@@ -66,6 +66,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_prefill": (ctypes.c_int, []),  # hot too
     "rn_cache_bytes": (ctypes.c_int64, [_pointer, _int64s]),
     "rn_init_cache": (ctypes.c_int, [_pointer, _pointer, _int64s, ctypes.c_int]),
+    "rn_cache_class": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64]),
     "rn_rollback": (ctypes.c_int, [_pointer, _pointer, ctypes.c_int64]),
     "rn_cache_read": (ctypes.c_int64, [_pointer, _pointer, ctypes.c_int32, ctypes.c_int32, *(_pointer,) * 4]),
     "rn_cache_drop": (

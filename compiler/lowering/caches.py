@@ -60,19 +60,19 @@ class Caches:
         keys, values = spec.keys or 32, spec.values or 32
         return replace(spec, positions=spec.positions or "absolute", keys=keys, values=values)
 
-    def _heads(self, node: CachedAttend) -> tuple[bool, ...]:
-        """Which KV heads keep everything."""
+    def _heads(self, node: CachedAttend) -> tuple[int, ...]:
+        """What is said of each KV head, as in ``KvSpec``."""
         table = self.rules.heads
         if table is None:
-            return (False,) * node.kv_heads
+            return (0,) * node.kv_heads
         if node.layer >= len(table) or len(table[node.layer]) != node.kv_heads:
             raise NoKernel(f"has {node.kv_heads} KV heads, for which the table of heads has no row")
         return table[node.layer]
 
-    def _shape(self, node: CachedAttend, heads: tuple[bool, ...]) -> CacheShape:
+    def _shape(self, node: CachedAttend, heads: tuple[int, ...]) -> CacheShape:
         rules, rotary = self.rules, node.rotary
         block = cached.block_of(self.module.target)
-        slots = max(rules.most(whole) for whole in heads)
+        slots = max(rules.most(head) for head in heads)
         if node.window:
             slots = min(slots, node.window)
         if rules.policy == "retain" and (len(node.inputs) < 4 or node.inputs[3] is None):
@@ -109,10 +109,10 @@ class Caches:
             return []
         rules = self.rules
         words = [POLICIES.index(rules.policy), POSITIONS.index(rules.positions or ""), sum(map(len, self.heads))]
-        words += [*rules.params, 0, 0, 0]
+        words += [*rules.params, 0, 0, 0, 0]
         for step, shape, kernels in zip(self.steps, self.shapes, self.kernels, strict=True):
             words += self._cache(step.node, shape, kernels, weights, symbols)
-        return words + [int(whole) for heads in self.heads for whole in heads]
+        return words + [head for heads in self.heads for head in heads]
 
     def _cache(
         self, node: CachedAttend, shape: CacheShape, kernels: _Kernels, weights: Weights, symbols: list[Symbol]

@@ -7,27 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runnel.errors import StreamError
-from runnel.kv import PARAMETERS, POLICIES, POSITIONS, KvSpec, chosen
+from runnel.kv import PARAMETERS, POLICIES, POSITIONS, TOKEN_CLASSES, KvSpec, chosen
 from runnel.runtime import native
 
 if TYPE_CHECKING:
     from runnel.runtime.backends.native import NativeProgram
 
-HEAD, CHOICE = 20, 9
+HEAD, CHOICE = 24, 13
 MOST_START = 1 << 44
 
 
 @dataclass(frozen=True)
 class KvFacts:
     """The caches of one stream. spec: what it keeps. position: of its first token. bytes: of all caches. tokens: that
-    were taken. dropped: keys that heads gave up (or merged), all together. layers: for each cache, a tuple a KV head of
-    (slots, how many are kept, dropped)."""
+    were taken. dropped: keys that heads gave up (or merged), all together. token_class: of the tokens that come in.
+    layers: for each cache, a tuple a KV head of (slots, how many are kept, dropped)."""
 
     spec: KvSpec
     position: int
     bytes: int
     tokens: int
     dropped: int
+    token_class: str
     layers: tuple[tuple[tuple[int, int, int], ...], ...]
 
     @property
@@ -45,12 +46,12 @@ def read_facts(program: NativeProgram, state: ctypes.c_void_p | None) -> KvFacts
     words = (ctypes.c_int64 * room)()
     core.rn_cache_words(handle, state, words, room)
     numbers: dict[str, Any] = dict(zip(PARAMETERS, words[1:CHOICE]))
-    spec = KvSpec(POLICIES[words[9]], POSITIONS[words[10]], keys=words[15], values=words[16], **numbers)
+    spec = KvSpec(POLICIES[words[13]], POSITIONS[words[14]], keys=words[18], values=words[19], **numbers)
     layers: dict[int, list[tuple[int, int, int]]] = {}
     for at in range(HEAD, room, 4):
         layers.setdefault(words[at], []).append((words[at + 1], words[at + 2], words[at + 3]))
     held = tuple(tuple(heads) for _, heads in sorted(layers.items()))
-    return KvFacts(spec, words[0], words[14], words[11], words[12], held)
+    return KvFacts(spec, words[0], words[17], words[15], words[16], TOKEN_CLASSES[words[21]], held)
 
 
 def choose(program: NativeProgram, kv: str | None, position: int) -> ctypes.Array[ctypes.c_int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runnel.errors import RunnelError, StreamError
+from runnel.kv import TOKEN_CLASSES
 from runnel.runtime import native
 from runnel.runtime.backends.memory import Lane, Words
 from runnel.runtime.backends.native import NativeProgram, NativeStream
@@ -92,6 +93,12 @@ class CachedStream(NativeStream):
             )
         if code != native.OK:
             raise self.error(code, [])
+
+    def set_class(self, token_class: str) -> None:
+        """What the tokens of the next pushes are: "text", "system", "vision" or "audio". Raises StreamError."""
+        if token_class not in TOKEN_CLASSES:
+            raise StreamError(f"there are no tokens of class '{token_class}'; use one of {', '.join(TOKEN_CLASSES)}.")
+        self._core.rn_cache_class(self.program._handle, self._state, TOKEN_CLASSES.index(token_class))
 
     def read(self, layer: int, head: int) -> Held:
         """What a KV head holds, slot by slot; keys are turned to their positions. Raises StreamError where there is no

@@ -55,7 +55,7 @@ class Attention {
         work_(reinterpret_cast<float*>(step.scratch + step.program.work_at)) {}
 
   int Take(int64_t number) {
-    Arrival frame{number, state_.start + number, 0};
+    Arrival frame{number, state_.start + number, 0, state_.token_class};
     const uint8_t *query = Frame(instruction_.query, number), *key = Frame(instruction_.key, number);
     const uint8_t *value = Frame(instruction_.value, number), *out = Frame(instruction_.out, number);
     if (!query || !key || !value || !out) return RN_BAD_PLAN;
@@ -141,8 +141,8 @@ class Attention {
     } else {
       ++head.dropped;
     }
-    const float extra = head.family == static_cast<int64_t>(Family::kMerge) ? 1.0f : 0.0f;
-    slots.mark(slot) = {frame.position, policy.arrive ? policy.arrive(frame) : 0.0f, extra};
+    slots.mark(slot) = {frame.position, policy.arrive ? policy.arrive(frame) : 0.0f,
+                        policy.extra ? policy.extra(frame) : 0.0f};
     const int32_t words[2] = {h, static_cast<int32_t>(slot)};
     As<StoreKernel>(cache_.store)(key, value, slots.keys(), slots.values(), slots.key_scales(), slots.value_scales(),
                                   words);

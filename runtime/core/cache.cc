@@ -15,6 +15,8 @@ HeadState Describe(const Program& program, const Cache& cache, int32_t head, con
   const bool keeps_all = program.cache_heads[cache.first_head + head] == 1;
   const Family family = keeps_all ? Family::kFull : program.rules.family;
   state.slots = PolicyOf(family).slots(params);
+  const int32_t most = program.cache_heads[cache.first_head + head];
+  if (!keeps_all && most > 1 && most < state.slots) state.slots = most;
   state.sink = family == Family::kFull ? 0 : params[kSink];
   state.family = static_cast<int64_t>(family);
   if (cache.window > 0) {  // the model itself sees no further
@@ -68,6 +70,8 @@ const Policy& PolicyOf(Family family) {
       return kMergePolicy;
     case Family::kExternal:
       return kExternalPolicy;
+    case Family::kPools:
+      return kPoolsPolicy;
     default:
       return kFullPolicy;
   }
@@ -96,6 +100,13 @@ bool TakesParams(const Program& program, const int64_t* params, int64_t start) {
   if (rules.most[kSlots] > 0 && params[kSlots] < 1) return false;
   if (rules.family == Family::kFull || rules.family == Family::kExternal) return true;
   if (params[kWindow] < 1) return false;
+  const bool ranked = rules.family != Family::kWindow;
+  for (int32_t head : program.cache_heads) {
+    // A head with fewer slots has room for the frame that comes in and for one that makes room.
+    if (head > 1 && (rules.family == Family::kPools || head < params[kSink] + (ranked ? params[kWindow] : 0) + 1)) {
+      return false;
+    }
+  }
   if (rules.family == Family::kScissorhands) return params[kObserve] > 0;
   return rules.family != Family::kSnap || (params[kObserve] > 0 && params[kObserve] < params[kWindow]);
 }
@@ -104,7 +115,7 @@ void StartCaches(const Program& program, void* state) {
   CacheState& caches = *CachesOf(program, state);
   HeadState* heads = HeadsOf(program, state);
   ForHeads(program, caches.params, [&](int32_t i, const HeadState& head) { heads[i] = head; });
-  caches.low = 0;
+  caches.low = caches.token_class = 0;
   caches.angle_position[0] = caches.angle_position[1] = -1;
 }
 
@@ -115,6 +126,7 @@ bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int
   CacheState caches;
   memcpy(&caches, bytes + program.rings_end, sizeof caches);
   if (!TakesParams(program, caches.params, caches.start)) return false;
+  if (caches.token_class < 0 || caches.token_class >= kTokenClasses) return false;
   const uint8_t* heads = bytes + program.rings_end + sizeof caches;
   bool same = CacheStateBytes(program, caches.params) == size;
   const int64_t end = ForHeads(program, caches.params, [&](int32_t i, const HeadState& is) {

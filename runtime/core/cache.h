@@ -36,8 +36,9 @@ static_assert(sizeof(HeadState) == 96, "part of a state's layout");
 struct CacheState {
   int64_t start;  // position of the stream's frame 0
   int64_t params[kCacheParams];
-  int64_t low;  // the first frame that the stream can go back to, where that is not too long ago
-  int64_t zero[2];
+  int64_t low;          // the first frame that the stream can go back to, where that is not too long ago
+  int64_t token_class;  // of the frames that come in
+  int64_t zero[5];
   int64_t angle_position[2];  // of the angles that are kept, -1: none
   int64_t angle_table[2];
 };
@@ -61,6 +62,9 @@ inline HeadState* HeadsOf(const Program& program, void* state) {
 inline float* AnglesOf(const Program& program, void* state) {
   return reinterpret_cast<float*>(HeadsOf(program, state) + program.cache_heads.size);
 }
+
+// What frames are: text and what else has a pool of slots.
+constexpr int64_t kTokenClasses = 4;
 
 // Whether a policy changes one slot at a time, so that a stream can go back.
 bool GoesBack(const Program& program);

@@ -41,7 +41,7 @@ int rn_init_cache(const rn_program* program, void* state, const int64_t* choice,
 int64_t rn_state_size(const void* state) { return static_cast<const StateHeader*>(state)->bytes; }
 
 int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room) {
-  constexpr int64_t kHead = 20;
+  constexpr int64_t kHead = 24;
   const int64_t needed = program->caches.size ? kHead + int64_t{program->cache_heads.size} * 4 : 0;
   if (!words || room < needed || needed == 0) return needed;
   runnel::CacheState caches = {};
@@ -50,13 +50,14 @@ int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* wo
   memset(words, 0, kHead * sizeof(int64_t));
   words[0] = caches.start;
   memcpy(words + 1, caches.params, sizeof caches.params);
-  words[9] = static_cast<int64_t>(program->rules.family);
-  words[10] = static_cast<int64_t>(program->rules.positions);
-  words[11] = state ? static_cast<const StateHeader*>(state)->t : 0;
-  words[14] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
-  words[15] = program->caches[0].key_bits;
-  words[16] = program->caches[0].value_bits;
-  words[17] = program->cache_heads.size;
+  words[13] = static_cast<int64_t>(program->rules.family);
+  words[14] = static_cast<int64_t>(program->rules.positions);
+  words[15] = state ? static_cast<const StateHeader*>(state)->t : 0;
+  words[17] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
+  words[18] = program->caches[0].key_bits;
+  words[19] = program->caches[0].value_bits;
+  words[20] = program->cache_heads.size;
+  words[21] = caches.token_class;
   int64_t* next = words + kHead;
   const runnel::HeadState* heads = state ? runnel::HeadsOf(*program, const_cast<void*>(state)) : nullptr;
   for (int32_t c = 0; c < program->caches.size; ++c) {
@@ -66,10 +67,18 @@ int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* wo
       next[1] = heads ? heads[head].slots : runnel::MostSlots(*program, program->caches[c], caches.params);
       next[2] = heads ? heads[head].count : 0;
       next[3] = heads ? heads[head].dropped : 0;
-      words[12] += next[3];
+      words[16] += next[3];
     }
   }
   return needed;
+}
+
+int rn_cache_class(const rn_program* program, void* state, int64_t token_class) {
+  if (!program || !runnel::Aligned(state) || !program->caches.size) return RN_BAD_ARGUMENT;
+  if (token_class < 0 || token_class >= runnel::kTokenClasses) return RN_BAD_ARGUMENT;
+  if (!runnel::IsStateOf(*program, *static_cast<const StateHeader*>(state))) return RN_BAD_STATE;
+  runnel::CachesOf(*program, state)->token_class = token_class;
+  return RN_OK;
 }
 
 int rn_rollback(const rn_program* program, void* state, int64_t frames) {

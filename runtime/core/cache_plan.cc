@@ -38,7 +38,7 @@ bool Decoder::ReadCaches() {
   }
   const int64_t heads_at = caches_at_ + kCacheRuleWords + header_.caches * kCacheWords;
   for (int64_t h = 0; h < header_.cache_heads; ++h) {
-    if (!In(Word(heads_at + h), 0, 1)) return FailWith(RN_UNSUPPORTED, "a head of a cache is of an unknown kind");
+    if (!In(Word(heads_at + h), 0, kMostSlots)) return Fail("a head of a cache has an impossible number of slots");
     program_->cache_heads[h] = static_cast<int32_t>(Word(heads_at + h));
   }
   int64_t heads = 0;

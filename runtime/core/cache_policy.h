@@ -11,6 +11,7 @@ namespace runnel {
 struct Arrival {
   int64_t number, position;
   float retain;
+  int64_t token_class;
 };
 
 struct Policy {
@@ -20,15 +21,17 @@ struct Policy {
   int64_t (*slot)(const Slots& slots, const Arrival& frame, const int64_t* params);
   // What a frame is ranked by when it comes in; null: 0.
   float (*arrive)(const Arrival& frame);
+  // What else its mark begins with; null: 0.
+  float (*extra)(const Arrival& frame);
   // After attention; mass: for each slot, the sum of its weights over the query heads, of which there are `group`.
   // Null: nothing to do.
   void (*attended)(const Slots& slots, const Arrival& frame, const int64_t* params, const float* mass, int64_t group);
 };
 
 extern const Policy kFullPolicy, kWindowPolicy, kHeavyPolicy, kScissorhandsPolicy, kRetainPolicy, kSnapPolicy,
-    kMergePolicy, kExternalPolicy;
+    kMergePolicy, kExternalPolicy, kPoolsPolicy;
 
-constexpr int64_t kMostFamily = 7;
+constexpr int64_t kMostFamily = 8;
 
 const Policy& PolicyOf(Family family);
 

@@ -15,7 +15,7 @@ constexpr int64_t kCallWords = 10, kOperandWords = 6;
 constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
-constexpr int64_t kCacheRuleWords = 12;
+constexpr int64_t kCacheRuleWords = 16;
 constexpr int64_t kCacheWords = 24;
 
 struct Header {

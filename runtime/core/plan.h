@@ -136,8 +136,8 @@ struct Instruction {
 };
 
 // What a stream chooses of its caches, within what the plan allows.
-enum CacheParam { kSlots, kSink, kWindow, kHeavy, kObserve, kSpare, kCacheParams = 8 };
-enum class Family : int32_t { kFull, kWindow, kHeavy, kScissorhands, kRetain, kSnap, kMerge, kExternal };
+enum CacheParam { kSlots, kSink, kWindow, kHeavy, kObserve, kSpare, kSystem, kVision, kAudio, kCacheParams = 12 };
+enum class Family : int32_t { kFull, kWindow, kHeavy, kScissorhands, kRetain, kSnap, kMerge, kExternal, kPools };
 enum class Positions : int32_t { kAbsolute = 0, kContiguous = 1 };
 
 // Keys and values of one attention (docs/kv.md). Kernels have fixed arguments.
@@ -220,7 +220,7 @@ struct Program {
   int32_t works;                   // calls and copies among them
   Span<Instruction> prefill;       // of the second: what states need and outputs do not; none: empty
   Span<Cache> caches;
-  Span<int32_t> cache_heads;  // for each head of each cache: 1 keeps all, 0 as the rules say
+  Span<int32_t> cache_heads;  // for each head of each cache: 1 keeps all, 0 as the rules say, else its slots at most
   CacheRules rules;
   int64_t angle_pairs;  // the most of a cache
   int64_t most_slots;   // of a head

@@ -4,10 +4,7 @@
 namespace runnel {
 
 const Policy kExternalPolicy = {
-    kFullPolicy.slots,
-    kFullPolicy.slot,
-    nullptr,
-    kHeavyPolicy.attended,
+    kFullPolicy.slots, kFullPolicy.slot, nullptr, nullptr, kHeavyPolicy.attended,
 };
 
 }  // namespace runnel

@@ -8,6 +8,7 @@ const Policy kFullPolicy = {
     [](const Slots& slots, const Arrival&, const int64_t*) { return slots.count(); },
     nullptr,
     nullptr,
+    nullptr,
 };
 
 }  // namespace runnel

@@ -24,6 +24,7 @@ const Policy kHeavyPolicy = {
       return slots.count() < slots.head().slots ? slots.count() : LowestRank(slots, frame, params[kWindow]);
     },
     nullptr,
+    nullptr,
     [](const Slots& slots, const Arrival&, const int64_t*, const float* mass, int64_t) {
       for (int64_t s = 0; s < slots.count(); ++s) AddMass(slots.mark(s), mass[s]);
     },

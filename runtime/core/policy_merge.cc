@@ -31,6 +31,7 @@ const Policy kMergePolicy = {
       return lowest;
     },
     nullptr,
+    [](const Arrival&) { return 1.0f; },
     [](const Slots& slots, const Arrival&, const int64_t*, const float* mass, int64_t) {
       for (int64_t s = 0; s < slots.count(); ++s) slots.mark(s).mass += mass[s];
     },

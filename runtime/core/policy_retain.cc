@@ -5,10 +5,7 @@
 namespace runnel {
 
 const Policy kRetainPolicy = {
-    kHeavyPolicy.slots,
-    kHeavyPolicy.slot,
-    [](const Arrival& frame) { return frame.retain; },
-    nullptr,
+    kHeavyPolicy.slots, kHeavyPolicy.slot, [](const Arrival& frame) { return frame.retain; }, nullptr, nullptr,
 };
 
 }  // namespace runnel

@@ -8,6 +8,7 @@ const Policy kScissorhandsPolicy = {
     kHeavyPolicy.slots,
     kHeavyPolicy.slot,
     nullptr,
+    nullptr,
     [](const Slots& slots, const Arrival&, const int64_t* params, const float* mass, int64_t group) {
       const float keep = 1.0f - 1.0f / static_cast<float>(params[kObserve]);
       const float average = static_cast<float>(group) / static_cast<float>(slots.count());

@@ -60,9 +60,12 @@ void Compress(const Slots& slots, int64_t heavy, int64_t recent) {
 const Policy kSnapPolicy = {
     [](const int64_t* params) { return params[kSink] + params[kHeavy] + params[kWindow]; },
     [](const Slots& slots, const Arrival&, const int64_t* params) {
-      if (slots.count() == slots.head().slots) Compress(slots, params[kHeavy], params[kObserve]);
+      if (slots.count() == slots.head().slots) {
+        Compress(slots, slots.count() - slots.head().sink - params[kWindow], params[kObserve]);
+      }
       return slots.count();
     },
+    nullptr,
     nullptr,
     [](const Slots& slots, const Arrival&, const int64_t* params, const float* mass, int64_t) {
       if (slots.head().slots - slots.count() >= params[kObserve]) return;

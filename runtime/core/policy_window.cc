@@ -11,6 +11,7 @@ const Policy kWindowPolicy = {
     },
     nullptr,
     nullptr,
+    nullptr,
 };
 
 }  // namespace runnel

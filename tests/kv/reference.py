@@ -28,6 +28,7 @@ class Slot:
     mass: float = 0.0
     frames: int = 1
     code: np.ndarray | None = None
+    kind: str = ""
 
 
 @dataclass
@@ -77,6 +78,8 @@ class Reference:
     ) -> None:  # fmt: skip
         self.node, self.spec, self.start = node, spec, start
         self.whole = spec.slots or max_frames
+        self.kind = "text"
+        """The class of the tokens that come in."""
         self.heads = [Head() for _ in range(node.kv_heads)]
         self.frames = 0
 
@@ -107,7 +110,7 @@ class Reference:
                 w = self._softmax(row, scores)
                 weights.append(w)
                 out[row] = sum((a * s.value for a, s in zip(w, head.slots, strict=True)), np.zeros(node.value_dim))
-            self._attended(head, np.sum(weights, axis=0))
+            self._attended(h, head, np.sum(weights, axis=0))
         self.frames += 1
         return out
 
@@ -142,20 +145,32 @@ class Reference:
     def _keep(self, h: int, head: Head, slot: Slot, number: int, retain: float) -> None:
         spec, node = self.spec, self.node
         policy = spec.policy
-        if policy == "full" or (spec.heads is not None and spec.heads[node.layer][h]):
+        table = 0 if spec.heads is None else spec.heads[node.layer][h]
+        if policy == "full" or table == 1:
             policy, sink, most = "full", 0, self.whole
         else:
-            sink, most = spec.sink, spec.sink + spec.heavy + spec.window
+            sink, most = spec.sink, spec.most(table)
         if node.window:
             policy, sink, most = "window", 0, min(most, node.window)
+        slot.kind = self.kind if policy == "pools" else ""
         slot.mass = retain if policy == "retain" else 0.0
         if len(head.slots) == most and policy == "snap":
-            self._compress(head, sink)
+            self._compress(head, sink, most - sink - spec.window)
+        if policy == "pools" and number >= sink:
+            pools = {"text": spec.window, "system": spec.system, "vision": spec.vision, "audio": spec.audio}
+            own = [
+                s
+                for s in head.slots[sink:]
+                if (s.kind if pools[s.kind] else "text") == (slot.kind if pools[slot.kind] else "text")
+            ]
+            most = len(head.slots) + int(len(own) < (pools[slot.kind] or spec.window))
         if len(head.slots) < most:
             head.slots.append(slot)
             return
         assert policy != "full", "a cache that keeps everything is full"
-        if policy == "window":
+        if policy == "pools":
+            victim = head.slots.index(min(own, key=lambda s: s.position))
+        elif policy == "window":
             victim = sink + (number - sink) % (most - sink)
         else:
             others = [s for s in head.slots[sink:] if s.position <= slot.position - spec.window]
@@ -166,25 +181,26 @@ class Reference:
         head.dropped.append(head.slots[victim].position)
         head.slots[victim] = slot
 
-    def _compress(self, head: Head, sink: int) -> None:
+    def _compress(self, head: Head, sink: int, heavy: int) -> None:
         """SnapKV: the latest ``observe`` stay, and of the others those with most votes, means of five neighbours."""
         order = sorted(head.slots[sink:], key=lambda s: s.position)
         votes = [sum(s.mass for s in order[max(0, i - 2) : i + 3]) / 5 for i in range(len(order))]
         candidates = list(range(len(order) - self.spec.observe))
-        kept = sorted(candidates, key=lambda i: (votes[i], i))[len(candidates) - self.spec.heavy :]
+        kept = sorted(candidates, key=lambda i: (votes[i], i))[len(candidates) - heavy :]
         gone = {id(order[i]) for i in candidates if i not in kept}
         head.dropped += [s.position for s in order if id(s) in gone]
         head.slots = [s for s in head.slots if id(s) not in gone]
         for slot in head.slots:
             slot.mass = 0.0
 
-    def _attended(self, head: Head, mass: np.ndarray) -> None:
+    def _attended(self, h: int, head: Head, mass: np.ndarray) -> None:
         """mass: what the query heads gave each slot, together."""
         spec, count = self.spec, len(head.slots)
+        most = spec.most(0 if spec.heads is None else spec.heads[self.node.layer][h])
         group = self.node.heads // self.node.kv_heads
         if spec.policy == "retain":
             return
-        if spec.policy == "snap" and spec.sink + spec.heavy + spec.window - count >= spec.observe:
+        if spec.policy == "snap" and most - count >= spec.observe:
             return
         for slot, more in zip(head.slots, mass, strict=True):
             if spec.policy == "scissorhands":

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attention import Attention, cut, deviation, expected, rope, streamed
+from reference import Reference
 
+import runnel
+from runnel.kv import parse
 from runnel.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
@@ -81,3 +84,33 @@ def test_heavy_hitters_stay() -> None:
     window = streamed(attention.program("window=12").stream(), x)
     assert heavy[:, -1].min() > 0.9
     assert np.abs(window[:, -1]).max() == 0
+
+
+def test_pools_of_classes_do_not_push_each_other_out() -> None:
+    attention, kv = model("pools"), "sink=2,window=6,system=3,vision=8"
+    stream, x = attention.program(kv).stream(position=2**24 - 8), attention.inputs(60, 4)
+    reference = Reference(attention.node, parse(kv), 2**24 - 8)
+    got, wanted = [], []
+    for n in range(60):
+        kind = "system" if n < 5 else "vision" if n % 7 < 4 else "audio" if n % 7 == 4 else "text"
+        stream.set_class(kind)
+        reference.kind = kind
+        if n == 31:
+            stream = stream.clone()
+        got.append(streamed(stream, cut(x, n, n + 1)))
+        wanted.append(reference.step(x["q"][0, :, n], x["k"][0, :, n], x["v"][0, :, n])[:, None])
+    assert deviation(np.concatenate(got, axis=1), np.concatenate(wanted, axis=1)) < BOUND
+    assert stream.kv.layers[0][0][1] == 2 + 6 + 3 + 8
+    assert stream.kv.token_class == "text" or stream.kv.token_class == kind
+    with pytest.raises(runnel.StreamError, match="class"):
+        stream.set_class("smell")
+
+
+@pytest.mark.parametrize("kv", ["sink=2,window=9", "heavy=8,window=4", "snap=7,window=5,observe=2"])
+def test_budgets_of_each_head(tmp_path: Path, kv: str) -> None:
+    table = tmp_path / "budgets.tsv"
+    table.write_text("7 12\n")
+    attention = model(kv)
+    stream, x = attention.program(f"{kv},budgets={table}").stream(), attention.inputs(50, 2)
+    assert deviation(streamed(stream, x), expected(attention, f"{kv},budgets={table}", x, 0)[0]) < BOUND
+    assert [slots for slots, _, _ in stream.kv.layers[0]] == [7, min(12, parse(kv).most(0))]

@@ -13,7 +13,7 @@ GOOD = (
     "full", "full=4096", "window=512", "sink=4,window=512", "sink=4,window=512,positions=contiguous",
     "window=8,keys=int8,values=int4", "heavy=8,window=8", "scissorhands=8,window=8,observe=30",
     "snap=8,window=9,observe=3", "retain=scores,budget=8,window=9", "merge=8,window=9,sink=1", "external=32",
-    "window=8,spare=3",
+    "window=8,spare=3", "sink=2,window=8,system=3,vision=20",
 )  # fmt: skip
 
 
@@ -51,6 +51,8 @@ def test_what_is_meant_is_said_again(text: str) -> None:
         ("snap=8,window=4,observe=4", "fit its window"),
         ("heads=none.tsv,full=9,window=3", "cannot be read"),
         ("heads=none.tsv,window=3", "two kinds"),
+        ("heavy=3,window=3,vision=4", "pool for vision"),
+        ("full,budgets=none.tsv", "budgets a head"),
     ],
 )
 def test_one_sentence_for_what_means_nothing(text: str, says: str) -> None:
@@ -77,7 +79,7 @@ def test_a_choice_stays_within_what_was_compiled(text: str, says: str) -> None:
 def test_tables_of_heads(tmp_path: Path) -> None:
     table = tmp_path / "heads.tsv"
     table.write_text("0.9\t0.1\n0.2\t0.7\n")
-    assert parse(f"heads={table},full=9,window=3").heads == ((True, False), (False, True))
+    assert parse(f"heads={table},full=9,window=3").heads == ((1, 0), (0, 1))
     table.write_text("1 0\n1\n")
     with pytest.raises(runnel.InputError, match="unlike length"):
         parse(f"heads={table},full=9,window=3")

@@ -142,21 +142,23 @@ RN_API int rn_has_prefill(const rn_program* program);
 RN_API int rn_prefill(rn_workers* workers, const rn_program* program, void* state, void* scratch,
                       const void* const* inputs, int64_t frames, int64_t first, int nonfinite);
 
-// Caches of keys and values (docs/kv.md). choice: 9 words, the position of the stream's first frame, then slots, sinks,
-// window, heavy, observed, spare, 0, 0; -1 is the most that the plan allows.
-// Bytes of a state with this choice; -1 where the plan does not allow it, or has no caches. rn_state_bytes is what the
-// most takes, which is also what rn_init chooses.
+// Caches of keys and values (docs/kv.md). choice: 13 words, the position of the stream's first frame, then slots,
+// sinks, window, heavy, observed, spare, system, vision, audio, 0, 0, 0; -1 is the most that the plan allows. Bytes of
+// a state with this choice; -1 where the plan does not allow it, or has no caches. rn_state_bytes is what the most
+// takes, which is also what rn_init chooses.
 RN_API int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice);
 // rn_init with a choice, for a state of rn_cache_bytes.
 RN_API int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison);
 // Bytes of a state block.
 RN_API int64_t rn_state_size(const void* state);
-// The choice (9 words), policy, positions, frames taken, KV pairs dropped by all heads, 0, bytes of the caches, bits of
-// a key's and a value's element, heads, 0, 0; then for each KV head: its cache, its slots, how many are kept, frames
-// dropped. A null state stands for one at its start with the most of all. Returns how many words there are, and writes
-// none where `room` is too small; 0: the plan has no caches.
+// The choice (13 words), policy, positions, frames taken, keys dropped by all heads, bytes of the caches, bits of a
+// key's and a value's element, heads, class of the frames that come in, 0, 0; then for each KV head: its cache, its
+// slots, how many are kept, frames dropped. A null state stands for one at its start with the most of all. Returns how
+// many words there are, and writes none where `room` is too small; 0: the plan has no caches.
 RN_API int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* words, int64_t room);
 
+// What the frames of the next pushes are: 0 text, 1 system, 2 vision, 3 audio.
+RN_API int rn_cache_class(const rn_program* program, void* state, int64_t token_class);
 // Takes the latest frames back, as if they had never come: at most as many as the stream's spare, and those it took
 // back since count against that. RN_BAD_ARGUMENT: more than it can; RN_UNSUPPORTED: the program keeps other things than
 // caches.
