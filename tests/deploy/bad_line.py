@@ -15,15 +15,14 @@ from pathlib import Path
 
 class BadLine:
     """A board with a login shell behind a tty. drop, flip: how likely each byte is lost or changed. delay: seconds that
-    some bytes wait, their order kept. cut_after: bytes to the board after which the line goes dead."""
+    some bytes wait, their order kept. cut: nothing goes through. lost: bytes that were dropped or changed."""
 
     def __init__(
         self, home: Path, drop: float = 0, flip: float = 0, delay: float = 0, seed: int = 0,
         shell: list[str] | None = None, path: str | None = None,
     ) -> None:  # fmt: skip
         self.drop, self.flip, self.delay, self.random = drop, flip, delay, random.Random(seed)
-        self.cut_after: int | None = None
-        self.sent = 0
+        self.cut, self.lost = False, 0
         far, self._far_end = pty.openpty()
         near, near_end = pty.openpty()
         tty.setraw(near_end)
@@ -36,13 +35,13 @@ class BadLine:
         )  # fmt: skip
         self._running = True
         self._threads = [
-            threading.Thread(target=self._carry, args=(near, far, True), daemon=True),
-            threading.Thread(target=self._carry, args=(far, near, False), daemon=True),
+            threading.Thread(target=self._carry, args=(near, far), daemon=True),
+            threading.Thread(target=self._carry, args=(far, near), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
-    def _carry(self, source: int, sink: int, to_board: bool) -> None:
+    def _carry(self, source: int, sink: int) -> None:
         while self._running:
             ready, _, _ = select.select([source], [], [], 0.05)
             if not ready:
@@ -51,10 +50,8 @@ class BadLine:
                 data = os.read(source, 512)
             except OSError:
                 return
-            if to_board:
-                self.sent += len(data)
-                if self.cut_after is not None and self.sent > self.cut_after:
-                    continue
+            if self.cut:
+                continue
             data = self._spoiled(data)
             if self.delay and self.random.random() < 0.1:
                 time.sleep(self.random.random() * self.delay)
@@ -69,6 +66,7 @@ class BadLine:
         out = bytearray()
         for octet in data:
             chance = self.random.random()
+            self.lost += chance < self.drop + self.flip
             if chance < self.drop:
                 continue
             out.append(octet ^ 1 << self.random.randrange(8) if chance < self.drop + self.flip else octet)

@@ -20,6 +20,8 @@ MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x0
 MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 CPUINFO = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics asimdrdm asimddp\n" \
           "CPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"  # fmt: skip
+# The services of this machine are none of the tests' business: the user is not root, and has no service manager.
+OWN = {"id": "#!/bin/sh\necho 1000\n", "systemctl": "#!/bin/sh\nexit 1\n", "loginctl": "#!/bin/sh\n"}
 ENTER = """set -e
 mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 printf '%s' ':arm:M::{magic}:{mask}:{qemu}:FP' > /proc/sys/fs/binfmt_misc/register
@@ -67,8 +69,8 @@ def arm_root(folder: Path) -> list[str]:
     for device in ("null", "zero", "urandom"):
         (root / "dev" / device).touch()
     shutil.copy(apt_busybox(folder / "apt"), root / "bin" / "busybox")
-    for name in ("sh", "uname", "cat", "sed", "cut", "tr", "grep", "head", "tail", "mkdir", "rm", "mv", "wc", "chmod",
-                 "ls", "stty", "printf", "cksum", "getconf", "test", "[", "sleep", "dd", "df", "kill"):  # fmt: skip
+    for name in ("sh", "id", "uname", "cat", "sed", "cut", "tr", "grep", "head", "tail", "mkdir", "rm", "mv", "wc",
+                 "chmod", "ls", "stty", "printf", "cksum", "getconf", "test", "[", "sleep", "dd", "df", "kill"):  # fmt: skip
         (root / "bin" / name).symlink_to("busybox")
     (root / "cpuinfo").write_text(CPUINFO)
     script = folder / "enter.sh"
@@ -95,7 +97,9 @@ class Sshd:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         inside = " ".join(enter) + ' "$SSH_ORIGINAL_COMMAND"' if enter else 'sh -c "$SSH_ORIGINAL_COMMAND"'
-        (folder / "far").write_text(f"#!/bin/sh\nexport HOME={home}\ncd {home} && exec {inside}\n")
+        (folder / "far").write_text(
+            f"#!/bin/sh\nexport HOME={home} PATH={home}/bin:$PATH\ncd {home} && exec {inside}\n"
+        )
         (folder / "far").chmod(0o755)
         (folder / "authorized").write_text((folder / "user.pub").read_text())
         (folder / "sshd_config").write_text(

@@ -18,8 +18,11 @@ from runnel.errors import InputError
 
 PART = 768  # bytes of a file that are sent at once: as text they fit what a tty keeps for a slow reader
 LINE = 200  # characters of a line of them
+LEAST_PART = 96
 TRIES = 12
-SECONDS = 3.0  # that a command may take before it is sent again
+SCRIPT_SECONDS = 180.0
+MOST_FAILURES = 60  # of parts in a row
+PATIENCE, SECONDS = 1.0, 5.0  # that a command may take before it is sent again, at first and later
 _LOGIN = re.compile(rb"(?:login|[Pp]assword|Username): ?\Z")
 _POLYNOMIAL = 0x04C11DB7
 
@@ -76,6 +79,7 @@ class Shell:
     def __init__(self, port: Exchange, baud: int) -> None:
         self._port, self._baud = port, baud
         self._heard = b""
+        self._failures = 0
         self._count = random.SystemRandom().randrange(1 << 20)
 
     def said(self) -> str:
@@ -104,9 +108,12 @@ class Shell:
         )
 
     def run(self, command: str, seconds: float = SECONDS) -> str:
-        """What a command prints. It may be run more than once, and has no single quotes. Raises InputError."""
-        for _ in range(TRIES):
-            if (said := self._try(command, seconds)) is not None:
+        """What a command prints. It may be run more than once, and has no single quotes. Raises InputError.
+
+        seconds: that it may take on a slow board.
+        """
+        for turn in range(TRIES):
+            if (said := self._try(command, seconds if turn > 1 else min(seconds, PATIENCE))) is not None:
                 return said
             self._send(b"\x03\n")
             self._wait(None, 0.2)
@@ -117,7 +124,14 @@ class Shell:
         room = f"/tmp/runnel-{self._count:x}-{random.SystemRandom().getrandbits(32):08x}"
         try:
             self.bring(text.encode(), room, "script", lambda stage, fraction=None: None)
-            self.run(f"sh {room}/script > {room}/said 2>/dev/null; :", 60)
+            # Once, however often the command has to be sent, and where an interrupt of the line does not reach it.
+            self.run(f"cd {room} && {{ mkdir once && ( ( sh ./script > said; : > done ) & ) }} 2>/dev/null </dev/null; "
+                     "cd - >/dev/null")  # fmt: skip
+            until = time.monotonic() + SCRIPT_SECONDS
+            while self.run(f"[ -f {room}/done ] && echo yes; :") != "yes":
+                if time.monotonic() > until:
+                    raise InputError(f"the board behind {self._port.name} takes too long for a script; look at it.")
+                time.sleep(0.05)
             wanted = self.run(f"cksum < {room}/said").strip()
             for _ in range(TRIES):
                 said = self.run(f"cat {room}/said", 30).encode()
@@ -134,42 +148,54 @@ class Shell:
         if self.run(f"cksum < {place} 2>/dev/null; :").strip() == cksum(data):
             return
         self.run(f'mkdir -p "{folder}"')
-        parts = [data[at : at + PART] for at in range(0, len(data), PART)]
         listed = self.run(f'for p in "{part}"*; do [ -f "$p" ] && echo "${{p##*.}} $(cksum < "$p")"; done; :', 60)
-        there = {line.strip() for line in listed.splitlines()}
-        missing = [i for i, one in enumerate(parts) if f"{i} {cksum(one)}" not in there]
-        begun = time.monotonic()
-        for done, i in enumerate(missing):
-            self._part(parts[i], f'"{part}{i}"')
-            left = (time.monotonic() - begun) / (done + 1) * (len(missing) - done - 1)
-            progress(f"sending the agent, {left:.0f} s left", (done + 1) / len(missing))
-        joined = (f'i=0; while [ $i -lt {len(parts)} ]; do cat "{part}$i"; i=$((i+1)); done > "{part}whole"; '
-                  f'cksum < "{part}whole"')  # fmt: skip
-        if self.run(joined, 60).strip() != cksum(data):
+        there = _usable(data, listed)
+        spoiled = [place for place in re.findall(r"^(\d{10}) ", listed, re.M) if int(place) not in there]
+        for at in range(0, len(spoiled), 16):
+            self.run("rm -f " + " ".join(f'"{part}{place}"' for place in spoiled[at : at + 16]))
+        begun, first, at, size = time.monotonic(), sum(there.values()), 0, PART
+        while at < len(data):
+            if at in there:
+                at += there[at]
+                continue
+            stop = min([at + size, len(data), *(other for other in there if other > at)])
+            if self._part(data[at:stop], f'"{part}{at:010d}"'):
+                at, size = stop, min(2 * size, PART)
+            elif size > LEAST_PART:
+                size //= 2  # a shorter one has a better chance
+            elif not self._try("true", SECONDS):
+                self.wake()
+            done = at - first or 1
+            left = (time.monotonic() - begun) / done * (len(data) - at)
+            progress(f"sending {name}, {left:.0f} s left", at / len(data))
+        if self.run(f'cat "{part}"0* > "{part}whole"; cksum < "{part}whole"', 60).strip() != cksum(data):
             self.run(f'rm -f "{part}"*')
             raise InputError(f"{name} did not reach the board whole; look whether its disk is full, and push again.")
         self.run(f'[ -f {place} ] || {{ chmod 755 "{part}whole" && mv -f "{part}whole" {place}; }}; rm -f "{part}"*')
 
     def start(self, command: str, folder: str) -> None:
         """Starts a program that takes the line."""
-        self._send(self._guarded(f'cd "{folder}" && {command}'))
+        self._send(self._guarded(f'(cd "{folder}" && exec {command})'))
         self._wait(None, 0.2)
 
-    def _part(self, data: bytes, place: str) -> None:
-        lines = _cut(escaped(data))
-        body = "".join(f"#{line}\n" for line in lines) + ".\n"
+    def _part(self, data: bytes, place: str) -> bool:
+        """Sends some bytes once; whether they arrived whole. Raises InputError where nothing arrives for long."""
+        body = "".join(f"#{line}\n" for line in _cut(escaped(data))) + ".\n"
         loop = (f'echo "run""nel-go"; while IFS= read -r a && [ "$a" != . ]; do printf %b "${{a#?}}"; done > {place}; '
                 f"cksum < {place}")  # fmt: skip
-        for _ in range(TRIES):
-            mark = self._ask(loop)
-            if self._wait(b"runnel-go", SECONDS):
-                self._send(body.encode())
-                answer = self._answer(mark, SECONDS + 20 * len(body) / self._baud)
-                if answer is not None and answer.split("runnel-go")[-1].strip() == cksum(data):
-                    return
-            self._send(b"\n.\n\x03\n")
-            self._wait(None, 0.2)
-        raise InputError(f"the line {self._port.name} is too bad, or the board's disk is full; check both.")
+        mark = self._ask(loop)
+        if self._wait(b"runnel-go", PATIENCE):
+            self._send(body.encode())
+            answer = self._answer(mark, PATIENCE + 20 * len(body) / self._baud)
+            if answer is not None and answer.split("runnel-go")[-1].strip() == cksum(data):
+                self._failures = 0
+                return True
+        self._failures += 1
+        if self._failures > MOST_FAILURES:
+            raise InputError(f"the line {self._port.name} is too bad, or the board's disk is full; check both.")
+        self._send(b"\n.\n\x03\n")
+        self._wait(None, 0.1)
+        return False
 
     def _try(self, command: str, seconds: float) -> str | None:
         return self._answer(self._ask(command), seconds)
@@ -211,6 +237,17 @@ class Shell:
             if mark is None and not part:
                 return False
         return True
+
+
+def _usable(data: bytes, listed: str) -> dict[int, int]:
+    """Parts on the board that belong to a file: their sizes by where they begin, none over another."""
+    there: dict[int, int] = {}
+    end = 0
+    for place, crc, size in sorted(match.groups() for match in re.finditer(r"^(\d{10}) (\d+) (\d+)$", listed, re.M)):
+        at, stop = int(place), int(place) + int(size)
+        if end <= at < stop and cksum(data[at:stop]) == f"{crc} {size}":
+            there[at], end = int(size), stop
+    return there
 
 
 def _cut(text: str) -> list[str]:
