@@ -69,8 +69,8 @@ def arm_root(folder: Path) -> list[str]:
     for device in ("null", "zero", "urandom"):
         (root / "dev" / device).touch()
     shutil.copy(apt_busybox(folder / "apt"), root / "bin" / "busybox")
-    for name in ("sh", "id", "uname", "cat", "sed", "cut", "tr", "grep", "head", "tail", "mkdir", "rm", "mv", "wc",
-                 "chmod", "ls", "stty", "printf", "cksum", "getconf", "test", "[", "sleep", "dd", "df", "kill"):  # fmt: skip
+    for name in ("sh", "id", "uname", "cat", "sed", "cut", "tr", "grep", "head", "tail", "mkdir", "rm", "mv",
+                 "wc", "chmod", "stty", "printf", "cksum", "getconf", "test", "[", "sleep", "dd", "kill"):  # fmt: skip
         (root / "bin" / name).symlink_to("busybox")
     (root / "cpuinfo").write_text(CPUINFO)
     script = folder / "enter.sh"
@@ -97,9 +97,12 @@ class Sshd:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         inside = " ".join(enter) + ' "$SSH_ORIGINAL_COMMAND"' if enter else 'sh -c "$SSH_ORIGINAL_COMMAND"'
-        (folder / "far").write_text(
-            f"#!/bin/sh\nexport HOME={home} PATH={home}/bin:$PATH\ncd {home} && exec {inside}\n"
-        )
+        (home / "bin").mkdir(exist_ok=True)
+        for name, text in OWN.items():
+            (home / "bin" / name).write_text(text)
+            (home / "bin" / name).chmod(0o755)
+        path = f"export HOME={home} PATH={home}/bin:$PATH"
+        (folder / "far").write_text(f"#!/bin/sh\n{path}\ncd {home} && exec {inside}\n")
         (folder / "far").chmod(0o755)
         (folder / "authorized").write_text((folder / "user.pub").read_text())
         (folder / "sshd_config").write_text(

@@ -20,6 +20,7 @@ PART = 768  # bytes of a file that are sent at once: as text they fit what a tty
 LINE = 200  # characters of a line of them
 LEAST_PART = 96
 TRIES = 12
+FREE = b"\x11\x03\n"  # go on where the line was stopped, give up what runs, a new line
 SCRIPT_SECONDS = 180.0
 MOST_FAILURES = 60  # of parts in a row
 PATIENCE, SECONDS = 1.0, 5.0  # that a command may take before it is sent again, at first and later
@@ -91,7 +92,7 @@ class Shell:
     def wake(self) -> None:
         """Looks for a shell and makes it a quiet POSIX one."""
         for turn in range(TRIES):
-            self._send(b"\x03\n" if turn else b"\n")
+            self._send(FREE if turn else b"\n")
             self._send(b"exec sh\n")
             self._wait(None, 0.3)
             if _LOGIN.search(self._heard.rstrip(b"\r\n")):
@@ -99,7 +100,9 @@ class Shell:
                     f"the board behind {self._port.name} asks for a login; log in there with a terminal program, "
                     "leave it, and push again."
                 )
-            self._send(b"stty -echo 2>/dev/null; PS1=; PS2=; unset PROMPT_COMMAND; set +o history 2>/dev/null\n")
+            # A byte that was changed to one of these would end the shell or stop the line.
+            self._send(b"stty -echo -ixon eof undef susp undef quit undef 2>/dev/null; set -o ignoreeof 2>/dev/null\n")
+            self._send(b"PS1=; PS2=; unset PROMPT_COMMAND; set +o history 2>/dev/null\n")
             if self._try("true", 1.0) is not None:
                 return
         raise InputError(
@@ -115,7 +118,7 @@ class Shell:
         for turn in range(TRIES):
             if (said := self._try(command, seconds if turn > 1 else min(seconds, PATIENCE))) is not None:
                 return said
-            self._send(b"\x03\n")
+            self._send(FREE)
             self._wait(None, 0.2)
         raise InputError(f"the shell behind {self._port.name} does not answer; look whether a program has the line.")
 
@@ -125,8 +128,8 @@ class Shell:
         try:
             self.bring(text.encode(), room, "script", lambda stage, fraction=None: None)
             # Once, however often the command has to be sent, and where an interrupt of the line does not reach it.
-            self.run(f"cd {room} && {{ mkdir once && ( ( sh ./script > said; : > done ) & ) }} 2>/dev/null </dev/null; "
-                     "cd - >/dev/null")  # fmt: skip
+            start = f"mkdir {room}/once && ( ( sh {room}/script > {room}/said; : > {room}/done ) & )"
+            self.run(f"{{ {start}; }} 2>/dev/null </dev/null; :")
             until = time.monotonic() + SCRIPT_SECONDS
             while self.run(f"[ -f {room}/done ] && echo yes; :") != "yes":
                 if time.monotonic() > until:
@@ -193,7 +196,7 @@ class Shell:
         self._failures += 1
         if self._failures > MOST_FAILURES:
             raise InputError(f"the line {self._port.name} is too bad, or the board's disk is full; check both.")
-        self._send(b"\n.\n\x03\n")
+        self._send(b"\n.\n" + FREE)
         self._wait(None, 0.1)
         return False
 
