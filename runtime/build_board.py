@@ -15,6 +15,7 @@ from runnel.runtime import build_core
 
 BOARD = build_core.CORE.parent / "board"
 SIGN, AGENT = BOARD.parent / "sign", BOARD.parent / "agent"
+OF_THE_CORE = ("cpu", "crc32c", "files", "json", "platform", "sha256", "zipfile")  # what the agent uses
 FLAGS = (*(f for f in build_core.FLAGS if f != "-fPIC"), "-D_FILE_OFFSET_BITS=64", "-ffunction-sections",
          "-fdata-sections", "-static", "-Wl,--gc-sections", "-s")  # fmt: skip
 
@@ -26,7 +27,8 @@ def sources() -> list[Path]:
 
 def agent_sources() -> list[Path]:
     """The translation units of ``runnel-agent``, which keeps the versions of a model on a board."""
-    return [*sorted(AGENT.glob("*.cc")), *sorted(SIGN.glob("*.cc")), *build_core.sources()]
+    core = [build_core.CORE / f"{name}.cc" for name in OF_THE_CORE]
+    return [*sorted(AGENT.glob("*.cc")), *sorted(SIGN.glob("*.cc")), *core]
 
 
 def build(out: str | os.PathLike[str], compiler: list[str] | None = None, files: Sequence[Path] | None = None) -> None:

@@ -23,6 +23,7 @@ namespace {
 
 constexpr unsigned kExchange = 2;  // of renameat2
 constexpr size_t kMostArena = size_t{64} << 20;
+constexpr size_t kMostSaid = 512;  // of what a program says that is kept
 
 int Exchange(const char* a, const char* b) {
   return syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, kExchange) == 0 ? 0 : errno;
@@ -145,17 +146,17 @@ bool Store::Play(const char* folder) {
     close(pipes[0]);
     return Fail("the program cannot be started on the board: %s.", strerror(errno));
   }
-  char last[512] = "";
+  Bytes said;
   for (;;) {
     struct pollfd ready = {pipes[0], POLLIN, 0};
     if (!channel_.Pump(1000, pipes[0]) || channel_.gone()) break;
     if (poll(&ready, 1, 0) <= 0) continue;
     char text[512];
-    const ssize_t got = read(pipes[0], text, sizeof text - 1);
+    const ssize_t got = read(pipes[0], text, sizeof text);
     if (got <= 0) break;
     channel_.Send(kLog, text, static_cast<size_t>(got));
-    text[got] = 0;
-    memcpy(last, text, sizeof last);
+    said.Put(text, static_cast<size_t>(got));
+    if (said.size() > kMostSaid) said.Drop(said.size() - kMostSaid);
   }
   close(pipes[0]);
   if (channel_.gone()) kill(child, SIGKILL);
@@ -168,9 +169,11 @@ bool Store::Play(const char* folder) {
     return Fail("the program ended with the signal %d (%s) on the board, which stays with what it had.",
                 WTERMSIG(status), strsignal(WTERMSIG(status)));
   }
-  for (char* end = last + strlen(last); end > last && (end[-1] == '\n' || end[-1] == '.'); --end) end[-1] = 0;
-  const char* line = strrchr(last, '\n');
-  return Fail("the bundle is not verified on the board, which stays with what it had: %s.", line ? line + 1 : last);
+  while (said.size() && (said.text()[said.size() - 1] == '\n' || said.text()[said.size() - 1] == '.')) said.Cut(1);
+  *said.Add(1) = 0;
+  const char* line = strrchr(said.text(), '\n');
+  return Fail("the bundle is not verified on the board, which stays with what it had: %s.",
+              line ? line + 1 : said.text());
 }
 
 void Store::Commit(bool use) {
