@@ -25,6 +25,11 @@ _ADD_PAIRS = {4: "llvm.aarch64.neon.saddlp"}
 _TOP_BITS = {1: -128, 4: 0x80808080 - (1 << 32), 2: 0x8080 - (1 << 16)}
 
 
+def prefers_unsigned(target: Target) -> bool:
+    """Whether its dot products take unsigned codes."""
+    return target.has({64: "avx512vnni", 32: "avxvnni"}.get(target.vector_bytes, "none"))
+
+
 @dataclass(frozen=True)
 class Dots:
     """size: how many products a lane, 4 or 2. intrinsics: LLVM's, by lanes. wide: whether codes and weights take 16
@@ -51,7 +56,7 @@ class Dots:
                 flip, dot = codes == "uint8", target.has("dotprod")
                 zero = sums.zero - 128 * flip
                 return Dots(sums.b, QUAD if dot else 2, _SDOT if dot else _ADD_PAIRS, False, flip, zero)
-            if target.has({64: "avx512vnni", 32: "avxvnni"}.get(target.vector_bytes, "none")):
+            if prefers_unsigned(target):
                 flip, most = codes == "int8", target.lanes
                 narrow = target.vector_bytes == 32 or target.has("avx512vl")
                 names = {n: name for n, name in _QUADS.items() if n == most or (n < most and narrow)}
@@ -87,9 +92,10 @@ class Dots:
             pair = tirx.Cast("int16x2", group) - constant(self.code_zero, "int16", 2)
             return tirx.reinterpret(f"int16x{2 * lanes}", splat(self.b.let(tirx.reinterpret("int32", pair)), lanes))
         kind = f"int{8 * size}"
-        word = tirx.reinterpret(kind, group)
-        word = self.b.let(word ^ constant(_TOP_BITS[size], kind)) if self.flip else self.b.let(word)
-        return tirx.reinterpret(f"int8x{size * lanes}", splat(word, lanes))
+        words = splat(self.b.let(tirx.reinterpret(kind, group)), lanes)
+        if self.flip:  # in every lane, which takes an instruction less than before they are filled
+            words = (self.b.fence(words) if size == QUAD else words) ^ constant(_TOP_BITS[size], kind, lanes)
+        return self.b.let(tirx.reinterpret(f"int8x{size * lanes}", words))
 
     def lanewise(self, group: Expr) -> Expr:
         """Loaded codes that differ from lane to lane, ``size`` a lane. Their zero point is not taken off."""

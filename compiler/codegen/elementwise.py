@@ -107,18 +107,24 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
 
         over_lanes(b, box[axes[0]][1] - box[axes[0]][0] if axes else 1, element)
 
-    def interleaved(axes: list[int]) -> None:
+    def across(axes: list[int]) -> None:
         """Vectors over the last axis but one, for each element of the last, which is short."""
-        (begin, end), short = box[axes[0]], output.shape[axes[1]]
+        (begin, end), (low, high) = box[axes[0]], box[axes[1]]
 
         def elements(position: Expr) -> None:
-            parts = []
+            parts, places = [], []
             coords[axes[0]] = position + begin
-            for i in range(short):
+            for i in range(low, high):
                 coords[axes[1]] = int32(i)
-                value = Evaluator(context).at(output, Index(output.shape, coords=list(coords)))
+                index = Index(output.shape, coords=list(coords))
+                value = Evaluator(context).at(output, index)
                 parts.append(b.let(splat(ops.cast(b, value, "int8") if output.dtype == "bool" else value, b.lanes)))
-            order = [i * b.lanes + lane for lane in range(b.lanes) for i in range(short)]
+                places.append(index.flat)
+            if high - low < output.shape[axes[1]]:
+                for place, part in zip(places, parts, strict=True):
+                    store_result(context, place, part)
+                return
+            order = [i * b.lanes + lane for lane in range(b.lanes) for i in range(high)]
             coords[axes[0]], coords[axes[1]] = position - b.lane + begin, int32(0)
             at = context.out_row + Index(output.shape, coords=list(coords)).flat
             b.store_vector(context.out, b.analyzer.simplify(at), tirx.Shuffle(parts, order))
@@ -126,10 +132,10 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
         over_lanes(b, end - begin, elements)
 
     last = wide[-2:]
-    if len(last) == 2 and last[1] == last[0] + 1 and box[last[1]] == (0, output.shape[last[1]]):
-        count, short = box[last[0]][1] - box[last[0]][0], output.shape[last[1]]
+    if len(last) == 2 and last[1] == last[0] + 1:
+        count, short = (box[axis][1] - box[axis][0] for axis in last)
         if count >= LANES and short <= _SHORT and short < count:
-            outer(wide[:-2], lambda: interleaved(last))
+            outer(wide[:-2], lambda: across(last))
             return
     emit(wide)
 

@@ -26,6 +26,7 @@ from runnel.compiler.codegen import (
     spatial,
 )
 from runnel.compiler.codegen.context import Arg, Context
+from runnel.compiler.codegen.dots import prefers_unsigned
 from runnel.compiler.codegen.elementwise import emit_elementwise
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.image import Image, link
@@ -89,6 +90,11 @@ class KernelModule:
         self._tvm_target = target.tvm()
         self._functions: dict[str, Any] = {}
         self._by_hash: dict[int, list[str]] = {}
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether sums of codes are shorter for unsigned ones."""
+        return prefers_unsigned(self.target)
 
     def add(self, group: Group) -> Kernel:
         """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""

@@ -127,11 +127,16 @@ class Dense(Codes):
         runs = w.reshape(*w.shape[:2], 1, -1, self.outputs) if self.joined else w
         self.runs, self.length = runs.shape[2], runs.shape[3]
         self.words = -(-self.length // dots.size)
+        # The last word ends where the run ends, so that it can be loaded whole; codes seen before have weights of 0.
+        self.last_word = max(self.length - dots.size, 0)
         vectors = self.wide_vectors(self.outputs)
         self.positions, self.most = register_tile(context.target, self.lanes, len(vectors), inner.count)
         self.panels = [vectors[i : i + self.most] for i in range(0, len(vectors), self.most)]
         full = np.zeros((*runs.shape[:3], self.words * dots.size, self.pitch), dots.dtype)
-        full[..., : self.length, : self.outputs] = runs
+        whole = (self.words - 1) * dots.size
+        ahead = whole - self.last_word
+        full[..., :whole, : self.outputs] = runs[..., :whole, :]
+        full[..., whole + ahead : whole + ahead + self.length - whole, : self.outputs] = runs[..., whole:, :]
         groups = full.reshape(*runs.shape[:3], self.words, dots.size, self.pitch).swapaxes(-1, -2)
         parts = [groups[..., p[0][0] : p[0][0] + sum(v[1] for v in p), :].reshape(-1) for p in self.panels]
         self.memory = context.constant((id(node), "w"), np.concatenate(parts))
@@ -185,7 +190,8 @@ class Dense(Codes):
         everywhere = list(range(tile.size))
         if self.joined:
             for word in range(self.words):
-                flat = range(word * size, (word + 1) * size)
+                first = min(word * size, self.last_word)
+                flat = range(first, first + size)
                 load = partial(self._mixed, base, flat=flat, tile=tile)
                 self._step(packed + word * (width * size), vectors, totals, everywhere, load)
             return
@@ -206,26 +212,25 @@ class Dense(Codes):
         self, first: Expr, packed: Expr, count: int, vectors: Vectors, totals: list[list[Buffer]],
         positions: Sequence[int],
     ) -> None:  # fmt: skip
-        """``count`` words of codes from ``first`` on; the last may be short."""
+        """``count`` words of codes from ``first`` on."""
         b, size = self.b, self.dots.size
         width = sum(lanes for _, lanes, _ in vectors)
         step = self.axes[-1].in_step * self.place_step
         rest = self.length % size
         whole = count - (1 if rest else 0)
 
-        def word(at: Expr, number: Expr, length: int) -> None:
-            def load(p: int) -> Expr:
-                return self._word([at + p * step + i if i < length else None for i in range(size)])
-
+        def word(at: Expr, number: Expr) -> None:
+            length = min(size, self.length)
+            load = lambda p: self._word([at + p * step + i if i < length else None for i in range(size)])  # noqa: E731
             self._step(packed + number * (width * size), vectors, totals, positions, load)
 
         with b.loop(whole // _UNROLL, "k") as k:
             for u in range(_UNROLL):
-                word(first + (k * _UNROLL + u) * size, k * _UNROLL + u, size)
+                word(first + (k * _UNROLL + u) * size, k * _UNROLL + u)
         for k in range(whole - whole % _UNROLL, whole):
-            word(first + k * size, int32(k), size)
+            word(first + k * size, int32(k))
         if rest:
-            word(first + whole * size, int32(whole), rest)
+            word(first + self.last_word, int32(whole))
 
     def _step(
         self, weight: Expr, vectors: Vectors, totals: list[list[Buffer]], positions: Sequence[int],
@@ -239,9 +244,10 @@ class Dense(Codes):
             at = at + size * lanes
         for p in positions:
             word = load(p)
+            codes = {lanes: self.dots.codes(word, lanes) for lanes in {v[1] for v in vectors}}
             for j, (_, lanes, _) in enumerate(vectors):
                 total = b.load_vector(totals[p][j], 0, lanes)
-                b.store_vector(totals[p][j], 0, self.dots.add(self.dots.codes(word, lanes), ws[j], total))
+                b.store_vector(totals[p][j], 0, self.dots.add(codes[lanes], ws[j], total))
 
     def _word(self, places: Sequence[Expr | None]) -> Expr:
         """Codes at these positions in memory, side by side; None: any code."""

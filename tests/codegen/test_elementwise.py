@@ -75,6 +75,8 @@ BROADCASTS = [
 MOVES: list[tuple[str, tuple[int, ...], dict[str, Any], Any]] = [
     ("transpose", (1, 5, 18), {"perm": [0, 2, 1]}, lambda x: x.transpose(0, 2, 1)),
     ("transpose", (2, 3, 4, 5), {"perm": [3, 1, 0, 2]}, lambda x: x.transpose(3, 1, 0, 2)),
+    ("transpose", (3, 40), {"perm": [1, 0]}, lambda x: x.T),
+    ("transpose", (5, 2, 33), {"perm": [1, 2, 0]}, lambda x: x.transpose(1, 2, 0)),
     ("reshape", (3, 20), {"shape": [4, 15]}, lambda x: x.reshape(4, 15)),
     ("slice", (1, 40), {"starts": [0, 3], "ends": [1, 37], "steps": [1, 2]}, lambda x: x[:, 3:37:2]),
     ("slice", (4, 17), {"starts": [1, -1], "ends": [3, -18], "steps": [1, -1]}, lambda x: x[1:3, ::-1]),
@@ -140,7 +142,12 @@ def moving_cases(rng: np.random.Generator) -> list[tuple[Case, np.ndarray]]:
         found.append(
             (case(f"gather{shape}", [FrameNode("gather", (x, index), y, {"axis": axis})], {x: frames}), expected)
         )
-    for shapes, axis in [([(1, 5), (1, 16), (1, 1)], 1), ([(2, 17), (3, 17)], 0), ([(2, 3, 4), (2, 5, 4)], 1)]:
+    for shapes, axis in [
+        ([(1, 5), (1, 16), (1, 1)], 1),
+        ([(2, 17), (3, 17)], 0),
+        ([(2, 3, 4), (2, 5, 4)], 1),
+        ([(37, 2), (37, 2)], 1),
+    ]:
         values = [value(f"x{i}", s) for i, s in enumerate(shapes)]
         frames = {v: random_frames(rng, v, ROWS) for v in values}
         constant = rng.standard_normal(shapes[0]).astype(np.float32)
