@@ -119,12 +119,12 @@ class Planner:
     # Kernels --------------------------------------------------------------------------------------------------------
 
     def _kernel(self, group: FusedStep) -> Kernel:
+        """One that makes several rows unless it reads frames of its own, such as a sum so far."""
         inputs = {
-            r.value: Access(
-                r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0, r.signal.pitch
-            ) for r in group.reads
-        }  # fmt: skip
-        several = not group.loop and not any(r.ring for r in group.reads)
+            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0, r.signal.pitch)
+            for r in group.reads
+        }
+        several = not group.loop and not any(r.ring or r.signal is group.output for r in group.reads)
         rows = rows_of_call(capacity(group.count, self.hop)) if several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
