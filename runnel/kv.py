@@ -158,8 +158,6 @@ def _checked(text: str, found: dict[str, str], spec: KvSpec) -> KvSpec:
         raise InputError(f"kv='{text}' keeps no tokens for their rank; give {name} 1 or more, or leave it out.")
     if spec.spare and policy in ("snap", "merge"):
         raise InputError(f"kv='{text}' changes many slots at once and cannot go back; leave spare out.")
-    if policy in (*_RANKED, "pools") and spec.positions == "contiguous":
-        raise InputError(f"kv='{text}' drops from the middle, where positions stay as they are; leave positions out.")
     if policy == "merge" and not {spec.keys, spec.values} <= {0, 32}:
         raise InputError(f"kv='{text}' would round what it merges at every merge; leave keys and values at float32.")
     if "observe" in found and policy not in ("scissorhands", "snap"):

@@ -30,7 +30,7 @@ TOGETHER = 4
 class CacheShape:
     """What kernels are made for. bits: of an element of a key and of a value, 32, 8 or 4. pitch: from the scores of a
     query head to the next one's. pairs, start, interleaved: as in ``Rotary``. apart: whether the first slots have a
-    query of their own.
+    query of their own. ranked: keys are stored as they are, in rows, and turned to their slot's rank by attention.
     """
 
     heads: int
@@ -48,6 +48,7 @@ class CacheShape:
     bias: bool = False
     sinks: bool = False
     apart: bool = False
+    ranked: bool = False
 
     @property
     def group(self) -> int:
@@ -55,9 +56,14 @@ class CacheShape:
         return self.heads // self.kv_heads
 
 
-def block_of(target: Target) -> int:
-    """Slots whose keys lie together."""
+def width_of(target: Target) -> int:
+    """Slots whose scores are made together."""
     return max(16, 2 * target.lanes)
+
+
+def block_of(target: Target, shape: CacheShape) -> int:
+    """Slots whose keys lie together."""
+    return 1 if shape.ranked else width_of(target)
 
 
 class _Function:
@@ -80,9 +86,9 @@ def _stored_as(bits: int) -> str:
     return {32: "float32", 8: "int8", 4: "uint8"}[bits]
 
 
-def turn(target: Target, shape: CacheShape, heads: int, scale: float) -> Any:
-    """turn(rows, angles, turned): ``heads`` rows of a key's size, turned and scaled. Interleaved pairs are told apart:
-    first their first features, then their second ones."""
+def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: bool = False) -> Any:
+    """turn(rows, angles, turned): ``heads`` rows of a key's size, turned (or not) and scaled. Interleaved pairs are
+    told apart: first their first features, then their second ones."""
     f = _Function(target)
     b, rows, angles, turned = f.b, f.pointer("rows"), f.pointer("angles"), f.pointer("turned")
     size, pairs, start = shape.key_dim, shape.pairs, shape.start
@@ -101,6 +107,10 @@ def turn(target: Target, shape: CacheShape, heads: int, scale: float) -> Any:
                 step, second = (2, 1) if shape.interleaved else (1, pairs)
                 x = b.let(splat(b.load(rows, base + start + step * (at + lane)), lanes))
                 y = b.let(splat(b.load(rows, base + start + step * (at + lane) + second), lanes))
+            if unturned:
+                put(base + start + at, x)
+                put(base + start + pairs + at, y)
+                continue
             put(base + start + at, b.let(b.let(x * cosine) - b.let(y * sine)))
             put(base + start + pairs + at, b.let(b.let(y * cosine) + b.let(x * sine)))
     return f.finish()
@@ -110,7 +120,7 @@ def store(target: Target, shape: CacheShape) -> Any:
     """store(key, value, keys, values, key_scales, value_scales, words): rows of all KV heads; words: the KV head, the
     slot."""
     f = _Function(target)
-    b, block = f.b, block_of(target)
+    b, block = f.b, block_of(target, shape)
     key, value = f.pointer("key"), f.pointer("value")
     keys, values = f.pointer("keys", _stored_as(shape.key_bits)), f.pointer("values", _stored_as(shape.value_bits))
     key_scales, value_scales = f.pointer("key_scales"), f.pointer("value_scales")
@@ -165,11 +175,11 @@ def _coded(
 
 
 class _Attend:
-    """attend(query, keys, values, key_scales, value_scales, words, scores, bias, sinks, out); words: the KV head, how
-    many slots are kept, and before which of them the second queries count."""
+    """attend(query, keys, values, key_scales, value_scales, words, scores, bias, sinks, ranks, angles, out); words: the
+    KV head, how many slots are kept, and before which of them the second queries count."""
 
     def __init__(self, target: Target, shape: CacheShape) -> None:
-        self.target, self.shape, self.block = target, shape, block_of(target)
+        self.target, self.shape, self.block = target, shape, width_of(target)
         self.f = _Function(target)
         self.b = self.f.b
         self.query = self.f.pointer("query")
@@ -178,15 +188,20 @@ class _Attend:
         self.key_scales, self.value_scales = self.f.pointer("key_scales"), self.f.pointer("value_scales")
         words = self.f.pointer("words", "int32")
         self.scores, self.bias = self.f.pointer("scores"), self.f.pointer("bias")
-        self.sinks, self.out = self.f.pointer("sinks"), self.f.pointer("out")
+        self.sinks, self.ranks = self.f.pointer("sinks"), self.f.pointer("ranks", "int32")
+        self.angles, self.out = self.f.pointer("angles"), self.f.pointer("out")
         self.head, self.count, self.split = (self.b.let(self.b.load_vector(words, i, 1)) for i in range(3))
         self.blocks = self.b.let(tirx.truncdiv(self.count + (self.block - 1), int32(self.block)))
 
     def make(self) -> Any:
         shape, b = self.shape, self.b
         queries = -(-shape.heads * shape.key_dim // 16) * 16
-        with b.repeat(self.blocks, "block") as block:
-            self._scores(block, int32(0), None)
+        if shape.ranked:
+            with b.repeat(self.count, "slot") as slot:
+                self._ranked(slot)
+        else:
+            with b.repeat(self.blocks, "block") as block:
+                self._scores(block, int32(0), None)
         if shape.apart:
             with b.repeat(tirx.truncdiv(self.split + (self.block - 1), int32(self.block)), "block") as block:
                 self._scores(block, int32(queries), self.split - block * self.block)
@@ -226,6 +241,40 @@ class _Attend:
                     lane = tirx.Ramp(int32(0), int32(1), width)
                     score = tirx.Select(lane < splat(before, width), score, b.load_vector(self.scores, at, width))
                 b.store_vector(self.scores, at, score)
+
+    def _ranked(self, slot: Expr) -> None:
+        """The scores of one slot, whose key is turned to its rank first."""
+        b, shape = self.b, self.shape
+        size, pairs, start = shape.key_dim, shape.pairs, shape.start
+        row = b.local("float32", size)
+        stored = size // (2 if shape.key_bits == 4 else 1)
+        for at, lanes in pieces(stored):
+            parts = _elements(b, b.load_vector(self.keys, slot * stored + at, lanes), shape.key_bits)
+            for half, part in enumerate(parts):
+                b.store_vector(row, half * stored + at, part)
+        rank = b.let(b.load_vector(self.ranks, slot, 1))
+        for at, lanes in pieces(pairs):
+            cosine = b.load_vector(self.angles, rank * (2 * pairs) + at, lanes)
+            sine = b.load_vector(self.angles, rank * (2 * pairs) + pairs + at, lanes)
+            x = b.let(b.load_vector(row, start + at, lanes))
+            y = b.let(b.load_vector(row, start + pairs + at, lanes))
+            b.store_vector(row, start + at, b.let(b.let(x * cosine) - b.let(y * sine)))
+            b.store_vector(row, start + pairs + at, b.let(b.let(y * cosine) + b.let(x * sine)))
+        with b.loop(shape.group, "query") as g:
+            base = (self.head * shape.group + g) * size
+            totals: list[Expr] = []
+            for at, lanes in _tiles(size, self.target.lanes):
+                q, k = b.load_vector(self.query, base + at, lanes), b.load_vector(row, at, lanes)
+                if totals and lanes_of(totals[-1]) == lanes:
+                    totals[-1] = b.let(b.fma(q, k, totals[-1]))
+                else:
+                    totals.append(b.let(q * k))
+            score = tree_sum(b, totals[0])
+            for total in totals[1:]:
+                score = b.let(score + tree_sum(b, total))
+            if shape.key_bits != 32:
+                score = b.let(score * b.load_vector(self.key_scales, slot, 1))
+            b.store_vector(self.scores, g * shape.pitch + slot, score)
 
     def _softmax(self, g: Expr) -> None:
         """Turns the scores of a query head into weights that are still to be divided by their sum; its inverse lies

@@ -17,7 +17,7 @@ from runnel.compiler.lowering.signals import Cached, NoKernel
 from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary
 from runnel.kv import POLICIES, POSITIONS, KvSpec, parse
 
-TURN_POINTERS, STORE_POINTERS, ATTEND_POINTERS = 3, 7, 10
+TURN_POINTERS, STORE_POINTERS, ATTEND_POINTERS = 3, 7, 12
 WORD = 1 << 64
 # 2 pi to 60 digits, so that a turn is right to the last of its 128 bits.
 TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889, 10**60)
@@ -46,6 +46,11 @@ class Caches:
         self.shapes = [self._shape(step.node, heads) for step, heads in zip(steps, self.heads, strict=True)]
         self.kernels = [self._kernels(shape) for shape in self.shapes]
 
+    @property
+    def ranked(self) -> bool:
+        """Whether positions are ranks among slots that drop out of the middle."""
+        return self.rules.positions == "contiguous" and self.rules.policy not in ("full", "window")
+
     def index(self, step: Cached) -> int:
         """The number of an instruction's cache."""
         return self.steps.index(step)
@@ -71,7 +76,7 @@ class Caches:
 
     def _shape(self, node: CachedAttend, heads: tuple[int, ...]) -> CacheShape:
         rules, rotary = self.rules, node.rotary
-        block = cached.block_of(self.module.target)
+        width = cached.width_of(self.module.target)
         slots = max(rules.most(head) for head in heads)
         if node.window:
             slots = min(slots, node.window)
@@ -81,24 +86,25 @@ class Caches:
             raise NoKernel("has positions of several axes, by which keys cannot be merged")
         if slots < 1:
             raise NoKernel("has a cache without slots")
-        if rotary is not None and rotary.sections is not None and rules.positions == "contiguous":
-            raise NoKernel("has positions of several axes, which cannot be counted among what is kept")
+        if len(node.inputs) > 4 and node.inputs[4] is not None and rules.positions == "contiguous":
+            raise NoKernel("is told positions, which cannot be counted among what is kept")
         for bits, size, what in ((rules.keys, node.key_dim, "keys"), (rules.values, node.value_dim, "values")):
             if bits == 4 and size % 2:
                 raise NoKernel(f"has {what} of {size} features, which 4 bits each do not fill bytes with")
         return CacheShape(
-            node.heads, node.kv_heads, node.key_dim, node.value_dim, round_up(slots, block), rules.keys, rules.values,
+            node.heads, node.kv_heads, node.key_dim, node.value_dim, round_up(slots, width), rules.keys, rules.values,
             0 if rotary is None else len(rotary.frequencies), 0 if rotary is None else rotary.start,
             rotary is not None and rotary.interleaved, node.scale, node.softcap,
             node.slopes is not None or node.bias is not None, node.sinks is not None,
-            rules.positions == "contiguous" and rules.sink > 0 and rotary is not None,
+            rules.positions == "contiguous" and rules.sink > 0 and rotary is not None and not self.ranked,
+            self.ranked and rotary is not None,
         )  # fmt: skip
 
     def _kernels(self, shape: CacheShape) -> _Kernels:
         target, symbol = self.module.target, self.module.symbol
         return _Kernels(
             symbol(cached.turn(target, shape, shape.heads, shape.scale)),
-            symbol(cached.turn(target, shape, shape.kv_heads, 1.0)),
+            symbol(cached.turn(target, shape, shape.kv_heads, 1.0, shape.ranked)),
             symbol(cached.store(target, shape)),
             symbol(cached.attend(target, shape)),
         )
@@ -131,7 +137,7 @@ class Caches:
         axes = 0 if len(node.inputs) < 5 or node.inputs[4] is None else int(node.inputs[4].shape[1] or 1)
         distances = 0 if node.bias is None else node.bias.shape[-1]
         return [
-            shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, cached.block_of(self.module.target),
+            shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, cached.block_of(self.module.target, shape),
             shape.key_bits, shape.value_bits, shape.pairs,
             int(np.float32(1.0 if rotary is None else rotary.factor).view(np.int32)),
             -1 if rotary is None else weights(turns(rotary)), place(sections, "int32"), axes, node.window, distances,
@@ -139,6 +145,7 @@ class Caches:
             kernel(kernels.turn_query, TURN_POINTERS), kernel(kernels.turn_key, TURN_POINTERS),
             kernel(kernels.store, STORE_POINTERS), kernel(kernels.attend, ATTEND_POINTERS),
             shape.key_dim + shape.value_dim, shape.start, shape.pitch,
+            -1 if rotary is None or not shape.ranked else weights(ranks(rotary, shape.pitch)), 0, 0, 0,
         ]  # fmt: skip
 
 
@@ -146,3 +153,9 @@ def turns(rotary: Rotary) -> np.ndarray:
     """Turns of each pair from one position to the next in parts of 2^-128, (pairs, 2) uint64, low word first."""
     parts = [round(Fraction(float(f)) / TWO_PI * WORD * WORD) % (WORD * WORD) for f in rotary.frequencies]
     return np.array([(p % WORD, p // WORD) for p in parts], np.uint64)
+
+
+def ranks(rotary: Rotary, count: int) -> np.ndarray:
+    """Cosines and sines of positions from 0 on, (count, 2, pairs) float32."""
+    angles = np.outer(np.arange(count), rotary.frequencies)
+    return (np.stack([np.cos(angles), np.sin(angles)], axis=1) * rotary.factor).astype(np.float32)

@@ -15,7 +15,7 @@ using StoreKernel = int32_t (*)(const float* key, const void* value, void* keys,
                                 void* value_scales, const int32_t* words);
 using AttendKernel = int32_t (*)(const float* query, const void* keys, const void* values, const void* key_scales,
                                  const void* value_scales, const int32_t* words, float* scores, const float* bias,
-                                 const float* sinks, float* out);
+                                 const float* sinks, const int32_t* ranks, const float* angles, float* out);
 
 template <typename Kernel>
 Kernel As(const uint8_t* code) {
@@ -68,19 +68,19 @@ class Attention {
       told = reinterpret_cast<const int64_t*>(Frame(instruction_.positions, number));
       if (!told) return RN_BAD_PLAN;
     }
-    const float* angles = Angles(0, frame.position, told);
-    float *queries = work_ + layout_.queries, *keys = work_ + layout_.keys;
-    As<TurnKernel>(cache_.turn_query)(query, angles, queries);
-    As<TurnKernel>(cache_.turn_key)(key, angles, keys);
-    const int64_t near = Padded(int64_t{cache_.heads} * cache_.key_dim);
-    const int64_t gap = Gap(number);
-    const bool apart = gap > 0 && cache_.pairs > 0;
-    if (apart) As<TurnKernel>(cache_.turn_query)(query, Angles(1, frame.position - gap, told), queries + near);
-    step_.counters.calls += apart ? 3 : 2;
+    float* keys = work_ + layout_.keys;
+    const bool ranked = Ranked(step_.program);
+    As<TurnKernel>(cache_.turn_key)(key, ranked ? work_ : Angles(0, frame.position, told), keys);
+    ++step_.counters.calls;
+    turned_[0] = turned_[1] = -1;
     for (int32_t h = 0; h < cache_.kv_heads; ++h) {
       if (retain) frame.retain = retain[h];
       if (!Store(h, frame, keys, value)) return RN_BAD_STATE;
-      Attend(h, frame, queries, gap, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
+      const HeadState& head = heads_[h];
+      const int64_t gap = Gap(head, number);
+      TurnQuery(0, query, ranked ? head.count - 1 : frame.position, told);
+      if (gap > 0 && cache_.pairs > 0) TurnQuery(1, query, frame.position - gap, told);
+      Attend(h, frame, work_ + layout_.queries, gap, reinterpret_cast<float*>(const_cast<uint8_t*>(out)));
     }
     const Buffer& buffer = step_.program.buffers[instruction_.out];
     if (buffer.margin) Mirror(buffer, step_.Memory(buffer), step_.Slot(buffer, number), 1, step_.counters);
@@ -94,13 +94,19 @@ class Attention {
     return slot < 0 ? nullptr : step_.Memory(ring) + slot * ring.frame_bytes;
   }
 
-  // How much nearer the query is to the first frames where positions count what is kept.
-  int64_t Gap(int64_t number) const {
-    if (step_.program.rules.positions != Positions::kContiguous) return 0;
-    for (int32_t h = 0; h < cache_.kv_heads; ++h) {
-      if (heads_[h].sink > 0 && number >= heads_[h].slots) return number + 1 - heads_[h].slots;
-    }
-    return 0;
+  // How much nearer the query is to a head's first frames where positions count what is kept.
+  int64_t Gap(const HeadState& head, int64_t number) const {
+    if (step_.program.rules.positions != Positions::kContiguous || Ranked(step_.program)) return 0;
+    return head.sink > 0 && number >= head.slots ? number + 1 - head.slots : 0;
+  }
+
+  // The query's rows at a position, those of the first frames behind the others, unless they are there.
+  void TurnQuery(int which, const uint8_t* query, int64_t position, const int64_t* told) {
+    if (turned_[which] == position) return;
+    turned_[which] = position;
+    float* rows = work_ + layout_.queries + which * Padded(int64_t{cache_.heads} * cache_.key_dim);
+    As<TurnKernel>(cache_.turn_query)(query, Angles(which, position, told), rows);
+    ++step_.counters.calls;
   }
 
   // Cosines and sines of a position, kept from one cache to the next.
@@ -124,7 +130,8 @@ class Attention {
   }
 
   Slots SlotsOf(int32_t h) const {
-    return Slots(cache_, step_.state, heads_[h], reinterpret_cast<int32_t*>(work_ + layout_.order));
+    return Slots(cache_, step_.state, heads_[h], reinterpret_cast<int32_t*>(work_ + layout_.order),
+                 Ranked(step_.program));
   }
 
   bool Store(int32_t h, const Arrival& frame, const float* key, const uint8_t* value) {
@@ -136,6 +143,7 @@ class Attention {
     if (const int64_t spare = state_.params[kSpare]) {
       slots.Note(step_.state + head.undo + frame.number % spare * UndoBytes(cache_, head), slot);
     }
+    slots.Recount(slot);
     if (slot == head.count) {
       ++head.count;
     } else {
@@ -158,7 +166,7 @@ class Attention {
     // Slots before the third number take the query that stands nearer to them.
     const int32_t words[3] = {h, static_cast<int32_t>(head.count), gap > 0 ? static_cast<int32_t>(head.sink) : 0};
     As<AttendKernel>(cache_.attend)(query, slots.keys(), slots.values(), slots.key_scales(), slots.value_scales(),
-                                    words, scores, bias, cache_.sinks, out);
+                                    words, scores, bias, cache_.sinks, slots.ranks(), cache_.ranks, out);
     ++step_.counters.calls;
     step_.counters.macs += cache_.macs * group_ * head.count;
     const Policy& policy = PolicyOf(static_cast<Family>(head.family));
@@ -178,7 +186,11 @@ class Attention {
       const int64_t row = h * group_ + g;
       for (int64_t s = 0; s < slots.count(); ++s) {
         int64_t distance = frame.position - slots.mark(s).position;
-        if (s < slots.head().sink) distance -= gap;
+        if (slots.ranks()) {
+          distance = slots.count() - 1 - slots.ranks()[s];
+        } else if (s < slots.head().sink) {
+          distance -= gap;
+        }
         if (distance < 0) distance = 0;
         double value = 0;
         if (cache_.slopes) value -= cache_.slopes[row] * static_cast<double>(distance);
@@ -199,6 +211,7 @@ class Attention {
   const int64_t group_;
   const Work layout_;
   float* work_;
+  int64_t turned_[2] = {-1, -1};
 };
 
 }  // namespace

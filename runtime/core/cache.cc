@@ -42,7 +42,7 @@ int64_t ForHeads(const Program& program, const int64_t* params, Visit visit) {
     for (int32_t h = 0; h < cache.kv_heads; ++h) {
       HeadState head = Describe(program, cache, h, params);
       const int64_t padded = Up(head.slots, cache.block);
-      head.marks = take(head.slots * static_cast<int64_t>(sizeof(Mark)));
+      head.marks = take(head.slots * static_cast<int64_t>(sizeof(Mark) + (Ranked(program) ? sizeof(int32_t) : 0)));
       head.keys = take(KeyBytes(cache, padded) + (cache.key_bits < 32 ? padded * 4 : 0));
       head.values = take(ValueBytes(cache, padded) + (cache.value_bits < 32 ? padded * 4 : 0));
       head.undo = params[kSpare] ? take(params[kSpare] * UndoBytes(cache, head)) : 0;
@@ -140,6 +140,11 @@ bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int
       Mark mark;
       memcpy(&mark, bytes + is.marks + s * static_cast<int64_t>(sizeof mark), sizeof mark);
       same = mark.position >= caches.start && mark.position - caches.start < frames;
+      int32_t rank = 0;
+      const int64_t at =
+          is.marks + is.slots * static_cast<int64_t>(sizeof mark) + s * static_cast<int64_t>(sizeof rank);
+      if (Ranked(program)) memcpy(&rank, bytes + at, sizeof rank);
+      same = same && rank >= 0 && rank < is.slots;
     }
   });
   return same && end == size;

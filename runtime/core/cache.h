@@ -66,6 +66,12 @@ inline float* AnglesOf(const Program& program, void* state) {
 // What frames are: text and what else has a pool of slots.
 constexpr int64_t kTokenClasses = 4;
 
+// Whether slots are counted by rank: positions among what is kept, where frames drop out of the middle.
+inline bool Ranked(const Program& program) {
+  return program.rules.positions == Positions::kContiguous && program.rules.family != Family::kFull &&
+         program.rules.family != Family::kWindow;
+}
+
 // Whether a policy changes one slot at a time, so that a stream can go back.
 bool GoesBack(const Program& program);
 // Bytes of what one frame takes the place of.

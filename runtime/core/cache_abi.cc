@@ -101,7 +101,7 @@ int rn_rollback(const rn_program* program, void* state, int64_t frames) {
       for (int32_t h = 0; h < cache.kv_heads; ++h) {
         runnel::HeadState& head = heads[cache.first_head + h];
         const uint8_t* note = bytes + head.undo + header.t % spare * runnel::UndoBytes(cache, head);
-        runnel::Slots(cache, bytes, head, nullptr).Undo(note);
+        runnel::Slots(cache, bytes, head, nullptr, runnel::Ranked(*program)).Undo(note);
       }
     }
   }
@@ -114,7 +114,7 @@ int64_t rn_cache_read(const rn_program* program, void* state, int32_t cache, int
   const runnel::Cache& which = program->caches[cache];
   if (head < 0 || head >= which.kv_heads) return -1;
   runnel::HeadState& held = runnel::HeadsOf(*program, state)[which.first_head + head];
-  const runnel::Slots slots(which, static_cast<uint8_t*>(state), held, nullptr);
+  const runnel::Slots slots(which, static_cast<uint8_t*>(state), held, nullptr, runnel::Ranked(*program));
   for (int64_t s = 0; s < held.count; ++s) {
     positions[s] = slots.mark(s).position;
     mass[s] = slots.mark(s).mass;
@@ -135,7 +135,7 @@ int rn_cache_drop(const rn_program* program, void* state, int32_t cache, int32_t
   for (int64_t i = 0; i < count; ++i) {
     if (dropped[i] < 0 || dropped[i] >= (i ? dropped[i - 1] : held.count)) return RN_BAD_ARGUMENT;
   }
-  const runnel::Slots slots(which, static_cast<uint8_t*>(state), held, nullptr);
+  const runnel::Slots slots(which, static_cast<uint8_t*>(state), held, nullptr, runnel::Ranked(*program));
   for (int64_t i = 0; i < count; ++i) slots.Drop(dropped[i]);
   return RN_OK;
 }

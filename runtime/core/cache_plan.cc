@@ -7,7 +7,7 @@
 namespace runnel {
 namespace {
 
-constexpr int64_t kTurnArguments = 3, kStoreArguments = 7, kAttendArguments = 10;
+constexpr int64_t kTurnArguments = 3, kStoreArguments = 7, kAttendArguments = 12;
 constexpr int64_t kMostHeads = 1024;
 constexpr int64_t kMostDistances = int64_t{1} << 24;
 
@@ -98,11 +98,11 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   cache.macs = word(21);
   const auto factor = static_cast<uint32_t>(word(8));
   memcpy(&cache.factor, &factor, sizeof factor);
-  const void *turns, *sections, *bias, *slopes, *sinks;
+  const void *turns, *sections, *bias, *slopes, *sinks, *ranks;
   if (!ReadConstants(word(9), pairs * 2, 8, &turns) || (pairs > 0 && !turns) ||
       !ReadConstants(word(10), pairs, 4, &sections) || !ReadConstants(word(14), heads * distances, 4, &bias) ||
       (bias && distances == 0) || !ReadConstants(word(15), heads, 8, &slopes) ||
-      !ReadConstants(word(16), heads, 4, &sinks)) {
+      !ReadConstants(word(16), heads, 4, &sinks) || !ReadConstants(word(24), pitch * pairs * 2, 4, &ranks)) {
     return Fail("the constants of cache %lld lie outside the weights", n);
   }
   cache.turns = static_cast<const uint64_t*>(turns);
@@ -110,6 +110,10 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   cache.bias = static_cast<const float*>(bias);
   cache.slopes = static_cast<const double*>(slopes);
   cache.sinks = static_cast<const float*>(sinks);
+  cache.ranks = static_cast<const float*>(ranks);
+  if (pairs > 0 && (ranks != nullptr) != Ranked(*program_)) {
+    return Fail("cache %lld has ranks where its policy needs none, or none where it does", n);
+  }
   for (int64_t p = 0; sections && p < pairs; ++p) {
     if (!In(cache.sections[p], 0, cache.axes - 1)) return Fail("cache %lld turns by a position that is not there", n);
   }

@@ -16,7 +16,7 @@ constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
 constexpr int64_t kCacheRuleWords = 16;
-constexpr int64_t kCacheWords = 24;
+constexpr int64_t kCacheWords = 28;
 
 struct Header {
   int64_t clocks, buffers, kernels, code, inputs, outputs, entries, state_bytes, scratch_bytes, weights_bytes, hop,

@@ -156,6 +156,7 @@ struct Cache {
   const int32_t* sections;       // for each pair: which of the frame's positions
   const float* bias;             // (heads, distances)
   const double* slopes;          // (heads)
+  const float* ranks;            // (slots, 2, pairs): cosines and sines of ranks, for keys that are stored unturned
   const float* sinks;            // (heads)
   const uint8_t *turn_query, *turn_key, *store, *attend;
   int64_t macs;  // of one query and one kept slot

@@ -25,9 +25,21 @@ void Slots::Move(int64_t from, int64_t to) const {
   if (cache_.key_bits < 32) memcpy(key_scales_ + to * 4, key_scales_ + from * 4, 4);
   if (cache_.value_bits < 32) memcpy(value_scales_ + to * 4, value_scales_ + from * 4, 4);
   marks_[to] = marks_[from];
+  if (ranks_) ranks_[to] = ranks_[from];
+}
+
+void Slots::Recount(int64_t slot) const {
+  if (!ranks_) return;
+  const bool replaced = slot < head_.count;
+  const int32_t rank = replaced ? ranks_[slot] : 0;
+  for (int64_t s = 0; replaced && s < head_.count; ++s) ranks_[s] -= ranks_[s] > rank ? 1 : 0;
+  ranks_[slot] = static_cast<int32_t>(replaced ? head_.count - 1 : head_.count);
 }
 
 void Slots::Drop(int64_t slot) const {
+  if (ranks_) {
+    for (int64_t s = 0; s < head_.count; ++s) ranks_[s] -= ranks_[s] > ranks_[slot] ? 1 : 0;
+  }
   Move(--head_.count, slot);
   ++head_.dropped;
 }
@@ -39,7 +51,7 @@ void Slots::Merge(int64_t from, int64_t into) const {
   auto* source = reinterpret_cast<float*>(KeyAt(from, &step, &rows));
   auto* target = reinterpret_cast<float*>(KeyAt(into, &step, &rows));
   const int64_t apart = step / 4;
-  for (int32_t p = 0; p < cache_.pairs; ++p) {
+  for (int32_t p = 0; p < (ranks_ ? 0 : cache_.pairs); ++p) {
     double cosine, sine;
     Turn(b.position - a.position, cache_.turns + 2 * p, &cosine, &sine);
     float& x = source[(cache_.start + p) * apart];

@@ -8,13 +8,14 @@ namespace runnel {
 
 class Slots {
  public:
-  // work: room for two words a slot.
-  Slots(const Cache& cache, uint8_t* state, HeadState& head, int32_t* work)
+  // work: room for two words a slot. ranked: whether slots know how many older ones there are.
+  Slots(const Cache& cache, uint8_t* state, HeadState& head, int32_t* work, bool ranked)
       : cache_(cache),
         head_(head),
         marks_(reinterpret_cast<Mark*>(state + head.marks)),
         keys_(state + head.keys),
         values_(state + head.values),
+        ranks_(ranked ? reinterpret_cast<int32_t*>(marks_ + head.slots) : nullptr),
         work_(work) {
     const int64_t padded = (head.slots + cache.block - 1) / cache.block * cache.block;
     key_scales_ = keys_ + KeyBytes(cache, padded);
@@ -24,12 +25,15 @@ class Slots {
   HeadState& head() const { return head_; }
   int64_t count() const { return head_.count; }
   Mark& mark(int64_t slot) const { return marks_[slot]; }
+  const int32_t* ranks() const { return ranks_; }
   int32_t* work() const { return work_; }
   uint8_t* keys() const { return keys_; }
   uint8_t* values() const { return values_; }
   uint8_t* key_scales() const { return key_scales_; }
   uint8_t* value_scales() const { return value_scales_; }
 
+  // Counts the slots behind one that is given up anew, and the frame that takes its place, or comes in at the end.
+  void Recount(int64_t slot) const;
   // Puts what lies in a slot into another one.
   void Move(int64_t from, int64_t to) const;
   // Gives a slot up: the last one takes its place.
@@ -51,6 +55,7 @@ class Slots {
   HeadState& head_;
   Mark* marks_;
   uint8_t *keys_, *values_, *key_scales_, *value_scales_;
+  int32_t* ranks_;  // null: none
   int32_t* work_;
 };
 

@@ -61,6 +61,12 @@ void Slots::Undo(const uint8_t* undo) const {
   if (ranks) memcpy(marks_, at, static_cast<size_t>(head.count) * sizeof(Mark));
   if (!replaced) return;
   if (!ranks) memcpy(marks_ + head.slot, at, sizeof(Mark));
+  if (ranks_) {
+    int32_t rank = 0;
+    for (int64_t s = 0; s < head.count; ++s) rank += marks_[s].position < marks_[head.slot].position;
+    for (int64_t s = 0; s < head.count; ++s) ranks_[s] += ranks_[s] >= rank ? 1 : 0;
+    ranks_[head.slot] = rank;
+  }
   at += (ranks ? head_.slots : 1) * static_cast<int64_t>(sizeof(Mark));
   int64_t step, rows;
   uint8_t* key = KeyAt(head.slot, &step, &rows);

@@ -95,7 +95,9 @@ class Reference:
             at = (self.start + number,) if positions is None else tuple(positions)
             value = rounded(value, self.spec.values)
             slot = Slot(self.start + number, at, key, value)
-            if self.spec.keys in (8, 4):
+            if self.spec.keys in (8, 4) and self._ranked:
+                slot.key = rounded(key, self.spec.keys)
+            elif self.spec.keys in (8, 4):
                 slot.code = rounded(turned(key, node.rotary, at), self.spec.keys)
             self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
             ranks = self._positions(head)
@@ -113,6 +115,11 @@ class Reference:
             self._attended(h, head, np.sum(weights, axis=0))
         self.frames += 1
         return out
+
+    @property
+    def _ranked(self) -> bool:
+        """Whether keys are stored as they are, to be turned by rank."""
+        return self.spec.positions == "contiguous" and self.spec.policy not in ("full", "window")
 
     def _positions(self, head: Head) -> list[tuple[int, ...]]:
         """The positions of each slot that attention uses."""

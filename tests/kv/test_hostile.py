@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the n
 POLICIES = (
     "full=9", "sink=2,window=3,positions=contiguous,spare=2", "heavy=2,window=2,spare=3,keys=int8,values=int4",
     "snap=3,window=4,observe=2", "merge=2,window=2,sink=1", "scissorhands=3,window=2", "external=9",
+    "heavy=2,window=2,positions=contiguous,spare=2",
 )  # fmt: skip
 HEADER = 16
 

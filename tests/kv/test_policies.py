@@ -19,7 +19,9 @@ BOUND = 1e-4
 POLICIES = (
     "heavy=6,window=5", "heavy=6,window=5,sink=2", "scissorhands=6,window=5,observe=9", "retain=r,budget=6,window=5",
     "retain=r,budget=5,window=4,sink=3", "snap=6,window=9,observe=3", "snap=4,window=8,sink=2", "merge=6,window=5",
-    "merge=5,window=4,sink=2",
+    "merge=5,window=4,sink=2", "heavy=6,window=5,positions=contiguous", "scissorhands=6,window=5,positions=contiguous",
+    "snap=6,window=9,observe=3,sink=1,positions=contiguous", "merge=6,window=5,positions=contiguous",
+    "heavy=6,window=5,positions=contiguous,keys=int8,values=int4",
 )  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def test_every_step_is_the_reference(kv: str, start: int) -> None:
 @pytest.mark.parametrize("kv", POLICIES)
 def test_less_is_kept_than_was_compiled(kv: str) -> None:
     attention = model(kv)
-    more = ",".join(p if "=r" in p else p.split("=")[0] + f"={int(p.split('=')[1]) + 4}" for p in kv.split(","))
+    parts = [p.split("=") for p in kv.split(",")]
+    more = ",".join(f"{name}={int(n) + 4 if n.isdigit() else n}" for name, n in parts)
     x = attention.inputs(60, 3)
     stream = attention.program(more).stream(kv=kv)
     assert deviation(streamed(stream, x), expected(attention, kv, x, 0)[0]) < BOUND
@@ -114,3 +117,22 @@ def test_budgets_of_each_head(tmp_path: Path, kv: str) -> None:
     stream, x = attention.program(f"{kv},budgets={table}").stream(), attention.inputs(50, 2)
     assert deviation(streamed(stream, x), expected(attention, f"{kv},budgets={table}", x, 0)[0]) < BOUND
     assert [slots for slots, _, _ in stream.kv.layers[0]] == [7, min(12, parse(kv).most(0))]
+
+
+@pytest.mark.parametrize("policy", ["heavy=6,window=5", "sink=2,window=9"])
+def test_contiguous_positions_with_slopes_and_other_pairs(policy: str) -> None:
+    kv = f"{policy},positions=contiguous"
+    slopes = {"slopes": np.array([0.5, 0.25, 0.125, 0.0625]), "scale": 0.5}
+    pairs = {"rotary": rope(4, interleaved=True, start=2, factor=1.1), "scale": 0.5}
+    for attention in (Attention(more=slopes), Attention(4, 1, 12, 6, more=pairs), Attention(8, 1, 70, 6, more=pairs)):
+        x = attention.inputs(60, 7)
+        assert deviation(streamed(attention.program(kv).stream(), x), expected(attention, kv, x, 0)[0]) < BOUND
+
+
+def test_contiguous_positions_of_heads_with_budgets(tmp_path: Path) -> None:
+    table = tmp_path / "budgets.tsv"
+    table.write_text("7 11\n")
+    attention = model("")
+    for policy in ("sink=2,window=9", "heavy=5,window=4"):
+        kv, x = f"{policy},budgets={table},positions=contiguous", attention.inputs(50, 2)
+        assert deviation(streamed(attention.program(kv).stream(), x), expected(attention, kv, x, 0)[0]) < BOUND

@@ -45,7 +45,6 @@ def test_what_is_meant_is_said_again(text: str) -> None:
         ("external=0", "no slots"),
         ("window=8,keys=int3", "float32, int8, int4"),
         ("window=8,positions=rank", "absolute, contiguous"),
-        ("heavy=4,window=8,positions=contiguous", "positions"),
         ("merge=4,window=8,keys=int8", "merge"),
         ("window=8,observe=2", "observe"),
         ("snap=8,window=4,observe=4", "fit its window"),
