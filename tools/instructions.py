@@ -70,7 +70,8 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(model, options)
 types = {"tensor(float)": "f4", "tensor(int64)": "i8", "tensor(int8)": "i1", "tensor(uint8)": "u1", "tensor(bool)": "?"}
-feeds = {i.name: numpy.ones(i.shape, types[i.type]) for i in session.get_inputs()}
+sizes = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in session.get_inputs()}
+feeds = {i.name: numpy.ones(sizes[i.name], types[i.type]) for i in session.get_inputs()}
 for pause in (SECONDS, 0):
     for _ in range(times):
         session.run(None, feeds)
@@ -80,25 +81,33 @@ os._exit(0)
 PAUSE = 3.0  # s, in which the peer rests before what is counted
 
 
-def per_frame_of_peer(path: str | os.PathLike[str], runs: int = STEPS) -> float:
-    """Instructions that onnxruntime for aarch64 takes a frame inside its own library, in its best known form: all
-    optimisations, and without what only a stream's start and end need.
+def steady_form(path: str | os.PathLike[str]) -> bytes:
+    """A bundle's streaming graph without what only a stream's start and end need: the least that a peer has to do.
 
-    Raises InputError, and arm_root.Unreachable where there is no arm64 root.
+    Raises BundleError.
     """
     from runnel.tools.peer import without_edges
 
     bundle = Bundle(path)
     described = bundle.manifest["onnx"]
+    return without_edges(bundle.read("streaming.onnx"), described["position"], described["length"])
+
+
+def per_run_of_peer(model: bytes, runs: int = STEPS) -> float:
+    """Instructions of onnxruntime's aarch64 build inside its own library for one run of an ONNX model, sizes that are
+    not fixed being 1, with all optimisations and one thread.
+
+    Raises InputError, and arm_root.Unreachable where there is no arm64 root.
+    """
     root = arm_root.cached()
     python = [*arm_root.command(root), "-c", PEER.replace("SECONDS", str(2 * PAUSE))]
     env = {**os.environ, "PYTHONPATH": str(root / "site")}
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "m.onnx"
-        model.write_bytes(without_edges(bundle.read("streaming.onnx"), described["position"], described["length"]))
-        asked = subprocess.run([*python, model, "0"], capture_output=True, text=True, check=True, env=env)
+        place = Path(folder) / "m.onnx"
+        place.write_bytes(model)
+        asked = subprocess.run([*python, place, "0"], capture_output=True, text=True, check=True, env=env)
         library = "..".join(f"0x{address}" for address in asked.stdout.strip().split("-"))
-        return _count([*python, str(model), str(runs)], b"", env, library, PAUSE) / runs / int(described["hop"])
+        return _count([*python, str(place), str(runs)], b"", env, library, PAUSE) / runs
 
 
 def _processor(manifest: dict[str, object]) -> list[str]:
@@ -178,7 +187,7 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = {path: {"runnel": per_frame(path)} for path in args.bundle}
         if args.peer:
             for path, row in rows.items():
-                row["onnxruntime"] = per_frame_of_peer(path)
+                row["onnxruntime"] = per_run_of_peer(steady_form(path)) / int(Bundle(path).manifest["onnx"]["hop"])
     except (RunnelError, Unreachable) as error:
         print(f"instructions: {error}", file=sys.stderr)
         return 2
