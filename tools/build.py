@@ -38,6 +38,7 @@ from runnel.tools.caches import check_kernels, kv_record, rounded
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
+from runnel.tools.cuda_form import cuda_form
 from runnel.tools.generate.attach import tokenizer_entries
 from runnel.tools.ports import input_port, output_port
 from runnel.tools.prove import Arrays, Case, prove
@@ -180,6 +181,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     entries = _entries(rewritten, form, native, cases, board.name) | _licences(model)
     entries |= tokenizer_entries(model, request.tokenizer, graph)
     manifest = _manifest(rewritten, form, native, refusal, request, board, target, figures)
+    if native is not None:
+        for_gpu, described = cuda_form(graph, request, board, native)
+        entries |= for_gpu
+        manifest["target"] |= described
     out = Path(out)
     here, absent = runs_here(target)
     backends = ["onnxruntime", "native"] if native is not None and here else ["onnxruntime"]

@@ -71,11 +71,11 @@ class Builder:
     """Statements of one kernel, in order. ``lanes`` is the width that loads at a lane position have.
 
     fused: whether the machine rounds a product and a sum once. rounds: whether it has instructions that round to whole
-    numbers. wide: whether it divides and converts int64.
+    numbers, and converts: whether those make integers. wide: whether it divides and converts int64.
     """
 
-    def __init__(self, fused: bool = True, rounds: bool = True, wide: bool = True) -> None:
-        self.fused, self.rounds, self.wide = fused, rounds, wide
+    def __init__(self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True) -> None:
+        self.fused, self.rounds, self.wide, self.converts = fused, rounds, wide, rounds and converts
         self._blocks: list[list[Any]] = [[]]
         self._pointers: list[Any] = []
         self._names = 0
@@ -272,8 +272,8 @@ class Builder:
     def whole(self, value: Expr) -> Expr:
         """float32 that is known to fit rounded half to even to int32."""
         kind = vector_type("int32", lanes_of(value))
-        if not self.rounds:
-            return tirx.Cast(kind, self._whole("llvm.roundeven", value))
+        if not self.converts:
+            return tirx.Cast(kind, self.intrinsic("llvm.roundeven", value))
         return tirx.call_llvm_pure_intrin(kind, "llvm.lrint", value)
 
     def _product_and_sum(self, a: Expr, b: Expr, c: Expr) -> Expr:

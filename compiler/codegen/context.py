@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from tvm import ir, tirx
 
+from runnel.compiler.codegen import cuda
 from runnel.compiler.codegen.builder import Buffer, Builder, Expr
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.memory import flat_padded, frame_elements
@@ -66,14 +67,17 @@ class Context:
         self.target = target
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder(target.fused, target.rounds, target.wide)
+        self.b = Builder(target.fused, target.rounds, target.wide, converts=not target.gpu)
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}
         self.views = {value: self._view(value, access) for value, access in group.inputs.items()}
         self._share: tuple[Expr, Expr] | None = None
         self.spreads = False
-        if group.shared:
+        self._thread = cuda.thread() if group.shared and target.gpu else None
+        if self._thread is not None:
+            self._share = self._thread, tirx.IntImm("int32", cuda.THREADS)
+        elif group.shared:
             self.args.append(Arg("share"))
             words = self._pointer("share", "int32")
             self._share = self.b.let(tirx.BufferLoad(words, [0])), self.b.let(tirx.BufferLoad(words, [1]))
@@ -149,6 +153,8 @@ class Context:
             raise Unsupported(self.group.nodes[0].op, f"the group needs {len(order)} pointers, at most {MAX_POINTERS}")
         params = [self._params[i] for i in order]
         function = tirx.PrimFunc(params, self.b.body(), ir.PrimType("int32"))
+        if self.target.gpu:
+            function = cuda.as_kernel(function, self._thread)
         return function, (*self.args, self._out_arg)
 
     @property

@@ -18,6 +18,7 @@ from runnel.compiler.codegen import (
     blocks,
     channels,
     columns,
+    cuda,
     filters,
     linear,
     product,
@@ -83,13 +84,17 @@ def gathered(group: Group) -> Group:
 
 
 class KernelModule:
-    """Collects kernels and compiles them together. Kernels with the same code are compiled once."""
+    """Collects kernels and compiles them together. Kernels with the same code are compiled once.
+
+    For a GPU the image is PTX, and an entry is the kernel's number.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self._tvm_target = target.tvm()
         self._functions: dict[str, Any] = {}
         self._by_hash: dict[int, list[str]] = {}
+        self.threads: dict[str, int] = {}  # of a GPU, for each kernel
 
     @property
     def unsigned(self) -> bool:
@@ -98,13 +103,17 @@ class KernelModule:
 
     def add(self, group: Group) -> Kernel:
         """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""
+        return self._add(replace(group, shared=True) if self.target.gpu else group)
+
+    def _add(self, group: Group) -> Kernel:
         forms = [self._emit(group, rows) for rows in dict.fromkeys((1, *group.rows))]
         apart = self._emit(gathered(group), group.apart) if group.apart else None
         made = [*forms, apart] if apart else forms
         if group.shared and not all(context.spreads for context in made):
-            return self.add(replace(group, shared=False))
+            return self._add(replace(group, shared=False))
         finished = [context.finish() for context in made]
         symbols = [self.symbol(function) for function, _ in finished]
+        self.threads |= dict.fromkeys(symbols, cuda.THREADS if group.shared and self.target.gpu else 1)
         variants = {context.rows: symbol for context, symbol in zip(forms, symbols)}
         return Kernel(finished[0][1], variants, symbols[-1] if apart else None)
 
@@ -147,6 +156,9 @@ class KernelModule:
         """Compile all kernels into one image, the same bytes for the same kernels."""
         if not self._functions:
             return Image(b"", {}, self.target.arch)
+        if self.target.gpu:
+            numbers = {symbol: number for number, symbol in enumerate(self._functions)}
+            return Image(cuda.ptx(self._functions, self._tvm_target), numbers, self.target.arch)
         return link(object_bytes(self.lowered()), list(self._functions), self.target.arch)
 
 

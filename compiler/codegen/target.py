@@ -10,12 +10,13 @@ import tvm
 from runnel.compiler.codegen import features as known
 
 _VECTOR_BYTES = (("avx512f", 64), ("avx2", 32), ("avx", 32))
+_GPU = "nvptx64-nvidia-cuda"
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7", "armv7l": "armv7", "armv7a": "armv7"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU: x86-64-v2 or better, aarch64, or armv7 with NEON and VFPv4.
+    """A CPU: x86-64-v2 or better, aarch64, or armv7 with NEON and VFPv4; or a GPU of NVIDIA's.
 
     triple: an LLVM triple. cpu: LLVM's name of the CPU. features: LLVM features such as ``"+dotprod"``.
     vector_bytes: width of the vectors that kernels use.
@@ -32,6 +33,13 @@ class Target:
         known.check(triple, cpu, features)
         enabled = known.enabled(triple, cpu, features)
         return Target(triple, cpu, features, next((width for f, width in _VECTOR_BYTES if f in enabled), 16))
+
+    @staticmethod
+    def cuda(capability: str) -> Target:
+        """A GPU of NVIDIA's by its compute capability, such as "8.7". Raises InputError for one that LLVM lacks."""
+        cpu = "sm_" + capability.replace(".", "")
+        known.check(_GPU, cpu, ())
+        return Target(_GPU, cpu)
 
     @staticmethod
     def host() -> Target:
@@ -54,6 +62,11 @@ class Target:
         return _ARCHES.get(name, name)
 
     @property
+    def gpu(self) -> bool:
+        """Whether threads share each kernel's work."""
+        return self.triple == _GPU
+
+    @property
     def lanes(self) -> int:
         """float32 elements in one vector register."""
         return self.vector_bytes // 4
@@ -66,12 +79,12 @@ class Target:
 
     def has(self, feature: str) -> bool:
         """Whether code may use a feature."""
-        return feature in known.enabled(self.triple, self.cpu, self.features)
+        return not self.gpu and feature in known.enabled(self.triple, self.cpu, self.features)
 
     @property
     def fused(self) -> bool:
         """Whether a product and a sum can be rounded once."""
-        return self.arch == "aarch64" or self.has("fma" if self.arch == "x86_64" else "vfp4")
+        return self.gpu or self.arch == "aarch64" or self.has("fma" if self.arch == "x86_64" else "vfp4")
 
     @property
     def rounds(self) -> bool:
@@ -90,6 +103,8 @@ class Target:
 
     def tvm(self) -> Any:
         """The same as TVM's target."""
+        if self.gpu:
+            return tvm.target.Target({"kind": "nvptx", "mcpu": self.cpu})
         parts = self.triple.split("-")
         triple = "-".join([parts[0], "unknown", *parts[1:]]) if len(parts) == 3 else self.triple
         config: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": self.cpu}
