@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import onnx
 import pytest
 import zoo
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "streaming"))
+from quantised_nets import TIME, QuantisedNet
 
 import runnel
 from runnel.runtime.bundle import Bundle
@@ -92,6 +96,37 @@ def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
     info = runnel.compile(layers(kind), tmp_path / "m.rnl", target=target, backend="native")
     assert "verify them there" in info.manifest["proof"]["not_covered"]
     check(Bundle(info.path), play)
+
+
+def codes(kind: str) -> bytes:
+    """Images in codes: dense, with a filter a channel, through a window of frames; or products by few bits."""
+    if kind == "blocks":
+        net = QuantisedNet(3, opset=21)
+        h = net.op("Transpose", net.input([1, 70, TIME]), perm=[0, 2, 1])
+        for bits, (inputs, outputs) in ((4, (70, 48)), (8, (48, 36))):
+            packed = net.const(net.rng.integers(0, 256, (outputs, -(-inputs // 32), 4 * bits)), "uint8")
+            blocks = -(-inputs // 32)
+            scales = net.const(net.rng.uniform(0.01, 0.02, outputs * blocks).astype(np.float32))
+            zeros = net.const(net.rng.integers(0, 256, outputs * -(-blocks * bits // 8)), "uint8")
+            attrs = {"K": inputs, "N": outputs, "bits": bits, "block_size": 32, "domain": "com.microsoft"}
+            h = net.op("Tanh", net.op("MatMulNBits", h, packed, scales, zeros, **attrs))
+        return bytes(net.model(h))
+    net = QuantisedNet(4, kind)
+    x = net.source([1, 3, TIME, 11])
+    h = net.qconv(x, 3, 20, [3, 3], pads=[2, 1, 0, 1])
+    h = net.qconv(h, 20, 20, [3, 3], group=20, pads=[2, 1, 0, 1])
+    h = net.qconv(h, 20, 24, [1, 1])
+    y = net.qconv(h, 24, 8, [1, 11])
+    return bytes(net.model(y, dtypes={y: kind}))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", ["int8", "uint8", "blocks"])
+def test_codes(kind: str, target: str, tmp_path: Path, play) -> None:
+    """Sums of codes to the bit."""
+    (tmp_path / "m.onnx").write_bytes(codes(kind))
+    info = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl", target=target, backend="native")
+    assert check(Bundle(info.path), play) == 0.0 or kind == "blocks"
 
 
 def test_the_denoiser_without_dot_products(tmp_path: Path, play) -> None:
