@@ -119,6 +119,8 @@ GTCRN = {f"{name}_cache_out": f"{name}_cache" for name in ("conv", "tra", "inter
 FACES = {"time_axis": {"input": 0}, "window": 1}  # its one frame is a window
 WORKLOADS = [
     _tcn(1, 0.10), _tcn(4, 0.12), _tcn(16, 0.22),
+    Workload("tcn int8 hop 1", nets.tcn, options={"hop": 1}, quantise=True, codes=True, of="tcn hop 1", target=0.9,
+             own_target=0.5, scale=1.0),
     _rnn("GRU", 32, 64), _rnn("GRU", 256, 256), _rnn("LSTM", 32, 64), _rnn("LSTM", 256, 256),
     Workload("denoiser", _denoiser, hop=512, options={"rate": 16000}, target=0.25, record=_speech, steps=60),
     Workload("gtcrn", _file("gtcrn/gtcrn_simple.onnx"), "states", states=GTCRN, target=0.20),
