@@ -80,6 +80,7 @@ def findings() -> list[Finding]:
         _package("onnxruntime", "proving models; the reference backend", laptop),
         _package("apache-tvm", "compiling models to machine code", laptop),
         *_boards(),
+        _package("ai-edge-litert", "TensorFlow Lite files", "pip install 'runnel[tflite]'"),
         _package("cryptography", "signing bundles", "pip install 'runnel[deploy]'"),
         _package("pyserial", "boards behind a serial line", "pip install 'runnel[deploy]'"),
         _package("soxr", "sound whose rate is not the model's", "pip install soxr"),
