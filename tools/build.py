@@ -18,6 +18,7 @@ import runnel
 from runnel import targets
 from runnel.compiler.bundle import write_bundle
 from runnel.compiler.graph.bind import bind, set_shapes
+from runnel.compiler.graph.decoder.roles import reads_tokens
 from runnel.compiler.graph.model import Graph, load
 from runnel.compiler.graph.rates import rates_in
 from runnel.compiler.graph.states import find_states
@@ -88,7 +89,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         bind(graph, fixed)
     if request.shape:
         set_shapes(graph, {k: list(v) for k, v in request.shape.items()})
-    states = dict(request.state) if request.state else find_states(graph)
+    states = dict(request.state) if request.state else {} if reads_tokens(graph) else find_states(graph)
     _check_states(graph, states)
     initial = {
         p.name: np.zeros([int(d) if isinstance(d, int) else 1 for d in p.shape], p.dtype)

@@ -17,7 +17,7 @@ from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
 from runnel.compiler.streaming import rules as _rules  # noqa: F401  (registers them)
-from runnel.compiler.streaming.attention.cached import with_caches
+from runnel.compiler.streaming.attention.cached import ranking, with_caches
 from runnel.compiler.streaming.attention.cuts import shapes_by_length
 from runnel.compiler.streaming.attention.fused import take_apart
 from runnel.compiler.streaming.attention.pattern import ATTEND
@@ -56,6 +56,7 @@ from runnel.compiler.streaming.symbolic import SYMBOLIC_OPS, evaluate_symbolic, 
 from runnel.compiler.streaming.unruled import all_reasons, ops_without_rule, reads
 from runnel.compiler.streaming.weighted import held_back
 from runnel.errors import InputError, InternalError, Reason, Refused
+from runnel.kv import parse as parse_kv
 
 SHORT_PROBE = 5
 PROBE_LENGTHS = [64, 257, 1000, 4000, 16000, 64000, 480, 80, 32, 8, 4, 2, *range(97, 113), 16]
@@ -361,14 +362,16 @@ def analyse(
             add_source(analysis, port, axes[port.name], per_tick.get(port.name, 1))
         else:
             add_static(analysis, port)
+    retain = parse_kv(kv).retain if kv is not None else ""
     found, sinks = without_sinks(graph) if kv is not None else (graph, {})
     found = find_attention(found) if window is None and not states else graph
     if kv is not None and not states:
         both = (analysis.probe_length, SHORT_PROBE)
         other = probe_shapes(graph, axes, [SHORT_PROBE], per_tick)[1]
-        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both), sinks)
+        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both), sinks, retain)
     for node in found.nodes:
         analysis.visit(node)
+    graph.outputs = [p for p in graph.outputs if p.name not in ranking(graph, retain)]
     outputs = collect_outputs(analysis, graph)
     if analysis.reasons:
         raise Refused(all_reasons(graph, analysis.reasons, early), by_decision(analysis.decided))

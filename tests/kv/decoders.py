@@ -78,6 +78,7 @@ class Maker(Net):
         self.sizes = sizes
         self.outputs: list[str] = []
         self.past_rank = 4
+        self.ranks: dict[str, int] = {}
 
     def ms(self, op: str, *inputs: str, outputs: int = 1, **attrs: Any) -> Any:
         """One node of com.microsoft."""
@@ -216,7 +217,7 @@ class Maker(Net):
         """The model."""
         ports = []
         for name in self.outputs:
-            rank = 3 if name == "logits" or "conv" in name else self.past_rank
+            rank = self.ranks.get(name, 3 if name == "logits" or "conv" in name else self.past_rank)
             shape = [f"{name}.{axis}" for axis in range(rank)]
             ports.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         graph = helper.make_graph(self.nodes, "decoder", self.inputs, ports, self.initializers)

@@ -202,3 +202,24 @@ MORE = {
     "beside_a_held_encoder": lambda: beside_an_encoder(held=True),
     "hybrid": hybrid,
 }
+
+
+def ranking_heads(one_output: bool = False, sizes: Sizes = SIZES) -> Decoder:
+    """Locret's form: a small head a layer says of each token and KV head what it is worth, as outputs of the model."""
+    net = Maker(sizes)
+    tokens, padding, positions, total = net.optimum()
+    cos, sin = net.tables(positions, frequencies(sizes.size))
+    mask = net.causal(tokens, total, padding=padding)
+    x, ranks = net.embedded(tokens), []
+    for layer in range(sizes.layers):
+        hidden = x
+        x = layer_of(net, layer, x, cos, sin, mask)
+        ranks.append(net.op("Sigmoid", net.linear(hidden, sizes.width, sizes.kv_heads)))
+    if one_output:
+        net.named(net.op("Transpose", net.op("Concat", *ranks, axis=2), perm=[0, 2, 1]), "worth")
+    else:
+        for layer, y in enumerate(ranks):
+            net.named(y, f"worth.{layer}")
+    net.head(x, net.rms)
+    net.ranks = {n: 3 for n in net.outputs if n.startswith("worth")}
+    return Decoder(net.made(), optimum_feeds, empty_past(sizes))

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from decoders import VOCABULARY
+from others import ranking_heads
 
 import runnel
 from models import FAMILIES
@@ -77,3 +78,27 @@ def test_everything_needs_a_bound(tmp_path: Path) -> None:
 def test_a_policy_needs_kernels(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="needs kernels"):
         compiled(tmp_path, "grouped_heads", kv="window=20", backend="onnxruntime")
+
+
+def test_outputs_of_the_model_rank_tokens(tmp_path: Path) -> None:
+    """As long as nothing is dropped the logits are the offline model's; then those stay that are ranked highest."""
+    decoder = ranking_heads()
+    info = runnel.compile(decoder.model, tmp_path / "m.rnl", kv="retain=worth,budget=6,window=4")
+    program = runnel.load(info.path)
+    assert [p.name for p in program.outputs] == ["logits"]
+    stream = program.stream()
+    wanted = decoder.logits(TOKENS, [5, *[1] * 18])
+    got = stream.push(TOKENS)
+    assert oracle.deviation(got[:, :10], wanted[:, :10]) <= oracle.TOLERANCE
+    assert oracle.deviation(got[:, 12:], wanted[:, 12:]) > 1e-3
+    assert stream.kv.kept == 10
+
+
+def test_a_ranking_that_is_no_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"no output 'worth.0'.*'logits'"):
+        compiled(tmp_path, "grouped_heads", kv="retain=worth,budget=6,window=4")
+
+
+def test_a_ranking_that_waits_for_what_it_ranks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="'worth', which waits for its own result"):
+        runnel.compile(ranking_heads(one_output=True).model, tmp_path / "m.rnl", kv="retain=worth,budget=6,window=4")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.graph.decoder.check import check_past
 from runnel.compiler.graph.decoder.places import only_filled
 from runnel.compiler.graph.decoder.roles import Role, Roles
 from runnel.compiler.graph.fold import fold, to_proto
@@ -21,8 +22,10 @@ WRITES = ("TensorScatter", "ScatterND", "ScatterElements")
 def whole_sequence(graph: Graph, roles: Roles) -> None:
     """Bind every input but the tokens (and static inputs) to what it is when a sequence begins, in place.
 
-    ``graph.proto`` becomes that model. Raises InputError where a past has a size that is not known.
+    ``graph.proto`` becomes that model. Raises InputError where a past has a size that is not known, or where the model
+    with its past gives something else.
     """
+    ports = list(graph.inputs)
     maker = _Maker(graph, roles)
     pasts = set(roles.of("past"))
     capacities = {
@@ -52,7 +55,9 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
         only_filled(graph, maker.tokens, maker.axis, capacities)
     for name in roles.of("past"):
         graph.constants.pop(name, None)
-    graph.proto = to_proto(graph)
+    before, graph.proto = graph.proto, to_proto(graph)
+    if roles.presents:
+        check_past(before, ports, roles, graph.proto)
 
 
 def _without_past(port: Port, role: Role) -> list[int]:

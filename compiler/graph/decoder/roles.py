@@ -26,9 +26,9 @@ class Role:
     """What an input stands for.
 
     kind: "tokens", "positions", "ones" (which tokens are there), "causal" (which keys a token sees), "length" (of
-    keys), "last" (the number of the last key), "zero" (how much past there is, or an option), "past", "begin" (a state
-    of fixed size, zero at first), "static". axis: that of time. output: for a past or state, the model's output that
-    continues it.
+    keys), "last" (the number of the last key), "zero" (how much past there is, or, without an axis, an option), "past",
+    "begin" (a state of fixed size, zero at first), "static". axis: that of time. output: for a past or state, the
+    model's output that continues it.
     """
 
     kind: str
@@ -53,8 +53,16 @@ class Roles:
 
 
 def has_past(graph: Graph) -> bool:
-    """Whether the model takes keys and values of earlier tokens, as many as there were, or a cache to write them in."""
-    return any(role.kind == "past" for role in _pasts(graph).values())
+    """Whether the model takes keys and values of earlier tokens, as many as there were, a cache to write them in, or
+    states before a sequence of tokens."""
+    kinds = {role.kind for role in _pasts(graph).values()}
+    return "past" in kinds or ("begin" in kinds and reads_tokens(graph))
+
+
+def reads_tokens(graph: Graph) -> bool:
+    """Whether an input is a sequence of numbers of tokens, of any length."""
+    whole = [p for p in graph.inputs if p.dtype in ("int64", "int32") and TOKENS.match(p.name) and len(p.shape) < 3]
+    return any(not all(_fixed(p)) for p in whole)
 
 
 def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics: Sequence[str] = ()) -> Roles:
@@ -93,7 +101,7 @@ def _role(port: Port, readers: list[tuple[Node, int]], tokens: Port) -> Role:
     for node, place in readers:
         known = _LENGTHS.get((node.op, place))
         if known is not None and whole:
-            return Role(known)
+            return Role(known, 0 if known == "zero" else -1)
     if port.dtype == "bool" and rank <= 1:
         return Role("zero")
     if whole and POSITIONS.search(name) and rank in (1, 2, 3) and not re.search(r"len", name, re.IGNORECASE):

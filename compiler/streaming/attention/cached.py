@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runnel.compiler.graph.model import Graph
+from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.streaming.attention.cuts import Above, Function, Shape
 from runnel.compiler.streaming.attention.pattern import ATTEND, Pattern, alive
 from runnel.compiler.streaming.attention.turned import Layout, Turned, look
 from runnel.compiler.streaming.kinds.cache import Rotary
 from runnel.compiler.streaming.registry import Refusal
+from runnel.compiler.streaming.unruled import reads
 
 FRAMES = (64, 5)
 
@@ -20,7 +22,7 @@ FRAMES = (64, 5)
 @dataclass(frozen=True, eq=False)
 class Cut:
     """q, k and v: what each head of queries reads of the tensors before rotation. batch: the axes of the model's scores
-    before (queries, keys). shape: (tensor, frames) → its shape."""
+    before (queries, keys). shape: (tensor, frames) → its shape. ranks: the name of what ranks tokens, if anything."""
 
     q: Turned
     k: Turned
@@ -28,6 +30,7 @@ class Cut:
     batch: tuple[int, ...]
     shape: Shape
     sinks: np.ndarray | None = None
+    ranks: str = ""
 
     @property
     def queries(self) -> int:
@@ -66,12 +69,14 @@ class Cut:
         return np.asarray(values[np.argsort(self._groups, kind="stable")])
 
 
-def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, str]) -> Graph:
+def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, str], retain: str = "") -> Graph:
     """The graph, in which every attention is one node (of ``whole``, in which it is not), with those to their own past
     reading what comes before rotary positions and repeated heads. sinks: {softmax's output: logits beside its scores}.
+    retain: the output, or outputs numbered by layer, that ranks tokens for the caches.
     """
     above = Above(whole, shape)
-    nodes = []
+    ranks = _ranks(graph, retain)
+    nodes, layer = [], 0
     for node in graph.nodes:
         pattern = node.attrs.get("pattern")
         if node.op != ATTEND or not isinstance(pattern, Pattern) or not _over_time(pattern, shape):
@@ -79,15 +84,55 @@ def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, st
             continue
         try:
             cut = _cut(above, pattern, sinks.get(pattern.softmax.outputs[0]))
-            nodes.append(
-                replace(
-                    node, inputs=[n for t in (cut.q, cut.k, cut.v) for n in t.names], attrs=node.attrs | {"cut": cut}
-                )
-            )
+            cut = replace(cut, ranks=ranks(layer))
+            names = [name for turned in (cut.q, cut.k, cut.v) for name in turned.names] + [cut.ranks] * bool(cut.ranks)
+            nodes.append(replace(node, inputs=names, attrs=node.attrs | {"cut": cut}))
         except Refusal as refusal:
             nodes.append(replace(node, inputs=_sources(above, pattern), attrs=node.attrs | {"cut": refusal}))
-    kept = alive(nodes, {p.name for p in graph.outputs})
+        layer += 1
+    kept = alive(sorted_nodes(nodes) if retain else nodes, {p.name for p in graph.outputs})
     return replace(graph, nodes=kept)
+
+
+def ranking(graph: Graph, retain: str) -> list[str]:
+    """The outputs that rank tokens: NAME, or NAME.0, NAME.1, …, also with another sign than a dot, or none."""
+    return [p.name for p in graph.outputs if retain and re.fullmatch(rf"{re.escape(retain)}\W?_?\d*", p.name)]
+
+
+def _ranks(graph: Graph, retain: str) -> Callable[[int], str]:
+    names = ranking(graph, retain)
+
+    def of_layer(layer: int) -> str:
+        if not retain:
+            return ""
+        own = [n for n in names if re.fullmatch(rf"\W?_?{layer}", n[len(retain) :])]
+        if len(own) != 1 and names != [retain]:
+            listed = ", ".join(f"'{p.name}'" for p in graph.outputs)
+            raise Refusal(
+                f"has no output '{retain}.{layer}' that ranks its tokens; the model's outputs are {listed}",
+                "export the retaining heads as outputs, one a layer",
+            )
+        return own[0] if own else retain
+
+    return of_layer
+
+
+def sorted_nodes(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each behind those it reads from; those that wait for themselves as they were, at the end."""
+    maker = {o: id(n) for n in nodes for o in n.outputs if o}
+    waiting, done, placed = list(nodes), list[Node](), set[int]()
+    while waiting:
+        left = []
+        for node in waiting:
+            if all(maker.get(i) in placed or i not in maker for i in reads(node)):
+                done.append(node)
+                placed.add(id(node))
+            else:
+                left.append(node)
+        if len(left) == len(waiting):
+            return done + left
+        waiting = left
+    return done
 
 
 def _sources(above: Above, pattern: Pattern) -> list[str]:

@@ -48,11 +48,13 @@ def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
                 "state the most tokens of a stream (--max-frames N), or what a cache keeps (--kv sink=4,window=512)",
             )
         a.limits.append((min(bounds), "its cache keeps all of the past, and this is what it holds"))
+    ranks = _ranks(a, node, cut, k.shape[1] or 0) if cut.ranks else None
     final = q.fact.final.minimum_with(k.fact.final).minimum_with(v.fact.final)
+    final = final if ranks is None else final.minimum_with(ranks.fact.final)
     heads, wide = cut.queries, v.shape[-1]
     layer = sum(isinstance(n, CachedAttend) for n in a.nodes)
     y = a.emit(
-        node, CachedAttend, [q, k, v, None, None], 2, final, k.fact.length, shape=(1, heads, None, wide),
+        node, CachedAttend, [q, k, v, ranks, None], 2, final, k.fact.length, shape=(1, heads, None, wide),
         op="CachedAttention", suffix="/attention", layer=layer, scale=band.scale * cut.q.gain * cut.k.gain,
         softcap=band.softcap, window=window, rotary=cut.rotary, slopes=slopes, bias=bias, sinks=cut.sinks,
     )  # fmt: skip
@@ -88,6 +90,26 @@ def transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: 
         plain, [x], list(perm).index(x.axis), attrs={"perm": list(perm)}, suffix=suffix,
         shape=shape if suffix else None,
     )  # fmt: skip
+
+
+def _ranks(a: Analysis, node: Node, cut: Cut, heads: int) -> Stream:
+    """What ranks the tokens of this cache, (1, heads, time)."""
+    x = a.values.get(cut.ranks)
+    if x is None:
+        raise Refusal(
+            f"is ranked by '{cut.ranks}', which waits for its own result", "rank each layer by an output of its own"
+        )
+    if not isinstance(x, Stream) or x.dtype != "float32" or len(x.shape) != 3 or x.axis not in (1, 2):
+        raise Refusal(
+            f"is ranked by '{cut.ranks}', which is no float32 (1, heads, tokens)", "export one number a head and token"
+        )
+    if x.axis == 1:
+        x = transposed(a, node, x, [0, 2, 1], "/ranks")
+    if x.shape != (1, heads, None):
+        raise Refusal(
+            f"is ranked by '{cut.ranks}' with {x.shape[1]} numbers a token, not {heads}", "give one a KV head"
+        )
+    return x
 
 
 # The operands as (1, heads, time, features) ------------------------------------------------------------------------
