@@ -61,7 +61,7 @@ def choose(program: NativeProgram, kv: str | None, position: int) -> ctypes.Arra
         raise StreamError("the program has no caches of keys and values; leave kv and position out.")
     if not 0 <= position <= MOST_START:
         raise StreamError(f"a stream cannot start at position {position}; give 0 to 2^44.")
-    counting = (program.manifest["kv"] or {}).get("numbered")
+    counting = (program.manifest.get("kv") or {}).get("numbered")
     if position and counting:
         raise StreamError(
             f"the model counts tokens from 0 outside its caches too ('{counting[0]}'), so a stream cannot start at "

@@ -118,6 +118,7 @@ def _value(port: Port, role: Role, start: int, count: int, places: int) -> np.nd
     """What an input is in a call with ``count`` tokens after ``start``. places: of a cache of fixed size, or 0."""
     dims = [d if isinstance(d, int) else 1 for d in port.shape]
     total = start + count
+    value: np.ndarray
     if role.kind == "positions":
         dims[role.axis] = count
         value = np.broadcast_to(np.arange(start, total), dims)
@@ -129,7 +130,7 @@ def _value(port: Port, role: Role, start: int, count: int, places: int) -> np.nd
         size = port.shape[-1]
         width = size if isinstance(size, int) and size > 1 else places or total
         seen = np.arange(width)[None, :] <= np.arange(start, total)[:, None]
-        value = seen if port.dtype == "bool" else np.where(seen, 0.0, -np.inf)
+        value = np.asarray(seen if port.dtype == "bool" else np.where(seen, 0.0, -np.inf))
         value = np.broadcast_to(value, (*dims[:-2], count, width))
     else:
         number = {"length": total, "last": total - 1, "zero": 0}[role.kind]
