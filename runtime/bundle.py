@@ -35,6 +35,8 @@ class Bundle:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        if self.path.endswith(".tflite"):
+            raise BundleError(f"'{self.path}' is a TensorFlow Lite file; load it with backend='tflite'.")
         try:
             file = open(path, "rb")  # noqa: SIM115
         except OSError as error:

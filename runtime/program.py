@@ -259,8 +259,7 @@ def load(
 
     Raises BundleError for a broken or foreign file, InputError for an unknown backend or a package that is missing.
     poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
-    runtime: what it runs on, with its workers and its budget of memory (native only); None: the caller's thread. ram:
-    the same as ``runtime=Runtime(ram=ram)``.
+    runtime: its workers and budget of memory (native only); None: the caller's thread. ram: of ``Runtime(ram=ram)``.
     """
     if ram is not None:
         from runnel.runtime.runtime import Runtime
@@ -271,15 +270,11 @@ def load(
     if backend not in (*BACKENDS, TFLITE):
         raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
     if runtime is not None and (runtime.workers > 1 or runtime.budget) and backend != "native":
-        raise InputError(
-            f"workers and budgets of RAM are for the native backend, not for {backend}; load '{path}' without them."
-        )
+        raise InputError(f"workers and budgets of RAM are for the native backend; load '{path}' without them.")
     if backend == TFLITE:
         from runnel.runtime.backends.tflite import TfliteProgram
 
         return TfliteProgram.from_file(path)
-    if os.fspath(path).endswith(".tflite"):
-        raise BundleError(f"'{os.fspath(path)}' is a TensorFlow Lite file; load it with backend='tflite'.")
     bundle = Bundle(path)
     if backend not in bundle.manifest["backends"]:
         why = bundle.manifest["native_refusal"] if backend == "native" else None
