@@ -40,11 +40,12 @@ demo: setup
 	@$(PY) -m runnel.tools.demo
 
 bench: setup $(VENV)/.bench
-	@$(PY) -m runnel.tools.benchmark $(BENCH)
+	@$(PY) -m runnel.tools.benchmark --page docs/performance.md $(BENCH)
 
 $(VENV)/.bench: $(STAMP)
 	@echo "installing the runtimes that the bench compares with into $(VENV)"
 	@$(PIP) install --no-build-isolation -e '.[bench]'
+	@$(PIP) install --no-deps pnnx==20261020  # its Python part needs torch, its converter does not
 	@touch $@
 
 bench-compile: setup

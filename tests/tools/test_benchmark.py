@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from runnel.tools.benchmark import __main__ as command
-from runnel.tools.benchmark import driver, nets
+from runnel.tools.benchmark import driver, nets, page
 from runnel.tools.benchmark.case import load_case
 from runnel.tools.benchmark.contenders.base import CannotRun
 from runnel.tools.benchmark.figures import best_peer, figures, ratios
@@ -54,10 +54,12 @@ def stepped(step: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
         (nets.tcn(8, 3), nets.tcn_step(4, 1, 8, 3), (1, 8, 32), 2, 4),
         (nets.recurrent("GRU", 5, 7), nets.recurrent_step("GRU", 5, 7), (9, 1, 5), 0, 1),
         (nets.recurrent("LSTM", 5, 7), nets.recurrent_step("LSTM", 5, 7), (9, 1, 5), 0, 1),
+        (nets.recurrent("GRU", 5, 7), nets.recurrent_plain("GRU", 5, 7), (9, 1, 5), 0, 1),
+        (nets.recurrent("LSTM", 5, 7), nets.recurrent_plain("LSTM", 5, 7), (9, 1, 5), 0, 1),
         (nets.soundstream(4, (2, 4), 6), nets.soundstream(4, (2, 4), 6, 16), (1, 1, 160), 2, 16),
         (nets.movinet(size=32, head=(24, 16, 5)), nets.movinet(True, 32, (24, 16, 5)), (1, 3, 7, 32, 32), 2, 1),
     ],
-    ids=["tcn", "gru", "lstm", "soundstream", "movinet"],
+    ids=["tcn", "gru", "lstm", "plain gru", "plain lstm", "soundstream", "movinet"],
 )
 def test_steps_by_hand_are_the_whole_network(
     whole: bytes, step: bytes, shape: tuple[int, ...], axis: int, hop: int
@@ -170,6 +172,41 @@ def test_the_roofline_is_arithmetic_or_bytes() -> None:
     assert TOP.better(Roofline(2e9, 1e9, {1000: 5e8, 100_000: 6e8})) == Roofline(2e9, 4e9, {1000: 1e9, 100_000: 6e8})
 
 
+def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
+    one = row("one", [10e-6, 10e-6], [40e-6, 40e-6], target=0.2)
+    many = row("many", [40e-6, 40e-6], [80e-6, 80e-6], lanes=8, of="one", own_target=0.4)
+    refused = {**row("refused", [1e-6], [1e-6]), "fault": "refused, an op does not stream", "entries": []}
+    for entry in one["entries"][:1]:  # type: ignore[index]
+        entry["phases"] = [1e-6, 3e-6]
+    told = [Entry("lame", "q", verdict="wrong", error=7.0), Entry("shy", "r", verdict="absent", reason="pip install r")]
+    one["entries"] += [vars(e) for e in told]  # type: ignore[operator]
+    machine = {"machine": "m", "cpu": "c", "when": "today", "settings": {"rounds": 2}, "roofline": TOP.to_dict()}
+    kept = json.loads(json.dumps({"machine": machine, "rows": [one, many, refused]}))
+    path = tmp_path / "performance.md"
+    path.write_text("# old\n" + page.NOTES + "\nWhat somebody found out.\n")
+    page.write(kept, path)
+    text = path.read_text()
+    assert (
+        "| one | 0.001 | 0 | 1.00 | 10 % | 10.0 | +2.0 | peer, 40.0 | 0.250 [0.250 … 0.250] | 0.200 | **no** |" in text
+    )
+    assert "- **one**: 0.250, not 0.200. Our step is at 10 % of the roofline." in text
+    assert "| many | our one for each stream | 0.500 | 0.40 | **no** |" in text
+    assert "| one | 2 | 2.00 | 3.00 | 1.5 |" in text
+    assert "| one | 40.0 (0.25) | **wrong** |  |" in text
+    assert "- **lame**: wrong numbers, 7 times what is allowed (one)" in text
+    assert "- **shy**: pip install r (one)" in text
+    assert "refused, an op does not stream" in text
+    assert text.endswith(page.NOTES + "\nWhat somebody found out.\n")
+    again = text
+    page.write(kept, path)
+    assert path.read_text() == again
+
+
+def test_the_roofline_tells_what_cannot_be_reached() -> None:
+    near = figures(row("near", [1e-6], [2e-6], target=0.1, macs=900.0), [], TOP)
+    assert "The roofline itself is 0.45 of peer's step" in page.why([near])[0]
+
+
 def test_the_command_keeps_raw_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--quick", "--only", "gru 32-64", "--folder", str(tmp_path)]) == 0
     kept = json.loads((tmp_path / "rows.json").read_text())
@@ -180,7 +217,12 @@ def test_the_command_keeps_raw_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     ours = told["entries"][0]
     assert (ours["name"], ours["verdict"], len(ours["rounds"])) == ("runnel", "right", 3)
     assert all(seconds > 0 for seconds in ours["rounds"])
+    absent = [e for e in told["entries"] if e["verdict"] == "absent"]
+    assert all(e["reason"] == f"pip install {e['package']}" for e in absent)
     assert "roofline" in capsys.readouterr().out
+    page_of_it = tmp_path / "performance.md"
+    assert command.main(["--keep", "--folder", str(tmp_path), "--page", str(page_of_it)]) == 0
+    assert "gru 32-64" in page_of_it.read_text()
 
 
 def test_workloads_have_names_of_their_own() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runnel.errors import RunnelError
-from runnel.tools.benchmark import driver, roofline
+from runnel.tools.benchmark import driver, page, roofline
 from runnel.tools.benchmark.figures import Figures, figures, ratios
 from runnel.tools.benchmark.harness import OURS, Settings, compete
 from runnel.tools.benchmark.prepare import prepare
@@ -34,10 +34,8 @@ def bench(workload: Workload, folder: Path, settings: Settings) -> dict[str, Any
         case, manifest = prepare(workload, folder / workload.name.replace(" ", "-"))
     except RunnelError as error:
         return row | {"fault": str(error).splitlines()[0]}
-    macs = manifest["macs"]
-    each = macs.get("per_hop_exact") or macs["per_frame_streamed"] * workload.hop
     weights = parameter_bytes(case.place / "step.onnx")
-    row |= {"macs": each * workload.lanes, "macs_of_window": macs.get("per_hop_naive"), "weights_bytes": weights}
+    row |= {"macs": case.macs, "macs_of_window": manifest["macs"].get("per_hop_naive"), "weights_bytes": weights}
     return row | {"entries": [asdict(e) for e in compete(case, settings)]}
 
 
@@ -80,7 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few and short turns")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where models and rows are kept")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write the page, such as docs/performance.md")
+    parser.add_argument("--keep", action="store_true", help="measure nothing: make the page of the rows that are kept")
     args = parser.parse_args(argv)
+    if args.keep:
+        page.write(json.loads((args.folder / "rows.json").read_text()), args.page)
+        return 0
     settings = QUICK if args.quick else Settings()
     chosen = [w for w in WORKLOADS if any(part in w.name for part in args.only.split(","))]
     os.environ |= {"OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -97,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
             machine["roofline"] = top.to_dict()
             print(told(figures(row, rows, top)), flush=True)
             (args.folder / "rows.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if args.page and not args.only:
+        page.write({"machine": machine, "rows": rows}, args.page)
     return 0
 
 

@@ -51,7 +51,7 @@ class Case:
     reach: frames that an output depends on, 0 where that has no end. step_outputs: as step.onnx gives them. scalars:
     (position, length), where step.onnx asks for them. skip: steps of the recording after which the states that
     step.onnx starts with are those of a stream. codes: computes in integers. tolerance: of the range of a float output.
-    period: frames after which the work of pushes of one frame is the same again.
+    macs: of a step. period: frames after which the work of pushes of one frame is the same again.
     lanes: streams at once, of which step.onnx takes all along batch_axis, or one where that is -1.
     """
 
@@ -72,6 +72,7 @@ class Case:
     codes: bool = False
     tolerance: float = 1e-3
     tflite: str = ""
+    macs: float = 0.0
     period: int = 1
     lanes: int = 1
     batch_axis: int = -1

@@ -98,12 +98,16 @@ __attribute__((visibility("default"))) double read_bandwidth(const void* block, 
   const auto* base = static_cast<const char*>(block);
   Floats sums[8] = {};
   double start = Now(), taken = 0;
-  int64_t passes = -1;  // the first one only brings the block in
+  const int64_t each = 1 + (int64_t{1} << 22) / static_cast<int64_t>(bytes);  // between two looks at the clock
+  int64_t passes = -each;                                                     // the first ones only bring the block in
   while (taken < least || passes < 1) {
-    for (const char* p = base; p < base + bytes; p += 8 * kVector) {
-      for (int i = 0; i < 8; ++i) sums[i] += *reinterpret_cast<const Floats*>(p + i * kVector);
+    for (int64_t i = 0; i < each; ++i) {
+      for (const char* p = base; p < base + bytes; p += 8 * kVector) {
+        for (int k = 0; k < 8; ++k) sums[k] += *reinterpret_cast<const Floats*>(p + k * kVector);
+      }
     }
-    if (++passes == 0) start = Now();
+    passes += each;
+    if (passes == 0) start = Now();
     taken = Now() - start;
   }
   volatile float kept = 0;

@@ -82,7 +82,11 @@ def quantise(path: Path, workload: Workload) -> None:
 
 
 def common(workload: Workload, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What is told of every kind."""
+    macs = manifest["macs"]
+    each = macs.get("per_hop_exact") or macs["per_frame_streamed"] * workload.hop
     return {
+        "macs": each * workload.lanes,
         "folder": str(folder), "name": workload.name, "kind": workload.kind, "hop": workload.hop,
         "window": workload.window, "codes": workload.codes, "lanes": workload.lanes,
         "batch_axis": workload.batch_axis, "period": int(manifest["macs"]["natural_hop"]),
@@ -120,6 +124,8 @@ def stream(workload: Workload, folder: Path, manifest: dict[str, Any]) -> Case:
     }  # fmt: skip
     if workload.step is not None:
         (folder / "step.onnx").write_bytes(workload.step())
+        if workload.plain is not None:
+            (folder / "plain.onnx").write_bytes(workload.plain())
         states = [State(i, o, tuple(s)) for i, o, s in _pairs(folder / "step.onnx", port["name"], names)]
         return Case(**facts, step_outputs=outputs, states=states)
     program = OnnxProgram.from_bundle(bundle)

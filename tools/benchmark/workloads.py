@@ -46,10 +46,10 @@ class Workload:
     """A row. model: the offline model. hop: frames of a step. kind: see case.py.
 
     options: of runnel.compile. step: the step by hand, where that is better for peers than the model's streaming form;
-    batch_axis: where it takes several streams. states: {output: input} of a model that brings its own. quantise: the
-    model is made integer first; codes: it computes in integers. scale: of the noise that it is fed, or record and
-    steps: a recording, and how much of it. tflite: the same model for LiteRT. target: the ratio to the best peer to
-    reach (window mode has a rule of its own); own_target: that to our own step of workload ``of``.
+    plain: that without recurrent cells; batch_axis: where both take several streams. states: {output: input} of a model
+    that brings its own. quantise: the model is made integer first; codes: it computes in integers. scale: of the noise
+    that it is fed, or record and steps: a recording, and how much of it. tflite: the same network for LiteRT. target:
+    the ratio to the best peer to reach (window mode has a rule of its own); own_target: to our own step of ``of``.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Workload:
     hop: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     step: Callable[[], bytes] | None = None
+    plain: Callable[[], bytes] | None = None
     states: dict[str, str] = field(default_factory=dict)
     quantise: bool = False
     codes: bool = False
@@ -90,7 +91,8 @@ def _rnn(op: str, inside: int, hidden: int, lanes: int = 1) -> Workload:
     several = f" x{lanes}" if lanes > 1 else ""
     return Workload(
         f"{op.lower()} {inside}-{hidden}{several}", lambda: nets.recurrent(op, inside, hidden), lanes=lanes,
-        step=lambda: nets.recurrent_step(op, inside, hidden, lanes), batch_axis=1, target=0.35 if lanes == 1 else None,
+        step=lambda: nets.recurrent_step(op, inside, hidden, lanes), batch_axis=1,
+        plain=lambda: nets.recurrent_plain(op, inside, hidden, lanes), target=0.35 if lanes == 1 else None,
         of=f"{op.lower()} {inside}-{hidden}" if lanes > 1 else "", own_target=0.4 if lanes == 16 else None,
         scale=1.0,
     )  # fmt: skip

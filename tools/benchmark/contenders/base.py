@@ -6,8 +6,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from runnel.tools.benchmark.case import Answers, Case
+import numpy as np
+
+from runnel.tools.benchmark.case import Answers, Array, Case, Output, joined
 
 BLOCK = 2e-4  # seconds of the steps that are timed as one
 
@@ -29,7 +32,10 @@ class Run(ABC):
 
     def turn(self, seconds: float) -> list[float]:
         """As many blocks as fill a turn; after a few steps that bring everything back into the caches."""
-        each = min(self.time(3, 1)[1:])
+        warm = self.time(3, 1)[1:]
+        each = min(warm)
+        if each > seconds:
+            return warm
         steps = max(1, round(BLOCK / max(each, 1e-8)))
         self.time(1, steps)
         return self.time(max(3, round(seconds / max(each * steps, 1e-8))), steps)
@@ -49,6 +55,77 @@ class PythonRun(Run):
                 step()
             taken.append((clock() - start) / steps)
         return taken
+
+
+def signature(path: Path) -> tuple[list[str], list[str]]:
+    """The names of a model's inputs and outputs, in order."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    fixed = {value.name for value in graph.initializer}
+    return [v.name for v in graph.input if v.name not in fixed], [v.name for v in graph.output]
+
+
+def of_a_step(case: Case, output: Output) -> list[int]:
+    """The shape of an output of step.onnx."""
+    frame = list(case.expected()[output.name].shape[1:])
+    return frame if output.axis < 0 else [*frame[: output.axis], output.frames, *frame[output.axis :]]
+
+
+class StepRun(PythonRun):
+    """step.onnx in the form that a runtime takes it. advance does a step and returns its outputs as they are."""
+
+    def __init__(self, case: Case) -> None:
+        if case.scalars:
+            raise CannotRun("there is no step without positions")
+        if case.lanes > 1 and case.batch_axis < 0:
+            raise CannotRun("the step takes one stream")
+        self.case = case
+        self.pieces = case.steps()[case.skip :]
+        self.given, self.made = signature(case.place / "step.onnx")
+        self.convert()
+        self.reset()
+        self.give(self.pieces[0])
+        self.step = self.advance
+
+    @abstractmethod
+    def convert(self) -> None:
+        """Make the model ready. Raises CannotRun."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Put the states at their start."""
+
+    @abstractmethod
+    def give(self, x: Array) -> None:
+        """What the next steps read."""
+
+    @abstractmethod
+    def advance(self) -> object:
+        """One step; its states are those of the next."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Array]:
+        """Copies of the outputs of the last step, of any shape with their elements in order."""
+
+    def answers(self) -> Answers:
+        case = self.case
+        self.reset()
+        parts = []
+        for piece in self.pieces:
+            self.give(piece)
+            self.advance()
+            found = self.results()
+            parts.append({o.name: self._shaped(o, found[o.name]) for o in case.step_outputs})
+        return joined(case, parts, case.step_outputs, case.skip)
+
+    def _shaped(self, output: Output, value: Array) -> Array:
+        shape = of_a_step(self.case, output)
+        if self.case.lanes > 1:
+            shape[self.case.batch_axis] = self.case.lanes
+        if value.size != np.prod(shape):
+            raise CannotRun(f"gives {list(value.shape)}, not {shape}")
+        return value.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runnel.tools.benchmark.case import Answers, Case, Output, joined
-from runnel.tools.benchmark.contenders.base import CannotRun, Contender, PythonRun
+from runnel.tools.benchmark.contenders.base import CannotRun, Contender, PythonRun, signature
 
 KINDS = {"float32": "f32", "int8": "i8", "uint8": "u8", "int64": "i64", "int32": "i32", "bool": "bool"}
 
@@ -17,15 +16,6 @@ KINDS = {"float32": "f32", "int8": "i8", "uint8": "u8", "int64": "i64", "int32":
 def _said(error: Exception) -> str:
     lines = [line.strip() for line in str(error).split("Stack backtrace")[0].splitlines() if line.strip()]
     return lines[-1][:200]
-
-
-def signature(path: Path) -> tuple[list[str], list[str]]:
-    """The names of a model's inputs and outputs, in order."""
-    import onnx
-
-    graph = onnx.load(path).graph
-    fixed = {value.name for value in graph.initializer}
-    return [v.name for v in graph.input if v.name not in fixed], [v.name for v in graph.output]
 
 
 def _fact(shape: Any, kind: str = "f32") -> str:
