@@ -12,7 +12,7 @@ import pytest
 
 from runnel.tools.benchmark import __main__ as command
 from runnel.tools.benchmark import driver, nets, page
-from runnel.tools.benchmark.case import load_case
+from runnel.tools.benchmark.case import State, load_case
 from runnel.tools.benchmark.contenders.base import CannotRun
 from runnel.tools.benchmark.figures import best_peer, figures, ratios
 from runnel.tools.benchmark.harness import Entry, Settings, compete
@@ -229,3 +229,40 @@ def test_workloads_have_names_of_their_own() -> None:
     names = [w.name for w in WORKLOADS]
     assert len(set(names)) == len(names)
     assert {w.of for w in WORKLOADS} - {""} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("step", "shape"),
+    [
+        (nets.tcn_step(2, 1, 8, 3), (1, 8, 2)),
+        (nets.recurrent_plain("LSTM", 5, 7), (1, 1, 5)),
+        (nets.soundstream(4, (2, 4), 6, 16), (1, 1, 16)),
+        (nets.movinet(True, 32, (24, 16, 5)), (1, 3, 1, 32, 32)),
+    ],
+    ids=["tcn", "lstm", "soundstream", "movinet"],
+)
+def test_steps_written_for_litert_are_the_same(tmp_path: Path, step: bytes, shape: tuple[int, ...]) -> None:
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
+    from runnel.tools.benchmark.case import Case, Output
+    from runnel.tools.benchmark.contenders.litert import Written
+
+    session = ort.InferenceSession(step, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(1)
+    feeds = {v.name: random.standard_normal(v.shape).astype(np.float32) for v in session.get_inputs()}
+    values = dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds)))
+    states = list(zip((v for v in session.get_inputs() if v.name != "x"), (n for n in values if n != "y")))
+    (tmp_path / "step.onnx").write_bytes(step)
+    np.save(tmp_path / "x.npy", feeds["x"][None])
+    np.savez(tmp_path / "y.npz", y=values["y"])
+    described = []
+    for i, (value, made) in enumerate(states):
+        np.save(tmp_path / f"{i}.npy", feeds[value.name])
+        described.append(State(value.name, made, tuple(value.shape), initial=f"{i}.npy"))
+    output = [Output("y", -1, 1)]
+    run = Written(Case(str(tmp_path), "step", "frame", 1, "x", 0, output, output, states=described))
+    run.reset()
+    run.give(feeds["x"])
+    run.interpreter.invoke()
+    for name in run.made:
+        got = run._natural(name, run.interpreter.get_tensor(run.outputs[name]))
+        np.testing.assert_allclose(got, values[name], atol=1e-5 * max(1, np.abs(values[name]).max()), err_msg=name)

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runnel.errors import RunnelError
 from runnel.tools.benchmark import driver, page, roofline
 from runnel.tools.benchmark.figures import Figures, figures, ratios
 from runnel.tools.benchmark.harness import OURS, Settings, compete
@@ -29,14 +28,25 @@ QUICK = Settings(rounds=3, seconds=0.02)
 def bench(workload: Workload, folder: Path, settings: Settings) -> dict[str, Any]:
     """One row."""
     told = ("name", "kind", "hop", "lanes", "codes", "target", "of", "own_target")
-    row: dict[str, Any] = {name: getattr(workload, name) for name in told}
+    row: dict[str, Any] = {name: getattr(workload, name) for name in told} | {"when": time.strftime("%Y-%m-%d")}
     try:
         case, manifest = prepare(workload, folder / workload.name.replace(" ", "-"))
-    except RunnelError as error:
-        return row | {"fault": str(error).splitlines()[0]}
+    except Exception as error:  # whatever it is, the other workloads go on
+        return row | {"fault": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     weights = parameter_bytes(case.place / "step.onnx")
     row |= {"macs": case.macs, "macs_of_window": manifest["macs"].get("per_hop_naive"), "weights_bytes": weights}
     return row | {"entries": [asdict(e) for e in compete(case, settings)]}
+
+
+def merged(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """The rows of this run, and those of earlier ones on this kind of processor for workloads that it left out."""
+    if before is None or before["machine"]["cpu"] != now["machine"]["cpu"]:
+        return now
+    rows = {row["name"]: row for row in (*before["rows"], *now["rows"])}
+    top = page.top_of(before["machine"]).better(page.top_of(now["machine"]))
+    known = [w.name for w in WORKLOADS]
+    ordered = sorted(rows.values(), key=lambda row: known.index(row["name"]) if row["name"] in known else len(known))
+    return {"machine": now["machine"] | {"roofline": json.loads(json.dumps(top.to_dict()))}, "rows": ordered}
 
 
 def told(found: Figures) -> str:
@@ -78,17 +88,25 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few and short turns")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where models and rows are kept")
+    parser.add_argument(
+        "--trials", type=int, default=64, metavar="N",
+        help="measurements that TVM's search may make for a model, once (default: 64; 0: take what is there)",
+    )  # fmt: skip
     parser.add_argument("--page", type=Path, metavar="FILE", help="also write the page, such as docs/performance.md")
     parser.add_argument("--keep", action="store_true", help="measure nothing: make the page of the rows that are kept")
     args = parser.parse_args(argv)
+    chosen = [w for w in WORKLOADS if any(part in w.name for part in args.only.split(","))]
+    if not chosen:
+        parser.error(f"no workload's name contains '{args.only}'; there are: {', '.join(w.name for w in WORKLOADS)}")
     if args.keep:
         page.write(json.loads((args.folder / "rows.json").read_text()), args.page)
         return 0
     settings = QUICK if args.quick else Settings()
-    chosen = [w for w in WORKLOADS if any(part in w.name for part in args.only.split(","))]
     os.environ |= {"OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ["RUNNEL_BENCH_TRIALS"] = str(0 if args.quick else args.trials)
     os.environ["RUNNEL_BENCH_DRIVER"] = str(driver.build(args.folder))
-    rows = []
+    place = args.folder / "rows.json"
+    rows: list[dict[str, Any]] = []
     with one_cpu() as cpu:
         top = roofline.measure()
         machine = {"machine": platform.machine(), "cpu": model_name(), "pinned": cpu, "settings": asdict(settings),
@@ -99,9 +117,10 @@ def main(argv: list[str] | None = None) -> int:
             top = top.better(roofline.measure(0.004))
             machine["roofline"] = top.to_dict()
             print(told(figures(row, rows, top)), flush=True)
-            (args.folder / "rows.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    if args.page and not args.only:
-        page.write({"machine": machine, "rows": rows}, args.page)
+            kept = merged(json.loads(place.read_text()) if place.exists() else None, {"machine": machine, "rows": rows})
+            place.write_text(json.dumps(kept, indent=1) + "\n")
+    if args.page:
+        page.write(kept, args.page)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from runnel.tools.benchmark.case import Array, Case
-from runnel.tools.benchmark.contenders.base import CannotRun, Contender, PythonRun
+from runnel.tools.benchmark.contenders.base import CannotRun, Contender, PythonRun, StepRun, signature
 
 
 def interpreter(path: str) -> Any:
@@ -22,8 +22,6 @@ class Given(PythonRun):
     """The model that its authors published for it. Its integers are not those of the ONNX model, only the network."""
 
     def __init__(self, case: Case) -> None:
-        if not case.tflite:
-            raise CannotRun("there is no model of it in this form")
         self.case = case
         self.interpreter = interpreter(str(case.place / case.tflite))
         self.x, self.y = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
@@ -50,4 +48,64 @@ class Given(PythonRun):
         return {output.name: (0, np.stack(parts))}
 
 
-CONTENDERS = [Contender("LiteRT", "ai-edge-litert", Given)]
+class Written(StepRun):
+    """The step as our writer makes it; states are copied from outputs to inputs."""
+
+    def convert(self) -> None:
+        from runnel.tools.benchmark import tflite, tflite_ops  # noqa: F401  # registers the ops
+
+        place = self.case.place
+        plain = (place / "plain.onnx").exists()
+        path = place / ("plain.onnx" if plain else "step.onnx")
+        if self.case.codes:
+            raise CannotRun("our writer of its files knows float32 only, and nobody published this model")
+        try:
+            data, self.orders = tflite.Writer(path).convert()
+        except tflite.Unsupported as lacking:
+            raise CannotRun(f"our writer of its files lacks it: {lacking}") from None
+        (place / "step.tflite").write_bytes(data)
+        self.interpreter = interpreter(str(place / "step.tflite"))
+        self.given, self.made = signature(path)
+        self.inputs = dict(zip(self.given, (d["index"] for d in self.interpreter.get_input_details())))
+        self.outputs = dict(zip(self.made, (d["index"] for d in self.interpreter.get_output_details())))
+        self.places = [
+            (self.inputs[s.given], self.outputs[s.made], self.orders[s.given] != self.orders[s.made], s)
+            for s in self.case.states
+        ]
+
+    def _stored(self, name: str, value: Array) -> Array:
+        """In the order that the file wants."""
+        order = self.orders[name]
+        axes = [a for a in order if a >= 0]
+        return np.ascontiguousarray(value.transpose(axes).reshape([1 if a < 0 else value.shape[a] for a in order]))
+
+    def _natural(self, name: str, value: Array) -> Array:
+        """Back from it."""
+        order = [a for a in self.orders[name] if a >= 0]
+        sizes = [n for n, a in zip(value.shape, self.orders[name]) if a >= 0]
+        return value.reshape(sizes).transpose(np.argsort(order))
+
+    def reset(self) -> None:
+        for s in self.case.states:
+            self.interpreter.set_tensor(self.inputs[s.given], self._stored(s.given, self.case.start(s)))
+
+    def give(self, x: Array) -> None:
+        self.interpreter.set_tensor(self.inputs[self.case.input], self._stored(self.case.input, x))
+
+    def advance(self) -> None:
+        self.interpreter.invoke()
+        get, put = self.interpreter.get_tensor, self.interpreter.set_tensor
+        values = [get(made) for _, made, _, _ in self.places]
+        for (given, _, other, s), value in zip(self.places, values):
+            put(given, self._stored(s.given, self._natural(s.made, value)) if other else value)
+
+    def results(self) -> dict[str, Array]:
+        found = {o.name: self.interpreter.get_tensor(self.outputs[o.name]) for o in self.case.step_outputs}
+        return {name: np.ascontiguousarray(self._natural(name, value)) for name, value in found.items()}
+
+
+def _open(case: Case) -> PythonRun:
+    return Given(case) if case.tflite else Written(case)
+
+
+CONTENDERS = [Contender("LiteRT", "ai-edge-litert", _open)]

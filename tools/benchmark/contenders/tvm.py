@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from runnel.tools.benchmark.case import Array
 from runnel.tools.benchmark.contenders.base import CannotRun, Contender, StepRun, signature
 
-TRIALS = 64
+TRIALS = "RUNNEL_BENCH_TRIALS"  # how many measurements a search may make; 0: only logs of earlier runs count
 MOST_MACS = 3e6  # of a step that is searched for: more takes longer than a bench should
 
 
@@ -34,6 +35,8 @@ class Step(StepRun):
             module = from_onnx(onnx.load(path))
             target = tvm.target.Target({"kind": "llvm", "mcpu": processor(tvm), "num-cores": 1})
             built = tvm.compile(self.optimised(module, target), target=target)
+        except CannotRun:
+            raise
         except Exception as error:  # tvm raises many types about a model
             raise CannotRun(str(error).strip().splitlines()[-1][:200]) from None
         self.machine = relax.VirtualMachine(built, tvm.cpu())
@@ -72,6 +75,8 @@ class Tuned(Step):
             module = transform.Sequential([*passes, relax.get_pipeline("zero")])(module)
         logs = self.case.place.parent.parent / "tuned" / self.case.place.name
         if not (logs / "done").exists():
+            if trials() == 0:
+                raise CannotRun("not searched for; leave --trials out")
             shutil.rmtree(logs, ignore_errors=True)
             search(module, target, str(logs))
             (logs / "done").touch()
@@ -80,7 +85,9 @@ class Tuned(Step):
 
     def convert(self) -> None:
         if self.case.macs > MOST_MACS:
-            raise CannotRun(f"a search of {TRIALS} trials is made for steps of up to {MOST_MACS:.0f} multiply-adds")
+            raise CannotRun(f"a search is made for steps of up to {MOST_MACS:.0f} multiply-adds")
+        if self.case.lanes > 1:
+            raise CannotRun("a search is made for one stream")
         super().convert()
 
 
@@ -104,9 +111,14 @@ def search(module: Any, target: Any, logs: str) -> None:
 
     config = ms.runner.EvaluatorConfig(number=3, repeat=1, min_repeat_ms=20)
     ms.relax_integration.tune_relax(
-        module, params={}, target=target, work_dir=logs, max_trials_global=TRIALS, num_trials_per_iter=32,
+        module, params={}, target=target, work_dir=logs, max_trials_global=trials(), num_trials_per_iter=32,
         builder=Builder(), runner=ms.runner.LocalRunner(timeout_sec=60, evaluator_config=config),
     )  # fmt: skip
+
+
+def trials() -> int:
+    """What the bench was told to spend on a search."""
+    return int(os.environ.get(TRIALS, "0"))
 
 
 def processor(tvm: Any) -> str:

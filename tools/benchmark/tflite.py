@@ -1,0 +1,224 @@
+"""Writes a step of float32 as a TensorFlow Lite file, so that LiteRT can take part where nobody published one.
+
+Convolutions get their channels last without transposes in between: every value knows in which order its axes lie in
+memory, and moves only where an op needs another order. Inputs and outputs of convolutional nets are channels-last too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runnel.tools.benchmark.case import Array
+
+Order = tuple[int, ...]  # per axis in memory: the axis of the ONNX value, -1 for an axis of size 1 that it lacks
+CHANNELS_LAST = {3: (0, -1, 2, 1), 4: (0, 2, 3, 1)}
+FLOAT, INT32 = 0, 2
+PLAIN = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "Elu": "ELU", "HardSwish": "HARD_SWISH", "Exp": "EXP",
+         "Sqrt": "SQRT", "Neg": "NEG", "Abs": "ABS"}  # fmt: skip
+PAIRS = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV", "Pow": "POW"}
+
+
+class Unsupported(Exception):
+    """The writer lacks an op or a form of it."""
+
+
+@dataclass
+class Value:
+    """A tensor of the file, and what it is in the model: shape in ONNX's order."""
+
+    index: int
+    shape: tuple[int, ...]
+    order: Order
+
+
+def natural(rank: int) -> Order:
+    return tuple(range(rank))
+
+
+class Writer:
+    """Collects tensors and operators of one subgraph."""
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+        from onnx import numpy_helper, shape_inference
+
+        self.schema: Any = import_module("ai_edge_litert.schema_py_generated")
+        self.model = shape_inference.infer_shapes(onnx.load(path))
+        self.graph = self.model.graph
+        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        self.tensors: list[Any] = []
+        self.buffers: list[Any] = [self.schema.BufferT()]
+        self.operators: list[Any] = []
+        self.codes: dict[str, int] = {}
+        self.values: dict[str, Value] = {}
+        self.readers: dict[str, list[Any]] = {}
+        self.done: set[str] = set()  # what another node's operator makes as well
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def tensor(self, shape: Sequence[int], data: Array | None = None, name: str = "") -> int:
+        """A new tensor; of constants with data."""
+        made = self.schema.TensorT()
+        made.shape, made.name = [int(n) for n in shape], name or f"t{len(self.tensors)}"
+        made.type, made.buffer = FLOAT, 0
+        if data is not None:
+            made.type = INT32 if data.dtype.kind == "i" else FLOAT
+            buffer = self.schema.BufferT()
+            kind = np.int32 if made.type == INT32 else np.float32
+            buffer.data = np.frombuffer(np.ascontiguousarray(data, kind).tobytes(), np.uint8)
+            self.buffers.append(buffer)
+            made.buffer = len(self.buffers) - 1
+        self.tensors.append(made)
+        return len(self.tensors) - 1
+
+    def ints(self, *values: int) -> int:
+        return self.tensor([len(values)], np.array(values, np.int32))
+
+    def emit(self, code: str, inputs: list[int], shape: Sequence[int], options: str = "", **facts: Any) -> int:
+        """An operator with one output, whose tensor is returned. options: the schema's name of its table."""
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = self.codes.setdefault(code, len(self.codes))
+        operator.inputs, operator.outputs = inputs, [self.tensor(shape)]
+        if options:
+            table = getattr(self.schema, f"{options}T")()
+            for name, value in facts.items():
+                if not hasattr(table, name):
+                    raise Unsupported(f"{options} has no {name}")
+                setattr(table, name, value)
+            operator.builtinOptions = table
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, options)
+        self.operators.append(operator)
+        return int(operator.outputs[0])
+
+    def stored(self, shape: Sequence[int], order: Order) -> list[int]:
+        """The shape in memory."""
+        return [1 if axis < 0 else int(shape[axis]) for axis in order]
+
+    def put(self, value: Value, order: Order) -> Value:
+        """The same value in another order."""
+        if value.order == order:
+            return value
+        index, now = value.index, [a for a in value.order if a >= 0]
+        wanted = [a for a in order if a >= 0]
+        if len(now) != len(value.order):
+            index = self.reshape(index, [value.shape[a] for a in now])
+        if now != wanted:
+            shape = [value.shape[a] for a in wanted]
+            index = self.emit(
+                "TRANSPOSE", [index, self.ints(*(now.index(a) for a in wanted))], shape, "TransposeOptions"
+            )
+        if len(wanted) != len(order):
+            index = self.reshape(index, self.stored(value.shape, order))
+        return Value(index, value.shape, order)
+
+    def reshape(self, index: int, shape: Sequence[int]) -> int:
+        return self.emit("RESHAPE", [index, self.ints(*shape)], shape, "ReshapeOptions", newShape=list(shape))
+
+    def constant(self, name: str, like: Value) -> int:
+        """A constant operand in the order of another value, with as many axes."""
+        array = self.constants[name]
+        rank = len(like.shape)
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        sides = [array.shape[a] if a >= 0 else 1 for a in like.order]
+        axes = [a for a in like.order if a >= 0]
+        return self.tensor(sides, array.transpose(axes).reshape(sides).astype(np.float32))
+
+    def of(self, name: str, order: Order | None = None) -> Value:
+        """A value as an operand; constants become tensors."""
+        if name in self.constants and name not in self.values:
+            array = self.constants[name]
+            self.values[name] = Value(self.tensor(array.shape, array), array.shape, natural(array.ndim))
+        value = self.values[name]
+        return value if order is None else self.put(value, order)
+
+    def activation(self, name: str) -> tuple[int, str]:
+        """Where a Relu alone reads a value: its code and the name of what it makes."""
+        readers = self.readers.get(name, [])
+        if len(readers) == 1 and readers[0].op_type == "Relu" and name not in {o.name for o in self.graph.output}:
+            return 1, readers[0].output[0]
+        return 0, name
+
+    def starts_channels_last(self, name: str, seen: int = 0) -> bool:
+        """Whether an input of a convolutional net is read by a convolution, maybe behind what keeps its axes."""
+        for node in self.readers.get(name, []):
+            if node.op_type in ("Conv", "AveragePool", "MaxPool", "GlobalAveragePool") and node.input[0] == name:
+                return True
+            keeps = ("Concat", "Slice", "Add", "Mul", "Identity", "Elu", "Relu", "Unsqueeze", "Squeeze")
+            if seen < 6 and node.op_type in keeps and self.starts_channels_last(node.output[0], seen + 1):
+                return True
+        return False
+
+    def convert(self) -> tuple[bytes, dict[str, Order]]:
+        """The file, and the order of each input and output in memory."""
+        orders: dict[str, Order] = {}
+        fixed = set(self.constants)
+        inputs = [v for v in self.graph.input if v.name not in fixed]
+        for value in inputs:
+            shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            last = self.starts_channels_last(value.name) and len(shape) in CHANNELS_LAST
+            order = CHANNELS_LAST[len(shape)] if last else natural(len(shape))
+            self.values[value.name] = Value(self.tensor(self.stored(shape, order), name=value.name), shape, order)
+            orders[value.name] = order
+        for node in self.graph.node:
+            if node.output[0] in {*self.values, *self.constants, *self.done}:
+                continue
+            rule = RULES.get(node.op_type)
+            if rule is None:
+                raise Unsupported(f"no rule for {node.op_type}")
+            rule(self, node, {a.name: _attribute(a) for a in node.attribute})
+        outputs = []
+        for port in self.graph.output:
+            value = self.values[port.name]
+            orders[port.name] = value.order
+            index = value.index
+            if not any(index in operator.outputs for operator in self.operators):  # an input as it is
+                index = self.reshape(index, self.stored(value.shape, value.order))
+            outputs.append(index)
+        return self.pack([self.values[v.name].index for v in inputs], outputs), orders
+
+    def pack(self, inputs: list[int], outputs: list[int]) -> bytes:
+        import flatbuffers
+
+        schema = self.schema
+        graph, model = schema.SubGraphT(), schema.ModelT()
+        graph.tensors, graph.operators, graph.inputs, graph.outputs = self.tensors, self.operators, inputs, outputs
+        graph.name = "main"
+        model.version, model.subgraphs, model.buffers, model.description = 3, [graph], self.buffers, "runnel bench"
+        model.operatorCodes = []
+        for name in self.codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode = getattr(schema.BuiltinOperator, name)
+            code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
+            model.operatorCodes.append(code)
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+def _attribute(attribute: Any) -> Any:
+    from onnx import helper
+
+    return helper.get_attribute_value(attribute)
+
+
+Rule = Callable[[Writer, Any, "dict[str, Any]"], None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Registers what writes an op."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(ops, function))
+        return function
+
+    return register

@@ -1,0 +1,278 @@
+"""How each ONNX op becomes operators of TensorFlow Lite; importing this registers them with tflite.RULES."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from runnel.tools.benchmark.tflite import CHANNELS_LAST, PAIRS, PLAIN, Unsupported, Value, Writer, natural, rule
+
+SAME, VALID = 0, 1
+
+
+@rule("Conv")
+def conv(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Over one or two axes of space; a filter a channel or dense."""
+    weight = w.constants[node.input[1]]
+    x = w.of(node.input[0])
+    if weight.ndim not in (3, 4):
+        raise Unsupported("Conv over three axes")
+    if weight.ndim == 3:
+        weight = weight[:, :, None]
+    x = w.put(x, CHANNELS_LAST[len(x.shape)])
+    flat = len(x.shape) == 3
+    spatial = [1, x.shape[2]] if flat else list(x.shape[2:])
+    strides, dilations = (_two(attrs.get(k), flat, 1) for k in ("strides", "dilations"))
+    pads = list(attrs.get("pads", [0] * 4 if not flat else [0] * 2))
+    pads = [0, pads[0], 0, pads[1]] if flat else pads
+    outside, inside, *kernel = weight.shape
+    group = attrs.get("group", 1)
+    mode, index = padded(w, x, spatial, kernel, strides, dilations, pads)
+    if any(pads) and mode == VALID:
+        spatial = [s + pads[i] + pads[i + 2] for i, s in enumerate(spatial)]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+    made = [(-(-s // t)) if mode == SAME else (s - r) // t + 1 for s, r, t in zip(spatial, reach, strides)]
+    bias = w.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(outside, np.float32)
+    relu, name = w.activation(node.output[0])
+    facts = {
+        "padding": mode, "strideH": strides[0], "strideW": strides[1], "dilationHFactor": dilations[0],
+        "dilationWFactor": dilations[1], "fusedActivationFunction": relu,
+    }  # fmt: skip
+    shape = (1, outside, made[1]) if flat else (1, outside, *made)
+    stored = w.stored(shape, x.order)
+    if group == 1:
+        filters = w.tensor([outside, *kernel, inside], weight.transpose(0, 2, 3, 1))
+        y = w.emit("CONV_2D", [index, filters, w.tensor([outside], bias)], stored, "Conv2DOptions", **facts)
+    elif inside == 1 and group == x.shape[1]:
+        filters = w.tensor([1, *kernel, outside], weight.transpose(1, 2, 3, 0))
+        facts["depthMultiplier"] = outside // group
+        inputs = [index, filters, w.tensor([outside], bias)]
+        y = w.emit("DEPTHWISE_CONV_2D", inputs, stored, "DepthwiseConv2DOptions", **facts)
+    else:
+        raise Unsupported("Conv in groups")
+    w.values[name] = Value(y, shape, x.order)
+
+
+def _two(given: Any, flat: bool, default: int) -> list[int]:
+    values = list(given or [default] * (1 if flat else 2))
+    return [1, *values] if flat else values
+
+
+def padded(
+    w: Writer,
+    x: Value,
+    spatial: list[int],
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+) -> tuple[int, int]:
+    """The padding mode that an operator takes, and its input, padded before where no mode fits."""
+    if not any(pads):
+        return VALID, x.index
+    needed = [
+        max(0, (-(-s // t) - 1) * t + (k - 1) * d + 1 - s) for s, k, t, d in zip(spatial, kernel, strides, dilations)
+    ]
+    if [n // 2 for n in needed] == pads[:2] and [n - n // 2 for n in needed] == pads[2:]:
+        return SAME, x.index
+    edges = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
+    stored = w.stored(x.shape, x.order)
+    table = w.tensor([4, 2], np.array(edges, np.int32))
+    return VALID, w.emit("PAD", [x.index, table], [n + sum(e) for n, e in zip(stored, edges)], "PadOptions")
+
+
+@rule("AveragePool", "GlobalAveragePool")
+def pool(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    if len(x.shape) != 4 or any(attrs.get("pads", [])):
+        raise Unsupported("pools with padding")
+    x = w.put(x, CHANNELS_LAST[4])
+    kernel = list(attrs.get("kernel_shape", x.shape[2:]))
+    strides = list(attrs.get("strides", [1, 1]))
+    shape = (*x.shape[:2], *((s - k) // t + 1 for s, k, t in zip(x.shape[2:], kernel, strides)))
+    facts = {"filterHeight": kernel[0], "filterWidth": kernel[1], "strideH": strides[0], "strideW": strides[1]}
+    y = w.emit("AVERAGE_POOL_2D", [x.index], w.stored(shape, x.order), "Pool2DOptions", padding=VALID, **facts)
+    w.values[node.output[0]] = Value(y, shape, x.order)
+
+
+@rule(*PLAIN)
+def plain(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    y = w.emit(PLAIN[node.op_type], [x.index], w.stored(x.shape, x.order))
+    w.values[node.output[0]] = Value(y, x.shape, x.order)
+
+
+@rule("HardSigmoid")
+def hard_sigmoid(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    stored = w.stored(x.shape, x.order)
+    numbers = [w.tensor([1], np.array([attrs.get(k, d)], np.float32)) for k, d in (("alpha", 0.2), ("beta", 0.5))]
+    y = w.emit("MUL", [x.index, numbers[0]], stored, "MulOptions")
+    y = w.emit("ADD", [y, numbers[1]], stored, "AddOptions")
+    w.values[node.output[0]] = Value(w.emit("RELU_0_TO_1", [y], stored), x.shape, x.order)
+
+
+@rule(*PAIRS)
+def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    names = list(node.input)
+    changing = [n for n in names if n not in w.constants]
+    if not changing:
+        raise Unsupported(f"{node.op_type} of constants")
+    values = {n: w.of(n) for n in changing}
+    rank = max(len(values[n].shape) for n in changing)
+    if any(len(v.shape) != rank for v in values.values()):
+        raise Unsupported("operands of different ranks")
+    order = max(values.values(), key=lambda v: (int(np.prod(v.shape)), v.order != natural(rank))).order
+    values = {n: w.put(v, order) for n, v in values.items()}
+    like = values[changing[0]]
+    indices = [values[n].index if n in values else w.constant(n, like) for n in names]
+    shape = np.broadcast_shapes(*(values[n].shape if n in values else w.constants[n].shape for n in names))
+    relu, name = w.activation(node.output[0])
+    code = PAIRS[node.op_type]
+    facts: dict[str, Any] = {} if code == "POW" else {"fusedActivationFunction": relu}
+    y = w.emit(code, indices, w.stored(shape, order), f"{code.capitalize()}Options", **facts)
+    w.values[name if facts else node.output[0]] = Value(y, tuple(shape), order)
+
+
+@rule("Concat")
+def concat(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    values = [w.of(n) for n in node.input]
+    order = max(values, key=lambda v: v.order != natural(len(v.shape))).order
+    values = [w.put(v, order) for v in values]
+    axis = attrs["axis"] % len(values[0].shape)
+    shape = list(values[0].shape)
+    shape[axis] = sum(v.shape[axis] for v in values)
+    facts = {"axis": order.index(axis), "fusedActivationFunction": 0}
+    y = w.emit("CONCATENATION", [v.index for v in values], w.stored(shape, order), "ConcatenationOptions", **facts)
+    w.values[node.output[0]] = Value(y, tuple(shape), order)
+
+
+@rule("Slice")
+def cut(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    given = [attrs[k] for k in ("starts", "ends", "axes") if k in attrs]  # before opset 10
+    starts, ends, *rest = given or [w.constants[n].tolist() for n in node.input[1:] if n]
+    axes, steps = (rest[0] if rest else range(len(starts))), rest[1:]
+    if steps and any(s != 1 for s in steps[0]):
+        raise Unsupported("slices in steps")
+    first, shape = [0] * len(x.shape), list(x.shape)
+    for start, end, axis in zip(starts, ends, axes):
+        axis %= len(x.shape)
+        begin, stop, _ = slice(start, end).indices(x.shape[axis])
+        first[axis], shape[axis] = begin, stop - begin
+    stored = w.stored(shape, x.order)
+    begins = [0 if a < 0 else first[a] for a in x.order]
+    y = w.emit("SLICE", [x.index, w.ints(*begins), w.ints(*stored)], stored, "SliceOptions")
+    w.values[node.output[0]] = Value(y, tuple(shape), x.order)
+
+
+@rule("Identity")
+def same(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    w.values[node.output[0]] = w.of(node.input[0])
+
+
+@rule("Transpose")
+def transpose(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Nothing moves: the axes get other names."""
+    x = w.of(node.input[0])
+    perm = attrs.get("perm", list(range(len(x.shape)))[::-1])
+    order = tuple(perm.index(a) if a >= 0 else -1 for a in x.order)
+    w.values[node.output[0]] = Value(x.index, tuple(x.shape[p] for p in perm), order)
+
+
+@rule("Squeeze", "Unsqueeze", "Reshape")
+def reshape(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    asked = [int(v) for v in w.constants[node.input[1]].reshape(-1)] if len(node.input) > 1 else attrs.get("axes", [])
+    rank = len(x.shape)
+    if node.op_type == "Squeeze":
+        gone = {a % rank for a in asked} or {i for i, n in enumerate(x.shape) if n == 1}
+        left = [i for i in range(rank) if i not in gone]
+        order = tuple(left.index(a) if a in left else -1 for a in x.order)
+        w.values[node.output[0]] = Value(x.index, tuple(x.shape[i] for i in left), order)
+        return
+    if node.op_type == "Unsqueeze":
+        new = sorted(a % (rank + len(asked)) for a in asked)
+        places = [i for i in range(rank + len(asked)) if i not in new]
+        shape = [1] * (rank + len(asked))
+        for place, size in zip(places, x.shape):
+            shape[place] = size
+    else:
+        shape = [x.shape[i] if n == 0 else n for i, n in enumerate(asked)]
+        if -1 in shape:
+            shape[shape.index(-1)] = int(np.prod(x.shape)) // -int(np.prod(shape))
+    y = w.reshape(w.put(x, natural(rank)).index, shape)
+    w.values[node.output[0]] = Value(y, tuple(shape), natural(len(shape)))
+
+
+@rule("MatMul", "Gemm")
+def product(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """With a constant matrix, and the bias that is added behind it."""
+    if node.input[1] not in w.constants or attrs.get("transA"):
+        raise Unsupported("MatMul of two values")
+    matrix = w.constants[node.input[1]]
+    matrix = matrix if attrs.get("transB") else matrix.T
+    x = w.of(node.input[0])
+    x = w.put(x, natural(len(x.shape)))
+    name, bias = node.output[0], w.constants[node.input[2]] if len(node.input) > 2 else None
+    readers = w.readers.get(name, [])
+    if bias is None and len(readers) == 1 and readers[0].op_type == "Add":
+        other = next(n for n in readers[0].input if n != name)
+        if other in w.constants and w.constants[other].size == len(matrix):
+            bias, name = w.constants[other].reshape(-1), readers[0].output[0]
+            w.done.add(name)
+    relu, name = w.activation(name)
+    shape = (*x.shape[:-1], len(matrix))
+    inputs = [x.index, w.tensor(matrix.shape, matrix)]
+    inputs.append(w.tensor([len(matrix)], np.zeros(len(matrix), np.float32) if bias is None else bias))
+    facts = {"fusedActivationFunction": relu, "keepNumDims": True}
+    y = w.emit("FULLY_CONNECTED", inputs, shape, "FullyConnectedOptions", **facts)
+    w.values[name] = Value(y, shape, natural(len(shape)))
+
+
+@rule("Softmax")
+def softmax(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    if attrs.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+        raise Unsupported("Softmax over another axis than the last")
+    x = w.put(x, natural(len(x.shape)))
+    y = w.emit("SOFTMAX", [x.index], x.shape, "SoftmaxOptions", beta=1.0)
+    w.values[node.output[0]] = Value(y, x.shape, x.order)
+
+
+@rule("BatchNormalization")
+def batch_norm(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    scale, shift, mean, variance = (w.constants[n].astype(np.float64) for n in node.input[1:5])
+    factor = scale / np.sqrt(variance + attrs.get("epsilon", 1e-5))
+    sides = [x.shape[1] if a == 1 else 1 for a in x.order]
+    stored = w.stored(x.shape, x.order)
+    factors, shifts = (w.tensor(sides, v.reshape(sides).astype(np.float32)) for v in (factor, shift - mean * factor))
+    y = w.emit("MUL", [x.index, factors], stored, "MulOptions")
+    relu, name = w.activation(node.output[0])
+    y = w.emit("ADD", [y, shifts], stored, "AddOptions", fusedActivationFunction=relu)
+    w.values[name] = Value(y, x.shape, x.order)
+
+
+@rule("ReduceMean")
+def mean(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    x = w.of(node.input[0])
+    axes = [a % len(x.shape) for a in attrs.get("axes", range(len(x.shape)))]
+    if not attrs.get("keepdims", 1):
+        raise Unsupported("ReduceMean that drops axes")
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    places = w.ints(*(x.order.index(a) for a in axes))
+    y = w.emit("MEAN", [x.index, places], w.stored(shape, x.order), "ReducerOptions", keepDims=True)
+    w.values[node.output[0]] = Value(y, shape, x.order)
+
+
+@rule("DequantizeLinear")
+def dequantise(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Of constants."""
+    if not all(n in w.constants for n in node.input if n):
+        raise Unsupported("codes")
+    codes, scale, *zero = (w.constants[n].astype(np.float32) for n in node.input if n)
+    sides = [-1 if i == attrs.get("axis", 1) else 1 for i in range(codes.ndim)] if scale.size > 1 else [1] * codes.ndim
+    less = zero[0].reshape(sides) if zero else np.float32(0)
+    w.constants[node.output[0]] = (codes - less) * scale.reshape(sides)
