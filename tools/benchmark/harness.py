@@ -15,7 +15,7 @@ from typing import Any
 from runnel.tools.benchmark.case import Case
 from runnel.tools.benchmark.contenders.base import Contender
 
-MODULES = ("native", "ort", "tract", "litert", "ncnn", "mnn", "tvm")
+MODULES = ("native", "ort", "tract", "litert", "ncnn", "mnn", "tvm", "continual")
 OURS, OURS_FROM_PYTHON = "runnel", "runnel, Python"
 PHASES = 50  # times that a net with strides goes through all of its phases
 

@@ -60,17 +60,17 @@ class Builder:
         return bytes(model.SerializeToString())
 
 
-def tcn(channels: int = 64, layers: int = 10, kernel: int = 3) -> bytes:
-    """A causal residual stack, [1, channels, T]: dilations 1, 2, 4 … 2^(layers - 1)."""
+def tcn(channels: int = 64, layers: int = 10, kernel: int = 3, growth: int = 2) -> bytes:
+    """A causal residual stack, [1, channels, T]: dilations 1, growth, growth² … growth^(layers - 1)."""
     b, x = Builder(), "x"
     for i in range(layers):
-        dilation = 2**i
+        dilation = growth**i
         y = b.conv(x, channels, channels, (kernel,), dilations=[dilation], pads=[(kernel - 1) * dilation, 0])
         x = b.op("Add", x, b.op("Relu", y), output="y" if i == layers - 1 else "")
     return b.model({"x": (1, channels, "T")}, {"y": (1, channels, "T")})
 
 
-def tcn_step(hop: int, batch: int = 1, channels: int = 64, layers: int = 10, kernel: int = 3) -> bytes:
+def tcn_step(hop: int, batch: int = 1, channels: int = 64, layers: int = 10, kernel: int = 3, growth: int = 2) -> bytes:
     """The same stack by hand as a step of ``hop`` frames of ``batch`` streams, [batch, channels, hop].
 
     Each layer's history s<i> comes in and n<i> goes out.
@@ -79,7 +79,7 @@ def tcn_step(hop: int, batch: int = 1, channels: int = 64, layers: int = 10, ker
     inputs: dict[str, Shape] = {"x": (batch, channels, hop)}
     outputs: dict[str, Shape] = {"y": (batch, channels, hop)}
     for i in range(layers):
-        dilation = 2**i
+        dilation = growth**i
         span = (kernel - 1) * dilation
         inputs[f"s{i}"] = outputs[f"n{i}"] = (batch, channels, span)
         joined = b.op("Concat", f"s{i}", x, axis=2)

@@ -123,6 +123,7 @@ WORKLOADS = [
     _tcn(1, 0.10), _tcn(4, 0.12), _tcn(16, 0.22),
     Workload("tcn int8 hop 1", nets.tcn, options={"hop": 1}, quantise=True, codes=True, of="tcn hop 1", target=0.9,
              own_target=0.5, scale=1.0),
+    Workload("tcn without dilation", lambda: nets.tcn(growth=1), step=lambda: nets.tcn_step(1, growth=1), scale=1.0),
     _rnn("GRU", 32, 64), _rnn("GRU", 256, 256), _rnn("LSTM", 32, 64), _rnn("LSTM", 256, 256),
     Workload("denoiser", _denoiser, hop=512, options={"rate": 16000}, target=0.25, record=_speech, steps=60),
     Workload("gtcrn", _file("gtcrn/gtcrn_simple.onnx"), "states", states=GTCRN, target=0.20),
