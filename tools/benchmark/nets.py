@@ -60,6 +60,13 @@ class Builder:
         return bytes(model.SerializeToString())
 
 
+def relu() -> bytes:
+    """One Relu of one number a frame, [1, 1, T]: what a call costs."""
+    b = Builder()
+    b.op("Relu", "x", output="y")
+    return b.model({"x": (1, 1, "T")}, {"y": (1, 1, "T")})
+
+
 def tcn(channels: int = 64, layers: int = 10, kernel: int = 3, growth: int = 2) -> bytes:
     """A causal residual stack, [1, channels, T]: dilations 1, growth, growth² … growth^(layers - 1)."""
     b, x = Builder(), "x"

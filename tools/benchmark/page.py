@@ -182,8 +182,8 @@ weights at the bandwidth of a block of their size, whichever takes longer.
 
 *ours*: the step from C. *Python*: what `stream.push` takes more; at most 3 µs a stream is the goal (left out where a
 step takes over {1e6 * SHORT:.0f} µs, in whose noise it drowns). Peers are called from Python in the cheapest way that
-they offer, which is a few microseconds of their steps. Window mode (sww, kws) shall take 1.5 times its share of a
-window's multiply-adds; peers run the whole window again.
+they offer, which is a few microseconds of their steps: see "one number", the Relu of one number. Window mode (sww, kws)
+shall take 1.5 times its share of a window's multiply-adds; peers run the whole window again.
 
 ## Where a ratio is not reached
 
