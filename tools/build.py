@@ -22,7 +22,7 @@ from runnel.compiler.graph.decoder.roles import reads_tokens
 from runnel.compiler.graph.model import Graph, load
 from runnel.compiler.graph.rates import rates_in
 from runnel.compiler.graph.states import find_states
-from runnel.compiler.lowering.lower import lower
+from runnel.compiler.lowering.lower import Lowering, lower
 from runnel.compiler.lowering.signals import NoKernel
 from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
@@ -45,6 +45,7 @@ from runnel.tools.ports import input_port, output_port
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
 from runnel.tools.request import Request
+from runnel.tools.tuning.log import tuning as read_tuning
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
     from runnel.compiler.codegen import Target
@@ -155,8 +156,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
     weights are rounded, a named mode); kv (what the caches of a decoder keep: "full" with max_frames, or a policy such
     as "sink=4,window=512"); backend ("native" insists on kernels,
-    "onnxruntime" does without); tokenizer (a file for the bundle of a decoder of text; without it the one that
-    lies beside the model); progress(stage, fraction).
+    "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer (a file for the
+    bundle of a decoder of text; without it the one that lies beside the model); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
@@ -247,15 +248,23 @@ def _most_frames(graph: StreamGraph, request: Request) -> int:
     return request.most_frames or (PREFILL if graph.kv is not None else 1)
 
 
+def steps_of(graph: StreamGraph, low: Lowering, request: Request) -> int:
+    """The most frames of a step of the native form."""
+    return 1 if low.one_frame_steps else max(_most_frames(graph, request), natural_hop(graph))
+
+
 def _native(graph: StreamGraph, request: Request, target: Target) -> tuple[NativeProgram | None, str | None]:
     from runnel.compiler.codegen import KernelModule, Unsupported
     from runnel.compiler.lowering.plan import Planner
 
+    tuned = None if request.tuning is None else read_tuning(request.tuning, target)
     request.say("laying out the native program")
     try:
         low = lower(graph)
-        hop = 1 if low.one_frame_steps else max(_most_frames(graph, request), natural_hop(graph))
-        return Planner(low, hop, KernelModule(target)).build(request.progress), None
+        native = Planner(low, steps_of(graph, low, request), KernelModule(target, tuned)).build(request.progress)
+        if tuned is not None:
+            request.say(f"{tuned.used} of {len(tuned.met)} products are made as the log says")
+        return native, None
     except (NoKernel, Unsupported) as error:
         return None, str(error)
 

@@ -17,8 +17,8 @@ import runnel
 from runnel.errors import Refused, RunnelError
 
 COMMANDS = (
-    "inspect", "compile", "run", "generate", "chat", "serve", "verify", "bench", "push", "rollback", "sign", "targets",
-    "doctor",
+    "inspect", "compile", "run", "generate", "chat", "serve", "verify", "bench", "tune", "push", "rollback", "sign",
+    "targets", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130
 WORDS = {"undecided": "behind a refused op, so not decided"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Request:
     shape: Mapping[str, Sequence[int]] | None = None
     weights: str | None = None
     backend: str | None = None
+    tuning: str | Path | None = None
     tokenizer: str | None = None
     progress: Progress | None = None
     window_mode: str = field(init=False, default="exact")

@@ -21,7 +21,6 @@ from runnel.compiler.codegen.filters import emit_filters
 from runnel.compiler.codegen.images import Image, Tile, cut, image_axes
 from runnel.compiler.codegen.linear import view_of
 from runnel.compiler.codegen.memory import LANES, round_up
-from runnel.compiler.codegen.tiles import register_tile
 from runnel.compiler.codegen.window import Axis, windows
 from runnel.compiler.lowering.frame import FrameNode
 
@@ -35,7 +34,9 @@ class _Dense(Image):
         self.taps, self.places = w.shape[:2]
         vectors = self.vectors_of(self.outputs)
         inner = self.axes[-1]
-        self.positions, self.vectors = register_tile(context.target, self.lanes, len(vectors), inner.count)
+        depth = self.taps * self.places * self.inputs
+        schedule = context.schedule("image", self.sums.kind, inner.count, len(vectors), self.lanes, depth)
+        self.positions, self.vectors = schedule.rows, schedule.vectors
         self.panels = [vectors[i : i + self.vectors] for i in range(0, len(vectors), self.vectors)]
         packed = [w[..., p[0][0] : p[-1][0] + p[-1][2]] for p in self.panels]
         widths = [sum(lanes for _, lanes, _ in p) for p in self.panels]

@@ -15,6 +15,7 @@ from runnel.compiler.codegen.builder import Buffer, Builder, Expr
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.memory import flat_padded, frame_elements
 from runnel.compiler.codegen.target import Target
+from runnel.compiler.codegen.tuning import Schedule, Tuning
 from runnel.compiler.lowering.frame import Access, FrameValue, Group
 from runnel.compiler.streaming.count import Count
 
@@ -62,9 +63,10 @@ class View:
 class Context:
     """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``."""
 
-    def __init__(self, group: Group, target: Target, rows: int) -> None:
+    def __init__(self, group: Group, target: Target, rows: int, tuning: Tuning | None = None) -> None:
         self.group = group
         self.target = target
+        self._tuning = tuning or Tuning()
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
         self.b = Builder(target.fused, target.rounds, target.wide, converts=not target.gpu)
@@ -113,6 +115,10 @@ class Context:
             self.args.append(Arg("number", length=length))
             self._constants[key] = self._pointer("n", "int64")
         return self._constants[key]
+
+    def schedule(self, form: str, kind: str, rows: int, vectors: int, lanes: int, depth: int) -> Schedule:
+        """How a product of ``rows`` by ``vectors`` of ``lanes`` elements, sums of ``depth`` products, is made."""
+        return self._tuning.schedule(self.target, form, kind, rows, vectors, lanes, depth)
 
     @contextmanager
     def spread(self, extent: int, name: str = "i") -> Iterator[Expr]:

@@ -21,11 +21,11 @@ from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
 from runnel.compiler.codegen.memory import LANES, frame_elements, round_up
 from runnel.compiler.codegen.reduce import tree_sum
-from runnel.compiler.codegen.tiles import pieces, register_tile, runs
+from runnel.compiler.codegen.tiles import pieces, runs
+from runnel.compiler.codegen.tuning import Schedule
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 
 _PANEL_VECTORS = 4
-_UNROLL = QUAD
 _DOT_MAX_OUTPUTS = 8
 _DOT_MIN_INPUTS = 32
 
@@ -158,15 +158,17 @@ class _Panels:
 
     def _rows(self, group: Expr, rows: int, inner: bool) -> None:
         """Tiles of rows that hold as many accumulators as there are registers for."""
-        target = self.context.target
-        most, vectors = register_tile(target, self.lanes, min(self.padded // self.lanes, _PANEL_VECTORS), rows)
-        for first, size, repeat in runs(0, rows, most):
+        schedule = self._schedule(rows)
+        for first, size, repeat in runs(0, rows, schedule.rows):
             with self._loop("tiles", repeat, "tile") as i:
-                self._columns(group, [i * size + (first + r) for r in range(size)], inner, vectors)
+                self._columns(group, [i * size + (first + r) for r in range(size)], inner, schedule)
+
+    def _schedule(self, rows: int) -> Schedule:
+        vectors, p = min(self.padded // self.lanes, _PANEL_VECTORS), self.p
+        return self.context.schedule("rows", p.sums.kind, rows, vectors, self.lanes, p.taps * p.inputs)
 
     def _tiles(self, rows: int) -> int:
-        vectors = min(self.padded // self.lanes, _PANEL_VECTORS)
-        return len(pieces(0, rows, register_tile(self.context.target, self.lanes, vectors, rows)[0]))
+        return len(pieces(0, rows, self._schedule(rows).rows))
 
     def _spread(self) -> str:
         """The loop that workers share: that over groups, tiles of rows within a frame, or panels."""
@@ -181,33 +183,33 @@ class _Panels:
         """What the shared loop leaves over."""
         return self.context.alone() if what == self._spread() else nullcontext()
 
-    def _columns(self, group: Expr, rows: list[Expr], inner: bool, vectors: int) -> None:
+    def _columns(self, group: Expr, rows: list[Expr], inner: bool, schedule: Schedule) -> None:
         """Panels, a few vectors of one at a time; two panels for a single row so that enough sums are under way."""
         together = 2 if len(rows) == 1 else 1
         tail = self.p.outputs % self.lanes if self.p.exact else 0
         full = (self.padded - (self.lanes if tail else 0)) // (self.width * together)
         with self._loop("panels", full, "panel") as i:
-            self._parts(group, rows, inner, i * together, [self.width] * together, vectors, 0)
+            self._parts(group, rows, inner, i * together, [self.width] * together, schedule, 0)
         done = full * together
         rest = self.padded - done * self.width
         widths = [self.width] * (rest // self.width) + ([rest % self.width] if rest % self.width else [])
         if widths:
             with self._once("panels"):
-                self._parts(group, rows, inner, int32(done), widths, vectors, tail)
+                self._parts(group, rows, inner, int32(done), widths, schedule, tail)
 
     def _parts(
-        self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int], vectors: int, tail: int
+        self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int], schedule: Schedule, tail: int
     ) -> None:
         """Consecutive panels, from number ``panel`` on, for a tile of rows: as many vectors at a time as fit."""
         columns = [(i, v) for i, width in enumerate(widths) for v in range(0, width, self.lanes)]
-        step = len(columns) if len(rows) == 1 else vectors
+        step = len(columns) if len(rows) == 1 else schedule.vectors
         for at in range(0, len(columns), step):
             part = columns[at : at + step]
-            self._tile(group, rows, inner, panel, widths, part, tail if part[-1] == columns[-1] else 0)
+            self._tile(group, rows, inner, panel, widths, part, tail if part[-1] == columns[-1] else 0, schedule.unroll)
 
     def _tile(
         self, group: Expr, rows: list[Expr], inner: bool, panel: Expr, widths: list[int],
-        columns: list[tuple[int, int]], tail: int,
+        columns: list[tuple[int, int]], tail: int, unroll: int,
     ) -> None:  # fmt: skip
         """The outputs ``columns`` (panel, first of its outputs) of consecutive panels, for a tile of rows.
 
@@ -246,14 +248,15 @@ class _Panels:
                     for x, row_sums in zip(xs, sums, strict=True):
                         b.store_vector(row_sums[j], 0, dots.add(x, w, b.load_vector(row_sums[j], 0, lanes)))
 
-            with b.loop(p.inputs // _UNROLL, "k") as k:
+            unroll = QUAD if self.dots else unroll
+            with b.loop(p.inputs // unroll, "k") as k:
                 each = self.dots.size if self.dots else 1
-                for u in range(_UNROLL // each):
+                for u in range(unroll // each):
                     if self.dots:
-                        group_step(self.dots, k * (_UNROLL // each) + u)
+                        group_step(self.dots, k * (unroll // each) + u)
                     else:
-                        step(k * _UNROLL + u)
-            for u in range(p.inputs - p.inputs % _UNROLL, p.inputs):
+                        step(k * unroll + u)
+            for u in range(p.inputs - p.inputs % unroll, p.inputs):
                 step(int32(u))
         for row, row_sums in zip(rows, sums, strict=True):
             if not inner:

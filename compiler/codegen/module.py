@@ -33,6 +33,7 @@ from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.image import Image, link
 from runnel.compiler.codegen.ranges import with_ranges
 from runnel.compiler.codegen.target import Target
+from runnel.compiler.codegen.tuning import Tuning
 from runnel.compiler.lowering.frame import FrameNode, Group
 
 
@@ -89,8 +90,9 @@ class KernelModule:
     For a GPU the image is PTX, and an entry is the kernel's number.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, tuning: Tuning | None = None) -> None:
         self.target = target
+        self.tuning = tuning or Tuning()
         self._tvm_target = target.tvm()
         self._functions: dict[str, Any] = {}
         self._by_hash: dict[int, list[str]] = {}
@@ -106,8 +108,8 @@ class KernelModule:
         return self._add(replace(group, shared=True) if self.target.gpu else group)
 
     def _add(self, group: Group) -> Kernel:
-        forms = [self._emit(group, rows) for rows in dict.fromkeys((1, *group.rows))]
-        apart = self._emit(gathered(group), group.apart) if group.apart else None
+        forms = [self.emit(group, rows) for rows in dict.fromkeys((1, *group.rows))]
+        apart = self.emit(gathered(group), group.apart) if group.apart else None
         made = [*forms, apart] if apart else forms
         if group.shared and not all(context.spreads for context in made):
             return self._add(replace(group, shared=False))
@@ -117,9 +119,10 @@ class KernelModule:
         variants = {context.rows: symbol for context, symbol in zip(forms, symbols)}
         return Kernel(finished[0][1], variants, symbols[-1] if apart else None)
 
-    def _emit(self, group: Group, rows: int) -> Context:
+    def emit(self, group: Group, rows: int) -> Context:
+        """The kernel of a group for a number of rows, as statements that are not yet a function."""
         group = replace(group, nodes=with_ranges(group.nodes))
-        context = Context(group, self.target, rows)
+        context = Context(group, self.target, rows, self.tuning)
         anchors = [node for node in group.nodes if node.op in ANCHORS]
         if len(anchors) > 1:
             raise Unsupported(anchors[1].op, f"it shares a group with {anchors[0].op}; a group has one anchor")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import numpy as np
 from tvm import tirx
@@ -21,7 +22,6 @@ from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.dots import Dots
 from runnel.compiler.codegen.images import Image, Tile, cut
 from runnel.compiler.codegen.memory import round_up
-from runnel.compiler.codegen.tiles import register_tile
 from runnel.compiler.codegen.window import Axis
 from runnel.compiler.lowering.frame import FrameNode
 
@@ -130,7 +130,9 @@ class Dense(Codes):
         # The last word ends where the run ends, so that it can be loaded whole; codes seen before have weights of 0.
         self.last_word = max(self.length - dots.size, 0)
         vectors = self.wide_vectors(self.outputs)
-        self.positions, self.most = register_tile(context.target, self.lanes, len(vectors), inner.count)
+        depth = prod(runs.shape[:3]) * self.words
+        schedule = context.schedule("codes", "int32", inner.count, len(vectors), self.lanes, depth)
+        self.positions, self.most = schedule.rows, schedule.vectors
         self.panels = [vectors[i : i + self.most] for i in range(0, len(vectors), self.most)]
         full = np.zeros((*runs.shape[:3], self.words * dots.size, self.pitch), dots.dtype)
         whole = (self.words - 1) * dots.size

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("-o", "--out", metavar="M.rnl", help="the bundle (default: the model's name here, in .rnl)")
     parser.add_argument("--backend", choices=("native", "onnxruntime"), help="insist on kernels, or do without them")
+    parser.add_argument("--tuning", metavar="LOG", help="schedules that runnel tune measured; the same bits come out")
     parser.add_argument(
         "--tokenizer",
         metavar="FILE",
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else Path(Path(args.model).stem + ".rnl")
     if out.resolve() == Path(args.model).resolve():
         raise InputError(f"'{out}' is the model itself; name another file with --out.")
-    options = {**model_options(args), "backend": args.backend, "tokenizer": args.tokenizer}
+    options = {**model_options(args), "backend": args.backend, "tuning": args.tuning, "tokenizer": args.tokenizer}
     progress = terminal.Progress()
     try:
         info = runnel.compile(args.model, out, progress=progress, **options)

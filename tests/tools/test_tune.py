@@ -1,0 +1,137 @@
+"""Tuning: logs are made, kept and used, here and through TVM's RPC, and no schedule changes a bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runnel
+from runnel.compiler.codegen.target import Target
+from runnel.compiler.codegen.tuning import candidates, fixed
+from runnel.errors import InputError
+from runnel.tools.cli import main
+from runnel.tools.tuning import bench, log
+
+X = np.random.default_rng(7).standard_normal((1, 6, 50)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "LEAST_MS", 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Products of a row and of several, and an image with its channels last."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "streaming"))
+    from nets import stack
+
+    net, x = stack(6)
+    y = net.op("Relu", net.conv(x, 6, 70, 3, pads=[2, 0]))
+    y = net.op("Reshape", net.conv(y, 70, 60, 1), net.const([0, 5, 3, 4, -1]))
+    y = net.op("Relu", net.conv(y, 5, 20, [3, 3, 1], pads=[1, 1, 0, 1, 1, 0]))
+    out = tmp_path_factory.mktemp("model") / "m.onnx"
+    out.write_bytes(net.model(net.op("Reshape", y, net.const([0, 240, -1]))))
+    return out
+
+
+def played(path: Path) -> bytes:
+    stream = runnel.load(path).stream()
+    return np.concatenate(
+        [*(stream.push(X[..., i : i + 7]) for i in range(0, 50, 7)), stream.flush()], axis=-1
+    ).tobytes()
+
+
+def kernels(path: Path) -> bytes:
+    from runnel.runtime.bundle import Bundle
+
+    return Bundle(path).kernels().tobytes()
+
+
+def test_a_log_is_made_kept_and_used(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tune", str(model), "--hop", "4", "-o", str(tmp_path / "log.json"), "--trials", "3"]
+    assert main(words) == 0
+    first = log.read(tmp_path / "log.json")
+    assert {r.problem.form for r in first} == {"rows", "image"}
+    assert all(1 <= len(r.trials) <= 3 and r.where == "this machine" and r.gain >= 1 for r in first)
+    assert all(r.trials[0][0] == fixed(Target.host(), r.problem) and min(t for _, t in r.trials) > 0 for r in first)
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["measured"] == 0  # all of it is there already
+    assert log.read(tmp_path / "log.json") == first
+
+
+def test_every_schedule_gives_the_same_bits(model: Path, tmp_path: Path) -> None:
+    """A log that prefers the most unlike schedules changes the kernels and not the outputs."""
+    target = Target.host()
+    runnel.compile(model, tmp_path / "fixed.rnl", hop=4)
+    expected, code = played(tmp_path / "fixed.rnl"), kernels(tmp_path / "fixed.rnl")
+    assert main(["tune", str(model), "--hop", "4", "-o", str(tmp_path / "log.json"), "--trials", "1"]) == 0
+    records = log.read(tmp_path / "log.json")
+    for pick in (-1, len(records)):
+        odd = []
+        for r in records:
+            found = candidates(target, r.problem)
+            odd.append(
+                log.Record(r.problem, r.cpu, r.features, "nowhere", ((found[0], 2.0), (found[pick % len(found)], 1.0)))
+            )
+        log.write(tmp_path / "odd.json", odd)
+        runnel.compile(model, tmp_path / "odd.rnl", hop=4, tuning=tmp_path / "odd.json")
+        assert kernels(tmp_path / "odd.rnl") != code
+        assert played(tmp_path / "odd.rnl") == expected
+
+
+def test_logs_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "log.json"
+    problem = {"form": "rows", "kind": "float32", "rows": 1, "vectors": 4, "lanes": 16, "depth": 256}
+    trial = {"schedule": {"rows": 1, "vectors": 4, "unroll": 4}, "microseconds": 1.0}
+    row = {"problem": problem, "cpu": "cortex-a76", "features": [], "where": "a board", "trials": [trial]}
+    for data, why in [
+        ("[]", "no log"), ('{"schema": 9, "records": []}', "schema 9"), ('{"schema": 1, "records": [{}]}', "no log"),
+        (json.dumps({"schema": 1, "records": [row]}), "measured on cortex-a76"),
+    ]:  # fmt: skip
+        place.write_text(data)
+        with pytest.raises(InputError, match=why):
+            runnel.compile(model, tmp_path / "m.rnl", tuning=place)
+    with pytest.raises(InputError, match="cannot be read"):
+        runnel.compile(model, tmp_path / "m.rnl", tuning=tmp_path / "absent.json")
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[tuple[str, str]]:
+    """A tracker and a server of TVM's RPC on this machine: the addresses of both."""
+    pytest.importorskip("cloudpickle")
+    pytest.importorskip("tornado")
+    from tvm import rpc
+    from tvm.rpc.tracker import Tracker
+
+    tracker = Tracker("127.0.0.1", 29190, 29290)
+    server = rpc.Server("127.0.0.1", 29300, 29400, key="shelf", tracker_addr=("127.0.0.1", tracker.port))
+    yield f"127.0.0.1:{tracker.port},shelf", f"127.0.0.1:{server.port}"
+    server.terminate()
+    tracker.terminate()
+
+
+def test_boards_of_a_tracker_are_measured(model: Path, tmp_path: Path, board: tuple[str, str]) -> None:
+    place = tmp_path / "log.json"
+    assert main(["tune", str(model), "-o", str(place), "--trials", "2", "--rpc", board[0]]) == 0
+    records = log.read(place)
+    assert records and all(r.where == f"rpc {board[0]}" and min(t for _, t in r.trials) > 0 for r in records)
+    runnel.compile(model, tmp_path / "m.rnl", tuning=place)
+
+
+def test_boards_that_are_not_there_are_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rpc, why in [
+        ("127.0.0.1:1", "no TVM RPC server"),
+        ("127.0.0.1:1,key", "no TVM RPC tracker"),
+        ("x", "--rpc takes"),
+    ]:
+        assert main(["tune", str(model), "-o", str(tmp_path / "log.json"), "--rpc", rpc]) == 2
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "log.json").exists()
