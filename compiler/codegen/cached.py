@@ -129,8 +129,12 @@ def store(target: Target, shape: CacheShape) -> Any:
     rows = shape.key_dim * shape.key_bits // 32 if shape.key_bits == 32 else shape.key_dim * shape.key_bits // 8
     place = b.let(tirx.truncdiv(slot, int32(block)) * (rows * block) + tirx.truncmod(slot, int32(block)))
     row = _coded(b, key, head * shape.key_dim, shape.key_dim, shape.key_bits, key_scales, slot)
-    with b.loop(rows, "feature") as feature:
-        b.store_vector(keys, place + feature * block, b.load_vector(row[0], row[1] + feature, 1))
+    if block == 1:  # a loop would become a call of memcpy
+        for at, lanes in pieces(rows):
+            b.store_vector(keys, place + at, b.load_vector(row[0], row[1] + at, lanes))
+    else:
+        with b.loop(rows, "feature") as feature:
+            b.store_vector(keys, place + feature * block, b.load_vector(row[0], row[1] + feature, 1))
     size = shape.value_dim if shape.value_bits != 4 else shape.value_dim // 2
     row = _coded(b, value, head * shape.value_dim, shape.value_dim, shape.value_bits, value_scales, slot)
     for at, lanes in pieces(size):

@@ -20,6 +20,7 @@ from runnel.runtime.backends.memory import aligned
 from runnel.runtime.backends.native import NativeProgram
 
 FLOAT = "float32"
+_PROGRAMS: dict[Any, NativeProgram] = {}
 
 
 @dataclass
@@ -76,6 +77,12 @@ class Attention:
         return next(n for n in self.graph("full").nodes if isinstance(n, CachedAttend))
 
     def program(self, kv: str, max_frames: int | None = None, poison: bool = True) -> NativeProgram:
+        key = (repr(self), kv, max_frames, poison)
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = self._program(kv, max_frames, poison)
+        return _PROGRAMS[key]
+
+    def _program(self, kv: str, max_frames: int | None, poison: bool) -> NativeProgram:
         native = Planner(lower(self.graph(kv, max_frames)), self.hop, KernelModule(Target.host())).build()
         ports = [
             {"name": name, "dtype": dtype, "axis": shape.index(None), "shape": list(shape)}
