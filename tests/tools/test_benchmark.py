@@ -225,6 +225,21 @@ def test_the_command_keeps_raw_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "gru 32-64" in page_of_it.read_text()
 
 
+def test_rows_of_earlier_runs_are_kept_until_they_are_measured_again() -> None:
+    machine = {"cpu": "c", "when": "before", "roofline": TOP.to_dict()}
+    later = machine | {"when": "now", "roofline": Roofline(2e9, 1e9, {1000: 5e8, 100_000: 6e8}).to_dict()}
+    before = json.loads(json.dumps({"machine": machine, "rows": [row("sww", [1.0], [2.0]), row("kws", [3.0], [4.0])]}))
+    now = {"machine": later, "rows": [row("tcn hop 1", [5.0], [6.0]), row("kws", [7.0], [8.0])]}
+    both = command.merged(before, now)
+    assert [(r["name"], r["entries"][0]["rounds"]) for r in both["rows"]] == [
+        ("tcn hop 1", [5.0]), ("sww", [1.0]), ("kws", [7.0]),
+    ]  # fmt: skip
+    assert both["machine"]["when"] == "now"
+    assert (both["machine"]["roofline"]["float32"], both["machine"]["roofline"]["int8"]) == (2e9, 4e9)
+    assert command.merged({"machine": machine | {"cpu": "another"}, "rows": before["rows"]}, now) == now
+    assert command.merged(None, now) == now
+
+
 def test_workloads_have_names_of_their_own() -> None:
     names = [w.name for w in WORKLOADS]
     assert len(set(names)) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,16 @@ class FromPython(PythonRun):
     def __init__(self, case: Case) -> None:
         self.case, self.program = case, _open(case)
         self.pieces = _pieces(case, self.program)[-TURNS:]
-        pieces, count, turn = self.pieces, len(self.pieces), iter(range(1 << 60))
+        pieces = self.pieces
         if case.lanes > 1:
             batch = self.program.batch(case.lanes)
             lanes = [batch.join() for _ in range(case.lanes)]
-            sets = [{lane: pieces[(lane + k) % count] for lane in lanes} for k in range(count)]
-            self.step = lambda: batch.push(sets[next(turn) % count])
+            places = range(len(pieces))
+            sets = cycle([{lane: pieces[(lane + k) % len(pieces)] for lane in lanes} for k in places]).__next__
+            self.step = lambda: batch.push(sets())
         else:
-            stream = self.program.stream()
-            self.step = lambda: stream.push(pieces[next(turn) % count])
+            push, following = self.program.stream().push, cycle(pieces).__next__
+            self.step = lambda: push(following())
         for _ in _pieces(case, self.program):
             self.step()
 

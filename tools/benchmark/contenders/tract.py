@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,8 @@ class Pulse(PythonRun):
             raise CannotRun(_said(error)) from None
         self.outputs = [Output(o.name, o.axis, o.frames, int(d)) for o, d in zip(case.outputs, delays)]
         self.pieces = [tract.Tensor.from_numpy(piece) for piece in steps]
-        state, pieces, turn = self.runnable.spawn_state(), self.pieces[-16:], iter(range(1 << 60))
-        count = len(pieces)
-        self.step = lambda: state.run([pieces[next(turn) % count]])
+        run, following = self.runnable.spawn_state().run, cycle([[piece] for piece in self.pieces[-16:]]).__next__
+        self.step = lambda: run(following())
 
     def answers(self) -> Answers:
         state = self.runnable.spawn_state()
