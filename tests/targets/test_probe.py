@@ -77,6 +77,19 @@ def test_the_script_runs_in_a_plain_shell_and_leaves_nothing(tmp_path: Path, mon
     assert not list((tmp_path / "cwd").iterdir())
 
 
+def test_storage_is_measured_on_a_large_file_of_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tool, body in {
+        "find": "echo /usr/lib/large.so",
+        "dd": f'echo "$@" >> {tmp_path}/read; echo "268435456 bytes (268 MB, 256 MiB) copied, 4 s, 67.1 MB/s" >&2',
+    }.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert probe.as_target(probe.probe("local"), "here").storage_mb_s == 67.1
+    reads = [line for line in (tmp_path / "read").read_text().splitlines() if "large.so" in line]
+    assert reads and all("iflag=direct" in line for line in reads)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
