@@ -24,6 +24,7 @@ from runnel.compiler.graph.rates import rates_in
 from runnel.compiler.graph.states import find_states
 from runnel.compiler.lowering.lower import Lowering, lower
 from runnel.compiler.lowering.signals import NoKernel
+from runnel.compiler.streaming.activations import round_activations
 from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
@@ -110,6 +111,8 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
     optimise(stream)
     if "weights" in request.modes:
         round_weights(stream, request.modes["weights"])
+    if "activations" in request.modes:
+        round_activations(stream, request.modes["activations"])
     if request.align:
         align(stream)
     return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
@@ -154,10 +157,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
-    weights are rounded, a named mode); kv (what the caches of a decoder keep: "full" with max_frames, or a policy such
-    as "sink=4,window=512"); backend ("native" insists on kernels,
-    "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer (a file for the
-    bundle of a decoder of text; without it the one that lies beside the model); progress(stage, fraction).
+    weights are rounded, a named mode); activations ("int8": what weights of few bits multiply, another); kv (what the
+    caches of a decoder keep: "full" with max_frames, or a policy such as "sink=4,window=512"); backend ("native"
+    insists on kernels, "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer
+    (a file for the bundle of a decoder of text; without it the one beside the model); progress(stage, fraction).
     Raises Refused, InputError, InternalError.
     """
     request = Request(**options)
@@ -196,11 +199,13 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     os.close(handle)
     try:
         write_bundle(name, manifest, entries)
-        against, own = "the offline model", 0.0
+        against, own, rounding = "the offline model", 0.0, 0.0
         if graph.modes:
             against, offline_cases, cases = "the portable form", cases, streamed(Path(name), cases)
             entries |= _golden(cases[0])
             own = _own_deviation(Path(name), rewritten, form, manifest, cases)
+            if "activations" in graph.modes:
+                rounding = max(deviation(c.outputs, o.outputs) for c, o in zip(cases, offline_cases, strict=True))
             write_bundle(name, manifest, entries)
         if rounds(graph.kv) and backends:
             time = {port["name"]: port["axis"] for port in manifest["outputs"]}
@@ -210,7 +215,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         codes = codes_record(rewritten, cases) if not graph.modes else None
         manifest["proof"] = prove(
             Path(name), cases, axes, backends, request.progress, against, own, codes, len(form.model.graph.node),
-            figures.latency_frames,
+            figures.latency_frames, rounding,
         )  # fmt: skip
         if graph.modes:
             request.say("measuring what the modes cost")

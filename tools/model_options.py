@@ -35,6 +35,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "same as --mode weights=KIND)",
     )  # fmt: skip
     parser.add_argument(
+        "--activations", metavar="KIND",
+        help="round what is multiplied by weights of 4 or 8 bits: int8 (the same as --mode activations=int8)",
+    )  # fmt: skip
+    parser.add_argument(
         "--calibration", metavar="FILE",
         help="the recording on which a named mode's deviation is measured: .npy, .npz by input name, or .wav (default: "
         "noise)",
@@ -88,6 +92,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "window": None if args.window is None else frame_count(args.window, tick, "--window"),
         "mode": args.mode or "exact",
         "weights": args.weights,
+        "activations": args.activations,
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,
         "padding": args.padding,

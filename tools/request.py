@@ -44,6 +44,7 @@ class Request:
     bind: Mapping[str, Any] | None = None
     shape: Mapping[str, Sequence[int]] | None = None
     weights: str | None = None
+    activations: str | None = None
     backend: str | None = None
     tuning: str | Path | None = None
     tokenizer: str | None = None
@@ -71,8 +72,9 @@ class Request:
                     parse_modes(word)
             self.window_mode = of_windows[-1] if of_windows else "exact"
             self.modes = parse_modes([m for m in named if "=" in m])
-        if self.weights is not None:
-            self.modes = parse_modes([*(f"{k}={v}" for k, v in self.modes.items()), f"weights={self.weights}"])
+        for name, value in (("weights", self.weights), ("activations", self.activations)):
+            if value is not None:
+                self.modes = parse_modes([*(f"{k}={v}" for k, v in self.modes.items()), f"{name}={value}"])
         if not 0 <= self.reuse_threshold < np.inf:
             raise InputError(f"reuse_threshold {self.reuse_threshold} is no deviation; give 0 or more, such as 0.05.")
         if self.window_mode == "reuse" and self.window is None:

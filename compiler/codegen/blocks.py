@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen.builder import Buffer, Expr, constant, dtype_of, int32, splat, vector_type
+from runnel.compiler.codegen.builder import Buffer, Expr, constant, dtype_of, int32, lanes_of, splat, vector_type
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
@@ -29,7 +29,7 @@ _NIBBLES = [float(v if v < 8 else v - 16) for v in range(16)]
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """codes: (taps, inputs, outputs) int8 about zero, or float16 without scales. scales, zeros: (taps, blocks, outputs)
     float32, zeros or None.
 
@@ -78,19 +78,26 @@ def emit_matmul(context: Context, node: FrameNode) -> None:
     bits, block = int(node.attrs["bits"]), int(node.attrs["block"])
     taps, inputs, _ = codes.shape
     blocks = -(-inputs // block)
+    if node.attrs.get("packed"):
+        from runnel.compiler.codegen.packed import Packed, words
+
+        assert scales is not None and taps == 1 and x.value.shape[-1] == words(inputs, block)
+        inner = int(np.prod(x.value.shape[:-1], dtype=np.int64))
+        Packed(context, Problem(node, x, codes, scales, zeros, bias, bits, block, inner)).emit()
+        return
     fits = (scales is None and bits == 16) or (scales is not None and scales.shape == (taps, blocks, codes.shape[2]))
     if x.value.shape[-1] != inputs or x.access.taps != taps or not fits:
         raise Unsupported(node.op, f"codes {codes.shape} do not fit {x.access.taps} taps of {x.value.shape}")
     if (block % 16 and bits != 16) or bits not in (2, 4, 8, 16) or str(x.value.dtype) != "float32":
         raise Unsupported(node.op, f"of {x.value.dtype} by {bits} bits in blocks of {block}")
     inner = int(np.prod(x.value.shape[:-1], dtype=np.int64))
-    _Blocks(context, _Problem(node, x, codes, scales, zeros, bias, bits, block, inner)).emit()
+    Blocks(context, Problem(node, x, codes, scales, zeros, bias, bits, block, inner)).emit()
 
 
-class _Blocks:
+class Blocks:
     """Tiles of rows by panels of outputs, vectors over outputs."""
 
-    def __init__(self, context: Context, p: _Problem) -> None:
+    def __init__(self, context: Context, p: Problem) -> None:
         self.context, self.p, self.b = context, p, context.b
         target = context.target
         registers = LANES // min(target.lanes, LANES)
@@ -99,6 +106,8 @@ class _Blocks:
         self.width = min(self.vectors * LANES, self.padded)
         self.permute = p.bits == 4 and target.vector_bytes == 64
         self.half = target.has("f16c") or target.arch == "aarch64"
+        self.unit = 1
+        self.pitch = p.x.value.shape[-1]
         self._pack()
 
     def _panels(self, values: np.ndarray) -> np.ndarray:
@@ -123,9 +132,14 @@ class _Blocks:
         self.codes = self.context.constant((key, "w"), self._panels(codes.reshape(-1, p.outputs)))
         self.scales = None if p.scales is None else self._reals("s", p.scales)
         self.zeros = None if p.zeros is None else self._reals("z", p.zeros)
+        self._pack_bias()
+
+    def _pack_bias(self) -> None:
+        bias = self.p.bias
         self.bias = None
-        if p.bias is not None:
-            self.bias = self.context.constant((id(p.node), "b"), self._panels(p.bias.reshape(1, -1).astype(np.float32)))
+        if bias is not None:
+            packed = self._panels(bias.reshape(1, -1).astype(np.float32))
+            self.bias = self.context.constant((id(self.p.node), "b"), packed)
 
     def _reals(self, name: str, values: np.ndarray) -> Buffer:
         """One float32 a block and output, in fewer bytes where that loses nothing."""
@@ -138,7 +152,8 @@ class _Blocks:
         """Loaded float32, or float16 made float32."""
         if dtype_of(value) == "float32":
             return value
-        return tirx.Cast(vector_type("float32", LANES), tirx.reinterpret(f"float16x{LANES}", value))
+        lanes = lanes_of(value)
+        return tirx.Cast(vector_type("float32", lanes), tirx.reinterpret(f"float16x{lanes}", value))
 
     def emit(self) -> None:
         """All rows and panels."""
@@ -179,34 +194,22 @@ class _Blocks:
         outer = panel * self.width
         columns = [first + v * LANES for v in range(vectors)]
         totals = [[b.local("float32", LANES) for _ in columns] for _ in rows]
-        sums = [[b.local("float32", LANES) for _ in columns] for _ in rows]
         for j, column in enumerate(columns):
             start: Expr = constant(0.0, "float32", LANES)
             if self.bias is not None:
                 start = b.let(b.load_vector(self.bias, outer + column, LANES))
             for row in totals:
                 b.store_vector(row[j], 0, start)
-        codes = b.let(panel * (p.taps * self.depth * self.width))
+        codes = b.let(panel * (p.taps * self.depth * self.width * self.unit))
         scales = b.let(panel * (p.taps * p.blocks * self.width))
         whole = p.inputs // p.block
         with b.loop(p.taps, "tap") as tap:
             bases = [b.let(p.x.tap(tap) + self._row_offset(row, inner)) for row in rows]
-            at_tap = b.let(codes + tap * (self.depth * width))
+            at_tap = b.let(codes + tap * (self.depth * width * self.unit))
 
             def block(number: Expr, count: int) -> None:
-                for row in sums:
-                    for total in row:
-                        b.store_vector(total, 0, constant(0.0, "float32", LANES))
-                at = b.let(at_tap + number * (p.block // p.together * width))
-                k0 = number * p.block
-                with b.loop(count // p.together, "k") as group:
-                    starts = [b.let(base + k0 + group * p.together) for base in bases]
-                    self._group(starts, b.let(at + group * width), columns, sums, p.together)
-                if count % p.together:
-                    group = count // p.together
-                    starts = [b.let(base + k0 + group * p.together) for base in bases]
-                    self._group(starts, b.let(at + group * width), columns, sums, count % p.together)
-                self._end(number, tap, k0, count, bases, scales, width, columns, sums, totals)
+                at = b.let(scales + (tap * p.blocks + number) * width)
+                self._block(number, count, bases, at_tap, at, width, columns, totals)
 
             with b.loop(whole, "block") as number:
                 block(number, p.block)
@@ -217,6 +220,27 @@ class _Blocks:
                 self.context.row = row
             origin = (row * p.outputs if inner else 0) + outer
             self._finish([origin + c for c in columns], [b.load_vector(t, 0, LANES) for t in row_totals], tail)
+
+    def _block(
+        self, number: Expr, count: int, bases: list[Expr], at_tap: Expr, scales: Expr, width: int, columns: list[int],
+        totals: list[list[Buffer]],
+    ) -> None:  # fmt: skip
+        """``count`` inputs of a block, onto the totals. scales: where the block's lie."""
+        b, p = self.b, self.p
+        sums = [[b.local("float32", LANES) for _ in columns] for _ in bases]
+        for row in sums:
+            for total in row:
+                b.store_vector(total, 0, constant(0.0, "float32", LANES))
+        at = b.let(at_tap + number * (p.block // p.together * width))
+        k0 = number * p.block
+        with b.loop(count // p.together, "k") as group:
+            starts = [b.let(base + k0 + group * p.together) for base in bases]
+            self._group(starts, b.let(at + group * width), columns, sums, p.together)
+        if count % p.together:
+            last = count // p.together
+            starts = [b.let(base + k0 + last * p.together) for base in bases]
+            self._group(starts, b.let(at + last * width), columns, sums, count % p.together)
+        self._end(k0, count, bases, scales, columns, sums, totals)
 
     def _group(self, starts: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]], count: int) -> None:
         """Products of the first ``count`` codes of an element of memory."""
@@ -245,12 +269,11 @@ class _Blocks:
         return tirx.Cast(kind, moved >> constant(32 - bits, "int32", LANES))
 
     def _end(
-        self, number: Expr, tap: Expr, k0: Expr, count: int, bases: list[Expr], scales: Expr, width: int,
-        columns: list[int], sums: list[list[Buffer]], totals: list[list[Buffer]],
+        self, k0: Expr, count: int, bases: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]],
+        totals: list[list[Buffer]],
     ) -> None:  # fmt: skip
         """A block's sums, scaled, onto the totals."""
-        b, p = self.b, self.p
-        at = b.let(scales + (tap * p.blocks + number) * width)
+        b = self.b
         if self.scales is None:
             for row, total in zip(sums, totals, strict=True):
                 for one, other in zip(row, total, strict=True):
@@ -282,7 +305,7 @@ class _Blocks:
 
     def _row_offset(self, row: Expr, inner: bool) -> Expr:
         outer = self.context.at_row(self.p.x.access)
-        return outer + row * self.p.inputs if inner else row * self.p.x.access.row_pitch
+        return outer + row * self.pitch if inner else row * self.p.x.access.row_pitch
 
     def _finish(self, positions: list[Expr], totals: list[Expr], tail: int) -> None:
         b, context, anchor = self.b, self.context, self.p.node.output

@@ -21,6 +21,7 @@ from runnel.compiler.codegen import (
     cuda,
     filters,
     linear,
+    packed,
     product,
     reduce,
     sequence,
@@ -70,6 +71,7 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "avg_pool": _emit_pool,
     "matmul": _emit_matmul,
     "matmul_blocks": blocks.emit_matmul,
+    "round_blocks": packed.emit_rounding,
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,
@@ -102,6 +104,11 @@ class KernelModule:
     def unsigned(self) -> bool:
         """Whether sums of codes are shorter for unsigned ones."""
         return prefers_unsigned(self.target)
+
+    @property
+    def multiplies_fours(self) -> bool:
+        """Whether one instruction makes dot products of four codes."""
+        return packed.dots_of_four(self.target) is not None
 
     def add(self, group: Group) -> Kernel:
         """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""

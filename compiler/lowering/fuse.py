@@ -12,7 +12,17 @@ from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, 
 from runnel.compiler.lowering.work import macs
 from runnel.compiler.streaming.count import Count
 
-ANCHORS = {"conv", "conv_transpose", "matmul", "matmul_blocks", "max_pool", "avg_pool", "softmax", "log_softmax"}
+ANCHORS = {
+    "conv",
+    "conv_transpose",
+    "matmul",
+    "matmul_blocks",
+    "round_blocks",
+    "max_pool",
+    "avg_pool",
+    "softmax",
+    "log_softmax",
+}
 ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence", "attend"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}

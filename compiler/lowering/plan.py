@@ -11,6 +11,7 @@ import numpy as np
 
 from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
 from runnel.compiler.codegen.tiles import rows_of_call
+from runnel.compiler.lowering.arrange import arranged
 from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
@@ -18,7 +19,6 @@ from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.segments import Segments
 from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
-from runnel.compiler.lowering.unsigned import arranged
 from runnel.compiler.lowering.words import describe, dtype_number, fill_bits, layout
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
@@ -77,7 +77,7 @@ class Planner:
 
     def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
         self.low, self.hop, self.module = low, hop, module
-        self.groups = fuse(arranged(low, module.unsigned))
+        self.groups = fuse(arranged(low, module.unsigned, module.multiplies_fours))
         self.clocks = ClockProgram()
         self.weights = Segments()
         self.rings: dict[Signal, Ring] = {}

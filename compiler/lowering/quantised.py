@@ -10,6 +10,7 @@ from runnel.compiler.graph.blocks import unpack
 from runnel.compiler.lowering.pointwise import handler, without_time
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.ir import Operand, Pointwise, Stream
+from runnel.compiler.streaming.kinds.rounded import Rounded
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
@@ -101,6 +102,7 @@ def product_of_blocks(low: Lowering, node: Pointwise) -> View:
     assert isinstance(codes, np.ndarray) and isinstance(scales, np.ndarray) and not isinstance(zeros, Stream)
     inputs, outputs = int(node.attrs["K"]), int(node.attrs["N"])
     blocks = unpack(int(node.attrs["bits"]), int(node.attrs["block_size"]), (inputs, outputs), codes, scales, zeros)
+    blocks = blocks if isinstance(node.streams[0].node, Rounded) else blocks.merged()
     return low.block_product(node, x, [blocks], bias, node.output.frame_shape)  # type: ignore[arg-type]
 
 

@@ -11,20 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
-from runnel.compiler.lowering.layout import put_channels_last
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Signal, Step
 
 _MOVES = frozenset({"transpose", "reshape", "slice"})
 _TURN = 128
-
-
-def arranged(low: Lowering, unsigned: bool) -> Lowering:
-    """A lowering, rewritten in place, with images and codes as kernels like them."""
-    put_channels_last(low)
-    if unsigned:
-        make_unsigned(low)
-    return low
 
 
 def make_unsigned(low: Lowering) -> None:

@@ -21,9 +21,7 @@ def coded(modes: Mapping[str, str], taps: Sequence[np.ndarray]) -> list[Blocks] 
     and all float16 exactly; None where they are neither."""
     if "weights" in modes:
         bits, block = parse(modes["weights"])
-    elif sum(t.size for t in taps) >= MANY and all(
-        np.array_equal(s, s.astype(np.float16)) for s in (t.reshape(-1)[:_SAMPLE] for t in taps)
-    ):
+    elif sum(t.size for t in taps) >= MANY and all(_half(t.reshape(-1)[:_SAMPLE]) for t in taps):
         bits, block = HALF, 0
     else:
         return None
@@ -38,10 +36,9 @@ def _half(values: np.ndarray) -> bool:
 
 def block_operands(taps: Sequence[Blocks]) -> tuple[list[np.ndarray | None], dict[str, Any]]:
     """Codes, scales, zeros and the attributes of a matmul_blocks."""
-    merged = [taps[0].merged()] if len(taps) == 1 else list(taps)
-    first = merged[0]
+    first = taps[0]
     zeros = None
-    if any(b.zeros is not None for b in merged):
-        zeros = np.stack([np.zeros_like(b.scales) if b.zeros is None else b.zeros for b in merged])
-    scales = None if first.bits == HALF else np.stack([b.scales for b in merged])
-    return [np.stack([b.codes for b in merged]), scales, zeros], {"bits": first.bits, "block": first.block}
+    if any(b.zeros is not None for b in taps):
+        zeros = np.stack([np.zeros_like(b.scales) if b.zeros is None else b.zeros for b in taps])
+    scales = None if first.bits == HALF else np.stack([b.scales for b in taps])
+    return [np.stack([b.codes for b in taps]), scales, zeros], {"bits": first.bits, "block": first.block}

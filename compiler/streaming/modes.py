@@ -1,8 +1,8 @@
 """Named modes: what a person allows a model that cannot stream exactly to compute instead.
 
 ``norm=running``, ``pool=cumulative``, ``attention=left:64,right:8``, ``rnn=lookahead:32``, ``position=wrap``,
-``weights=int4``. A mode that no node of the model needs changes nothing. What a mode costs is measured and written into
-the bundle.
+``weights=int4``, ``activations=int8``. A mode that no node of the model needs changes nothing. What a mode costs is
+measured and written into the bundle.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ FORMS = {
     "rnn": "lookahead:FRAMES",
     "position": "wrap",
     "weights": "int8, int4, fp16, or int8:BLOCK, int4:BLOCK",
+    "activations": "int8",
 }
 """Every named mode and what its value looks like; words in capitals stand for numbers of frames."""
 

@@ -12,6 +12,7 @@ from test_hot_loops import LEVELS, SCALAR, disassembled, hottest
 
 from runnel import targets
 from runnel.compiler.codegen import KernelModule, Target
+from runnel.compiler.codegen.packed import dots_of_four, words
 from runnel.compiler.lowering.frame import FrameNode
 from runnel.tools.build import kernel_target, runs_here
 
@@ -75,3 +76,53 @@ def test_four_bits_are_looked_up_in_one_instruction(tmp_path: Path) -> None:
     loop = "\n".join(hottest(disassembled(module, kernel.variants[1], tmp_path), wanted))
     assert len(re.findall(wanted, loop)) == len(re.findall(r"vfmadd\d+ps", loop)) == 64
     assert "vcvtdq2ps" not in loop
+
+
+ROUNDED = [(1, 64, 64, 8, 32, False), (3, 48, 40, 4, 32, True), (1, 80, 33, 8, 32, True), (1, 144, 300, 4, 16, False)]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("spec", ROUNDED)
+def test_rounded_activations_match_float64(spec: tuple[int, int, int, int, int, bool], packed: bool) -> None:
+    if packed and dots_of_four(Target.host()) is None:
+        pytest.skip("this processor has no dot products of four codes")
+    rows, inputs, outputs, bits, block, zeros = spec
+    c, _ = of_blocks((rows, inputs, outputs, 1, bits, block, zeros))
+    (x, frames), (node, *_) = next(iter(c.frames.items())), c.group.nodes
+    blocks = -(-inputs // block)
+    padded = np.zeros((ROWS, rows, blocks * block), np.float32)
+    padded[..., :inputs] = frames
+    parts = padded.reshape(ROWS, rows, blocks, block)
+    steps = np.abs(parts).max(-1, keepdims=True) / np.float32(127)
+    rounded = (np.rint(parts / steps) * steps).reshape(ROWS, rows, -1)[..., :inputs]
+    h = value("h", (rows, words(inputs, block) if packed else inputs), "int32" if packed else "float32")
+    attrs = {"packed": True} if packed else {}
+    first = case("rounding", [FrameNode("round_blocks", (x,), h, {"block": block} | attrs)], {x: frames})
+    kept, many = Runner([first]).run(first)
+    assert kept.tobytes() == many.tobytes()
+    if not packed:
+        np.testing.assert_array_equal(kept, rounded)
+    second = case(
+        "product", [FrameNode(node.op, (h, *node.inputs[1:]), node.output, node.attrs | attrs)], {h: kept}
+    )  # fmt: skip
+    one, many = Runner([second]).run(second)
+    codes, scales, about, bias = node.inputs[1:]
+    offset = 0 if about is None else np.repeat(about, block, 1)[:, :inputs]
+    w = ((codes - offset) * np.repeat(scales, block, 1)[:, :inputs].astype(np.float64))[0]
+    expected = rounded.astype(np.float64) @ w + (0 if bias is None else bias)
+    assert one.tobytes() == many.tobytes()
+    assert np.abs(one - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_activations_take_dot_products(bits: int, tmp_path: Path) -> None:
+    c, _ = of_blocks((1, 512, 128, 1, bits, 32, False))
+    node = c.group.nodes[0]
+    h = value("h", (1, words(512, 32)), "int32")
+    product = FrameNode(node.op, (h, *node.inputs[1:]), node.output, node.attrs | {"packed": True})
+    group = case("product", [product], {h: np.zeros((ROWS, *h.shape), np.int32)}).group
+    vnni = Target.of("x86_64-linux-gnu", "x86-64-v4", ("+avx512vnni",))
+    for target, wanted in ((vnni, r"\bvpdpbusd\s.*%zmm"), (kernel_target(targets.load("rpi5")), r"\bsdot\s")):
+        module = KernelModule(target)
+        text = disassembled(module, module.add(group).variants[1], tmp_path)
+        assert len(re.findall(wanted, text)) >= 8

@@ -1,4 +1,4 @@
-"""The named mode ``weights``: smaller bundles, the same answers on both backends, and the deviation measured."""
+"""The named modes ``weights`` and ``activations``: smaller bundles, shorter steps, the deviation measured."""
 
 from __future__ import annotations
 
@@ -50,6 +50,31 @@ def test_smaller_and_measured(model: Path, tmp_path: Path, value: str, share: fl
     assert 0 < deviation["rms"] < most
     assert max(info.manifest["proof"]["error"].values()) <= 1e-5
     assert "matmul_blocks" in {k["ops"].split("+")[0] for k in info.manifest["kernels"]}
+
+
+@pytest.mark.parametrize("target", ["host", "x86-64-v3"], ids=["codes", "floats"])
+def test_rounded_activations(tmp_path: Path, target: str) -> None:
+    """Products of codes where the processor has them, of rounded float32 elsewhere; proved and measured."""
+    net, x = stack(96)
+    h = net.op("Relu", net.op("MatMul", net.op("Transpose", x, perm=[0, 2, 1]), net.weight(96, 112)))
+    (tmp_path / "m.onnx").write_bytes(net.model(net.op("MatMul", h, net.weight(112, 40))))
+    options = {"weights": "int8", "activations": "int8", "target": target, "backend": "native", "hop": 4}
+    info = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl", **options)
+    modes = info.manifest["modes"]
+    assert set(modes["used"]) == {"weights", "activations"}
+    assert len(modes["used"]["activations"]["nodes"]) == 2
+    (deviation,) = modes["deviation"].values()
+    assert 1e-4 < deviation["rms"] < 0.02
+    errors = info.manifest["proof"]["error"]
+    if "native" in errors:
+        assert errors["native"] <= info.manifest["proof"]["limit"] <= 0.25 * 0.05
+    assert "round_blocks" in {k["ops"] for k in info.manifest["kernels"]}
+
+
+def test_activations_of_a_model_without_codes_are_left_alone(model: Path) -> None:
+    assert runnel.inspect(model, activations="int8").modes == {}
+    with pytest.raises(InputError, match="activations=int8"):
+        runnel.inspect(model, activations="int4")
 
 
 def test_on_the_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,65 @@
+"""Steps as kernels like them: images with their channels last, codes unsigned, rounded activations as words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runnel.compiler.lowering.frame import FrameValue
+from runnel.compiler.lowering.layout import put_channels_last
+from runnel.compiler.lowering.lower import Lowering
+from runnel.compiler.lowering.signals import Signal, Step
+from runnel.compiler.lowering.unsigned import make_unsigned
+
+WORD_CODES = 4
+
+
+def arranged(low: Lowering, unsigned: bool, fours: bool) -> Lowering:
+    """A lowering, rewritten in place. unsigned: whether sums of unsigned codes are shorter. fours: whether one
+    instruction makes dot products of four codes."""
+    put_channels_last(low)
+    if unsigned:
+        make_unsigned(low)
+    if fours:
+        _pack_rounded(low)
+    return low
+
+
+def _pack_rounded(low: Lowering) -> None:
+    """Rounded activations that products by codes alone read become words (codegen/packed.py)."""
+    other = {view.signal for view, _ in low.outputs.values()} | {signal for _, signal in low.feedback}
+    readers: dict[Signal, list[Step]] = {}
+    for step in low.steps:
+        if not isinstance(step, Step):
+            other |= {read.signal for read in getattr(step, "reads", [getattr(step, "read", None)]) if read is not None}
+            continue
+        for read in step.reads:
+            readers.setdefault(read.signal, []).append(step)
+    for step in low.steps:
+        if not isinstance(step, Step) or step.node.op != "round_blocks" or step.output in other:
+            continue
+        signal, block = step.output, int(step.node.attrs["block"])
+        if all(_multiplies(s, signal, block) for s in readers[signal]):
+            inputs = step.node.output.shape[-1]
+            words = inputs // WORD_CODES + 2 * -(-inputs // block)
+            for reader in readers[signal]:
+                _read_words(reader, signal, words)
+            shape = (*step.node.output.shape[:-1], words)
+            output = FrameValue(step.node.output.name, shape, "int32")
+            step.node = replace(step.node, output=output, attrs=step.node.attrs | {"packed": True})
+            signal.shape, signal.dtype, signal.pitch = shape, "int32", 0
+            signal.__post_init__()
+
+
+def _multiplies(step: Step, signal: Signal, block: int) -> bool:
+    """Whether a step is a product of whole rows of the signal by codes with the same blocks."""
+    node, reads = step.node, [r for r in step.reads if r.signal is signal]
+    same = node.op == "matmul_blocks" and node.attrs["bits"] in (4, 8) and node.attrs["block"] == block
+    return same and len(reads) == 1 and reads[0].taps == 1 and reads[0].value is node.inputs[0]
+
+
+def _read_words(step: Step, signal: Signal, words: int) -> None:
+    for read in step.reads:
+        if read.signal is signal:
+            read.value = FrameValue(read.value.name, (*read.value.shape[:-1], words), "int32")
+            inputs = (read.value, *step.node.inputs[1:])
+            step.node = replace(step.node, inputs=inputs, attrs=step.node.attrs | {"packed": True})
