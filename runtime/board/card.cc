@@ -194,6 +194,12 @@ bool Card::Recover() {
   return !Stopped();
 }
 
+void Card::CheckTransfer(int64_t done, uint64_t wanted) const {
+  if (done > 0 && static_cast<uint64_t>(done) <= wanted) return;
+  Refuse("the sound card '%s' says that it moved %lld frames of %llu; use another one.", name_,
+         static_cast<long long>(done), static_cast<unsigned long long>(wanted));
+}
+
 int64_t Card::Read(float* samples, int64_t frames) {
   int64_t done = 0;
   while (done < frames && !Stopped()) {
@@ -203,6 +209,7 @@ int64_t Card::Read(float* samples, int64_t frames) {
       if (!Recover()) break;
       continue;
     }
+    CheckTransfer(transfer.result, transfer.frames);
     for (int64_t n = 0; n < transfer.result; ++n, ++done) {
       for (int c = 0; c < channels_; ++c) {
         float value = form_.At(static_cast<uint64_t>(n), c);
@@ -232,6 +239,7 @@ void Card::Write(const float* samples, int64_t frames) {
     for (int64_t sent = 0; sent < count;) {
       snd_xferi transfer = {0, data_ + sent * frame_bytes, static_cast<snd_pcm_uframes_t>(count - sent)};
       if (Control(SNDRV_PCM_IOCTL_WRITEI_FRAMES, &transfer)) {
+        CheckTransfer(transfer.result, transfer.frames);
         sent += transfer.result;
       } else if (!Recover()) {
         return;

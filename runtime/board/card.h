@@ -29,6 +29,8 @@ class Card {
   bool Control(unsigned long request, void* argument) const;
   void SetLimits();
   void Prepare();
+  // That a transfer moved some of what it was asked to.
+  void CheckTransfer(int64_t done, uint64_t wanted) const;
   // Gets going again after a transfer that failed; false where the program is asked to end.
   bool Recover();
 

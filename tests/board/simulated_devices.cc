@@ -27,6 +27,7 @@ struct Script {
   int64_t most = 1 << 30;  // frames of a transfer
   bool loops = false;      // at the end of the data a signal comes; else the device is gone
   int64_t waits = 0;       // frames that wait
+  int64_t lies = 0;        // added to how many frames it says that it moved
   unsigned fourcc[kMost] = {};
   int fourcc_count = 0;
   unsigned width = 0, height = 0, padding = 0;
@@ -136,7 +137,7 @@ int Transfer(snd_xferi* transfer, bool capture) {
     }
   }
   at += frames;
-  transfer->result = frames;
+  transfer->result = frames + script.lies;
   return 0;
 }
 
@@ -203,6 +204,7 @@ void ReadScript(const char* path) {
     if (is("breaks")) script.broken_count = numbers(script.broken, kMost);
     if (is("error")) numbers(&script.error, 1);
     if (is("most")) numbers(&script.most, 1);
+    if (is("lies")) numbers(&script.lies, 1);
     if (is("waits")) numbers(&script.waits, 1);
     if (is("ends")) script.loops = true;
     if (is("data")) sscanf(rest, "%511s", script.data);

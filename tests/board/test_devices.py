@@ -113,6 +113,12 @@ def test_a_card_that_is_pulled_out_ends_with_a_sentence(simulated, denoiser, tmp
     assert not list(tmp_path.glob("y.npy*"))
 
 
+@pytest.mark.parametrize("lies", [1, -160, 1 << 40])
+def test_a_card_that_lies_about_what_it_moved_is_told(simulated, denoiser, tmp_path, lies):
+    name = device(tmp_path, encoded(sound(), "S16")[0], formats=[2], lies=[lies])
+    assert "says that it moved" in run(simulated, denoiser, "--in", f"alsa:{name}", "--rate", RATE, code=2)
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
