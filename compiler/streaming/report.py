@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, lcm
 from typing import Any
 
 import numpy as np
 
-from runnel.compiler.streaming.count import Count
+from runnel.compiler.streaming.count import MAX_TABLE, Count, Ended
 from runnel.compiler.streaming.decisions import by_decision, counted
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import STACKED, Reach, Source, Stream, StreamGraph, Tail
@@ -129,7 +129,9 @@ class Report:
         if naive is None:
             streamed, windowed = (self.macs[f"per_frame_{how}"] for how in ("streamed", "windowed"))
             saving = self.macs["saving"]
-            return f"  multiply-adds/frame  {streamed:.0f} streamed, {windowed:.0f} re-running windows ({saving:.0f} x)"
+            said = f"  multiply-adds/frame  {streamed:.0f} streamed, {windowed:.0f} re-running windows ({saving:.0f} x)"
+            worst = self.macs.get("worst_frame", streamed)
+            return f"{said}\n  {'':20} {worst:.0f} in the worst of {self.natural_hop}" if worst > streamed else said
         parts = [f"naive {naive:.0f}"]
         for mode in ("exact", "reuse"):
             if (value := self.macs.get(f"per_hop_{mode}")) is not None:
@@ -152,8 +154,8 @@ class Report:
 def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) -> dict[str, float]:
     """Multiply-adds per input frame, streamed and re-running a window of the receptive field every hop.
 
-    In window mode also those of a hop: per_hop_naive (the window again), per_hop_exact and, where possible,
-    per_hop_reuse.
+    worst_frame: those of the frame that completes most, where strides make frames unlike. In window mode also those of
+    a hop: per_hop_naive (the window again), per_hop_exact and, where possible, per_hop_reuse.
     """
     per_frame = float(sum(Fraction(n.macs) * n.output.fact.rate for n in graph.nodes))
     window = field_frames + hop - 1
@@ -164,12 +166,24 @@ def macs(graph: StreamGraph, field_frames: int, hop: int, rate: float | None) ->
     result = {
         "per_frame_streamed": per_frame, "per_frame_windowed": windowed, "window_frames": float(window),
         "hop_frames": float(hop),
-        "saving": windowed / per_frame if per_frame else 1.0,
+        "saving": windowed / per_frame if per_frame else 1.0, "worst_frame": worst_frame(graph),
     }  # fmt: skip
     result |= {f"per_hop_{mode}": value for mode, value in graph.window_macs.items()}
     if rate:
         result |= {"per_second_streamed": per_frame * rate, "per_second_windowed": windowed * rate}
     return result
+
+
+def worst_frame(graph: StreamGraph) -> float:
+    """Multiply-adds of the input frame at which most is made, once all layers run and before the end."""
+    counts = [(n.macs, n.output.fact.made) for n in graph.nodes if n.macs and not isinstance(n.output.fact.made, Ended)]
+    if not counts:
+        return 0.0
+    start, period = max(c.start for _, c in counts), lcm(*(c.period for _, c in counts))
+    if start + period >= MAX_TABLE:  # each layer at its worst: no less than all together
+        return float(sum(m * int((c.later(1) - c).largest() or 0) for m, c in counts))
+    work = sum(float(m) * np.diff(c.table(start + period + 1)[start:]) for m, c in counts)
+    return float(np.max(work))
 
 
 def report(
