@@ -75,6 +75,8 @@ class Analysis:
         self.graph = graph
         self.kv = kv
         """What caches of keys and values keep; None where attention keeps its own past."""
+        self.masks: dict[Any, Any] = {}
+        """What masks and biases before softmaxes say, by what makes them alike."""
         self.modes = dict(modes or {})
         """Named modes that the user allows (modes.py)."""
         self.max_frames = max_frames
@@ -325,9 +327,11 @@ def analyse(
     their own past become ``CachedAttend``. Raises Refused with every reason at once, InputError where the time axis is
     not clear or the model does not run.
     """
+    given: tuple[str, ...] = ()
     if window is None and not states and (kv is not None or has_past(graph)):
-        whole_sequence(graph, find_roles(graph, time_axis, statics))
-        kv, time_axis = kv or "full", None
+        roles = find_roles(graph, time_axis, statics)
+        whole_sequence(graph, roles)
+        kv, time_axis, given = kv or "full", None, tuple(roles.of("given"))
     integer_form(graph)
     fold(graph)
     if states:
@@ -368,7 +372,7 @@ def analyse(
     if kv is not None and not states:
         both = (analysis.probe_length, SHORT_PROBE)
         other = probe_shapes(graph, axes, [SHORT_PROBE], per_tick)[1]
-        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both), sinks, retain)
+        found = with_caches(found, graph, shapes_by_length(analysis.shapes, other, both), sinks, retain, given)
     for node in found.nodes:
         analysis.visit(node)
     graph.outputs = [p for p in graph.outputs if p.name not in ranking(graph, retain)]

@@ -40,7 +40,7 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
         elif role.kind == "begin":
             shape = [d if isinstance(d, int) else 1 for d in port.shape]
             graph.constants[port.name] = np.zeros(shape, port.dtype)
-        elif role.kind in ("tokens", "static"):
+        elif role.kind in ("tokens", "static", "given"):
             continue
         else:
             maker.bind(port, role)
@@ -93,7 +93,7 @@ def _open_time(graph: Graph, roles: Roles) -> None:
     """The tokens' axis may have any length; that of a batch is 1."""
     for i, port in enumerate(graph.inputs):
         role = roles.by_name[port.name]
-        if role.kind == "tokens":
+        if role.kind in ("tokens", "given"):
             shape = tuple("T" if a == role.axis else d if isinstance(d, int) else 1 for a, d in enumerate(port.shape))
             graph.inputs[i] = replace(port, shape=shape)
     for i, port in enumerate(graph.outputs):

@@ -27,6 +27,7 @@ def check_past(before: onnx.ModelProto, ports: list[Port], roles: Roles, whole: 
     """
     rng = np.random.default_rng(17)
     fixed = _fixed(ports, roles, rng)
+    told = {p.name: _value(p, roles.by_name[p.name], 0, FRAMES, 0) for p in ports if p.name in roles.of("given")}
     tokens = roles.of("tokens")[0]
     port = next(p for p in ports if p.name == tokens)
     axis = roles.by_name[tokens].axis
@@ -36,7 +37,7 @@ def check_past(before: onnx.ModelProto, ports: list[Port], roles: Roles, whole: 
     run = session(whole)
     names = [o.name for o in run.get_outputs()]
     taken = {i.name for i in run.get_inputs()}
-    feeds = {k: v for k, v in ({tokens: text} | fixed).items() if k in taken}
+    feeds = {k: v for k, v in ({tokens: text} | fixed | told).items() if k in taken}
     try:
         wanted = dict(zip(names, run.run(names, feeds), strict=True))
     except Exception:  # onnxruntime's exceptions share no base class of their own
@@ -119,7 +120,7 @@ def _value(port: Port, role: Role, start: int, count: int, places: int) -> np.nd
     dims = [d if isinstance(d, int) else 1 for d in port.shape]
     total = start + count
     value: np.ndarray
-    if role.kind == "positions":
+    if role.kind in ("positions", "given"):
         dims[role.axis] = count
         value = np.broadcast_to(np.arange(start, total), dims)
     elif role.kind == "ones":

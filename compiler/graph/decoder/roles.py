@@ -25,10 +25,10 @@ GROUPED = ("GroupQueryAttention", "SparseAttention")
 class Role:
     """What an input stands for.
 
-    kind: "tokens", "positions", "ones" (which tokens are there), "causal" (which keys a token sees), "length" (of
-    keys), "last" (the number of the last key), "zero" (how much past there is, or, without an axis, an option), "past",
-    "begin" (a state of fixed size, zero at first), "static". axis: that of time. output: for a past or state, the
-    model's output that continues it.
+    kind: "tokens", "positions", "given" (positions that a stream is told), "ones" (which tokens are there), "causal"
+    (which keys a token sees), "length" (of keys), "last" (the number of the last key), "zero" (how much past there is,
+    or, without an axis, an option), "past", "begin" (a state of fixed size, zero at first), "static". axis: that of
+    time. output: for a past or state, the model's output that continues it.
     """
 
     kind: str
@@ -74,7 +74,10 @@ def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics
     for port in graph.inputs:
         if port.name in roles.by_name:
             continue
-        roles.by_name[port.name] = _role(port, readers.get(port.name, []), tokens)
+        role = _role(port, readers.get(port.name, []), tokens)
+        if role.kind == "positions" and port.name in (time_axis or {}):
+            role = Role("given", role.axis)
+        roles.by_name[port.name] = role
     return roles
 
 

@@ -22,7 +22,8 @@ FRAMES = (64, 5)
 @dataclass(frozen=True, eq=False)
 class Cut:
     """q, k and v: what each head of queries reads of the tensors before rotation. batch: the axes of the model's scores
-    before (queries, keys). shape: (tensor, frames) → its shape. ranks: the name of what ranks tokens, if anything."""
+    before (queries, keys). shape: (tensor, frames) → its shape. ranks, told: the names of what ranks tokens and of what
+    tells their positions, if anything."""
 
     q: Turned
     k: Turned
@@ -31,6 +32,7 @@ class Cut:
     shape: Shape
     sinks: np.ndarray | None = None
     ranks: str = ""
+    told: str = ""
 
     @property
     def queries(self) -> int:
@@ -43,7 +45,7 @@ class Cut:
         return self.q.rotary
 
     @property
-    def _groups(self) -> np.ndarray:
+    def groups(self) -> np.ndarray:
         """Which head of keys and values each head of queries reads, numbered in the order of first use."""
         both = np.concatenate([self.k.columns, self.v.columns], axis=1)
         _, first, group = np.unique(both, axis=0, return_index=True, return_inverse=True)
@@ -52,29 +54,32 @@ class Cut:
 
     def heads(self, of: Turned) -> np.ndarray:
         """(heads, features): the columns of each head, queries in the order of the heads they read, keys once."""
-        order = np.argsort(self._groups, kind="stable")
+        order = np.argsort(self.groups, kind="stable")
         if of is self.q:
             return of.columns[order]
-        return of.columns[[int(np.flatnonzero(self._groups == g)[0]) for g in range(self._groups.max() + 1)]]
+        return of.columns[[int(np.flatnonzero(self.groups == g)[0]) for g in range(self.groups.max() + 1)]]
 
     @property
     def back_in_order(self) -> np.ndarray | None:
         """Which head of the cache's attention each of the model's is; None where they are in order."""
-        order = np.argsort(self._groups, kind="stable")
+        order = np.argsort(self.groups, kind="stable")
         back = np.argsort(order)
         return None if (back == np.arange(len(back))).all() else back.astype(np.int64)
 
     def in_order(self, values: np.ndarray) -> np.ndarray:
         """(heads, …) in the order of the cache's attention."""
-        return np.asarray(values[np.argsort(self._groups, kind="stable")])
+        return np.asarray(values[np.argsort(self.groups, kind="stable")])
 
 
-def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, str], retain: str = "") -> Graph:
+def with_caches(
+    graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, str], retain: str = "", given: tuple[str, ...] = ()
+) -> Graph:
     """The graph, in which every attention is one node (of ``whole``, in which it is not), with those to their own past
     reading what comes before rotary positions and repeated heads. sinks: {softmax's output: logits beside its scores}.
-    retain: the output, or outputs numbered by layer, that ranks tokens for the caches.
+    retain: the output, or outputs numbered by layer, that ranks tokens for the caches. given: inputs that tell
+    positions.
     """
-    above = Above(whole, shape)
+    above = Above(whole, shape, given)
     ranks = _ranks(graph, retain)
     nodes, layer = [], 0
     for node in graph.nodes:
@@ -86,6 +91,8 @@ def with_caches(graph: Graph, whole: Graph, shape: Shape, sinks: Mapping[str, st
             cut = _cut(above, pattern, sinks.get(pattern.softmax.outputs[0]))
             cut = replace(cut, ranks=ranks(layer))
             names = [name for turned in (cut.q, cut.k, cut.v) for name in turned.names] + [cut.ranks] * bool(cut.ranks)
+            names += given if cut.rotary is not None else ()
+            cut = replace(cut, told=given[0] if given and cut.rotary is not None else "")
             nodes.append(replace(node, inputs=names, attrs=node.attrs | {"cut": cut}))
         except Refusal as refusal:
             nodes.append(replace(node, inputs=_sources(above, pattern), attrs=node.attrs | {"cut": refusal}))
@@ -163,7 +170,10 @@ def _cut(above: Above, pattern: Pattern, sink: str | None) -> Cut:
         (*scores.inputs, weighted.inputs[1]), _layouts(pattern, batch), ("queries", "keys", "values"), strict=True
     ):
         function = Function(above, operand, above.cut(operand, FRAMES[0]))
-        found.append(look(function, layout, what))
+        key = (what, batch, _likewise(pattern), function.key())
+        turned = above.known.get(key) or look(function, layout, what)
+        above.known[key] = turned
+        found.append(replace(turned, names=function.place.names))
     q, k, v = found
     if v.rotary is not None or abs(v.gain - 1) > 1e-6:
         raise Refusal("turns or scales its values", "turn queries and keys alone")
@@ -173,6 +183,12 @@ def _cut(above: Above, pattern: Pattern, sink: str | None) -> Cut:
         raise Refusal("scales what it turns in keys otherwise than in queries", "turn both by the same tables")
     cut = Cut(q, k, v, batch, above.shape)
     return cut if sink is None else replace(cut, sinks=cut.in_order(_sinks(above, sink, batch)))
+
+
+def _likewise(pattern: Pattern) -> tuple[object, ...]:
+    """How the products lay their operands out."""
+    labels = [p.labels for p in (pattern.scores, pattern.weighted)]
+    return tuple((x.left, x.right, x.out) if x else None for x in labels)
 
 
 def _sinks(above: Above, name: str, batch: tuple[int, ...]) -> np.ndarray:

@@ -7,8 +7,9 @@ it is made of. Those next above everything that depends on positions are what a 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from runnel.compiler.graph.fold import node_proto, session
 from runnel.compiler.graph.model import Graph, Node
+from runnel.compiler.streaming.attention.likeness import Key, likeness
 from runnel.compiler.streaming.attention.pattern import SHAPES, tainted_names
 from runnel.compiler.streaming.registry import Refusal
 
@@ -42,16 +44,23 @@ class Place:
 
 @dataclass(eq=False)
 class Above:
-    """What lies above the operands of attentions, and the shapes there. shape: (tensor, frames) → its shape."""
+    """What lies above the operands of attentions, and the shapes there.
+
+    shape: (tensor, frames) → its shape. given: inputs that tell positions. known: what operands that are made alike
+    are.
+    """
 
     graph: Graph
     shape: Shape
     tainted: set[str] = field(init=False)
     maker: dict[str, Node] = field(init=False)
+    given: tuple[str, ...] = ()
+    known: dict[Key, Any] = field(default_factory=dict)
     place: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tainted = tainted_names(self.graph)
+        known = [p for p in self.graph.inputs if p.name not in self.given]
+        self.tainted = tainted_names(replace(self.graph, inputs=known))
         self.maker = {o: n for n in self.graph.nodes for o in n.outputs if o}
         self.place = {id(n): i for i, n in enumerate(self.graph.nodes)}
 
@@ -191,8 +200,9 @@ class Function:
         self.widths = [prod(self._shape(name, 1)) for name in place.names]
         self._sessions: dict[int, ort.InferenceSession] = {}
 
-    def __call__(self, features: np.ndarray, frames: int) -> np.ndarray:
-        """The operand for the features of all tensors side by side, (frames, width).
+    def __call__(self, features: np.ndarray, frames: int, positions: np.ndarray | None = None) -> np.ndarray:
+        """The operand for the features of all tensors side by side, (frames, width). positions: (axes, frames) where
+        they are told; 0, 1, … on every axis where not.
 
         Raises whatever onnxruntime raises where the model does not take the length."""
         parts = np.split(np.asarray(features, np.float32), np.cumsum(self.widths)[:-1], axis=1)
@@ -202,6 +212,10 @@ class Function:
         }
         if self.operand in feeds:
             return feeds[self.operand]
+        for name in self.above.given:
+            shape = self._shape(name, frames)
+            told = np.arange(frames) if positions is None else positions.reshape(shape)
+            feeds[name] = np.ascontiguousarray(np.broadcast_to(told, shape), np.int64)
         if frames not in self._sessions:
             proto = self.above.proto(self.operand, frames, feeds)
             self._sessions = {frames: session(proto)}  # one at a time: tables may be large
@@ -209,6 +223,25 @@ class Function:
         taken = {i.name for i in run.get_inputs()}
         feeds = {k: v for k, v in feeds.items() if k in taken}
         return np.asarray(run.run([self.operand], feeds)[0])
+
+    def key(self) -> Key:
+        """What operands that are made alike have in common."""
+        above = self.above
+        found: dict[int, Node] = {}
+        pending = [self.operand]
+        while pending:
+            name = pending.pop()
+            node = above.maker.get(name)
+            if name in self.place.names or node is None or id(node) in found:
+                continue
+            found[id(node)] = node
+            pending += [] if node.op in SHAPES else [i for i in node.inputs if i]
+        nodes = sorted(found.values(), key=lambda n: above.place[id(n)])
+        made = likeness(
+            nodes, self.place.names, above.graph.constants, self.operand,
+            lambda name: (above.shape(name, 64), above.shape(name, 5)),
+        )  # fmt: skip
+        return (made, *(above.shape(name, 64) for name in self.place.names))
 
     @staticmethod
     def _placed(features: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:

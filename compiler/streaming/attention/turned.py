@@ -50,9 +50,9 @@ def look(function: Function, layout: Layout, what: str) -> Turned:
 def _look(function: Function, layout: Layout, what: str) -> Turned:
     width = sum(function.widths)
 
-    def run(frames: int, features: np.ndarray) -> np.ndarray:
+    def run(frames: int, features: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """The operand (heads, frames, features) for data (frames, width)."""
-        return layout(function(np.broadcast_to(features, (frames, width)), frames)).astype(np.float64)
+        return layout(function(np.broadcast_to(features, (frames, width)), frames, positions)).astype(np.float64)
 
     gains = run(1, np.ones(width))[:, 0]
     if (gains == 0).any() or not np.isfinite(gains).all():
@@ -72,7 +72,7 @@ def _look(function: Function, layout: Layout, what: str) -> Turned:
     return found
 
 
-Run = Callable[[int, np.ndarray], np.ndarray]
+Run = Callable[..., np.ndarray]
 
 
 def _pairs(run: Run, columns: np.ndarray, width: int, gains: np.ndarray, what: str) -> list[tuple[int, int]]:
@@ -115,7 +115,30 @@ def _rotary(
     rows = _rows(run, x)
     angles = np.arctan2(rows[0][:, second], rows[0][:, first])
     found, source = frequencies(angles, function)
-    return Rotary(found, interleaved and not half, start, factor / gain, source=source), gain
+    sections = _sections(run, x, second, function) if function.above.given else None
+    return Rotary(found, bool(interleaved and not half), start, factor / gain, sections, source), gain
+
+
+def _sections(run: Run, x: np.ndarray, second: np.ndarray, function: Function) -> tuple[int, ...]:
+    """Which axis of the positions that are told turns each pair."""
+    axes = positions_told(function)
+    turned = []
+    for axis in range(axes):
+        positions = np.zeros((axes, 3), np.int64)
+        positions[axis] = 1
+        turned.append(run(3, x, positions)[0, 1, second] != 0)
+    found = np.array(turned)
+    if (found.sum(axis=0) != 1).any():
+        raise Refusal("turns pairs by several axes of a position", "turn each pair by one axis")
+    return tuple(int(axis) for axis in found.argmax(axis=0))
+
+
+def positions_told(function: Function) -> int:
+    """The axes of a position that a stream is told."""
+    shape = function.above.shape(function.above.given[0], 3)
+    if len(function.above.given) > 1 or shape is None:
+        raise Refusal("is told positions by several inputs", "use one input of positions")
+    return int(np.prod(shape)) // 3
 
 
 def _rows(run: Run, x: np.ndarray) -> np.ndarray:

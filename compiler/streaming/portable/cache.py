@@ -19,15 +19,15 @@ UNBOUNDED = 256
 def _cached(b: Builder, node: CachedAttend, chunks: Chunks) -> Chunk:
     q, k = (x for x in node.inputs[:2] if isinstance(x, Stream))
     v = node.inputs[2] if isinstance(node.inputs[2], Stream) else None
-    streams = [x for x in (q, k, v) if x is not None]
+    streams = [x for x in (q, k, v, node.inputs[4]) if isinstance(x, Stream)]
     delay = max(chunks[x].delay for x in streams)
     late = {x: b.delayed(x, chunks[x], delay) for x in streams}
     frames, rate = late[q].frames, k.fact.rate
     past = (node.window or b.graph.max_frames or UNBOUNDED) - 1
     queries, fresh = late[q].name, late[k].name
     if node.rotary is not None:
-        numbers = b.numbers(rate, delay, frames)
-        queries, fresh = (_turned(b, x, node.rotary, numbers) for x in (queries, fresh))
+        angles = _angles(b, node, chunks, delay, b.numbers(rate, delay, frames))
+        queries, fresh = (_turned(b, x, node.rotary, angles) for x in (queries, fresh))
     keys = _held(b, k, Chunk(fresh, delay, frames), past)
     if v is not None:
         values = _held(b, v, late[v], past)
@@ -60,12 +60,24 @@ def _held(b: Builder, x: Stream, chunk: Chunk, past: int) -> str:
     return b.history(x, b.masked(x, chunk, 0.0), chunk.frames, past, 0.0, f"cache.{x.name}")
 
 
-def _turned(b: Builder, x: str, rotary: Rotary, numbers: str) -> str:
-    """(1, heads, frames, features) turned by the numbers of its frames."""
-    key = ("rotary", id(rotary), numbers)
+def _angles(b: Builder, node: CachedAttend, chunks: Chunks, delay: int, numbers: str) -> str:
+    """(frames, pairs) float64: by the numbers of the frames, or by the positions that they are told."""
+    rotary = node.rotary
+    assert rotary is not None
+    told = node.inputs[4] if len(node.inputs) > 4 else None
+    if isinstance(told, Stream):
+        places = b.node("Squeeze", [b.delayed(told, chunks[told], delay).name, b.constant([0])])
+        sections = rotary.sections or (0,) * len(rotary.frequencies)
+        numbers = b.node("Gather", [b.node("Transpose", [places], perm=[1, 0]), b.constant([*sections])], axis=1)
+    else:
+        numbers = b.node("Unsqueeze", [numbers, b.constant([1])])
+    return b.node("Mul", [b.node("Cast", [numbers], to=DOUBLE), b.constant(rotary.frequencies[None])])
+
+
+def _turned(b: Builder, x: str, rotary: Rotary, angle: str) -> str:
+    """(1, heads, frames, features) turned by angles."""
+    key = ("rotary", id(rotary), angle)
     if key not in b.shared:
-        angle = b.node("Unsqueeze", [b.node("Cast", [numbers], to=DOUBLE), b.constant([1])])
-        angle = b.node("Mul", [angle, b.constant(rotary.frequencies[None])])
         made = [b.node("Cast", [b.node(op, [angle])], to=FLOAT) for op in ("Cos", "Sin")]
         factor = b.constant(np.array(rotary.factor, np.float32))
         b.shared[key] = made if rotary.factor == 1 else [b.node("Mul", [m, factor]) for m in made]

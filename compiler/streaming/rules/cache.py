@@ -9,7 +9,8 @@ import numpy as np
 
 from runnel.compiler.graph.model import Node
 from runnel.compiler.streaming.attention.band import Band, Observer, edges, with_bias
-from runnel.compiler.streaming.attention.cached import Cut
+from runnel.compiler.streaming.attention.cached import FRAMES, Cut
+from runnel.compiler.streaming.attention.likeness import likeness
 from runnel.compiler.streaming.attention.looking import check_zeroed, look
 from runnel.compiler.streaming.attention.pattern import Pattern
 from runnel.compiler.streaming.attention.scores import Scores, TooLarge
@@ -49,12 +50,13 @@ def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
             )
         a.limits.append((min(bounds), "its cache keeps all of the past, and this is what it holds"))
     ranks = _ranks(a, node, cut, k.shape[1] or 0) if cut.ranks else None
+    told = _told(a, node, cut.told) if cut.told else None
     final = q.fact.final.minimum_with(k.fact.final).minimum_with(v.fact.final)
     final = final if ranks is None else final.minimum_with(ranks.fact.final)
     heads, wide = cut.queries, v.shape[-1]
     layer = sum(isinstance(n, CachedAttend) for n in a.nodes)
     y = a.emit(
-        node, CachedAttend, [q, k, v, ranks, None], 2, final, k.fact.length, shape=(1, heads, None, wide),
+        node, CachedAttend, [q, k, v, ranks, told], 2, final, k.fact.length, shape=(1, heads, None, wide),
         op="CachedAttention", suffix="/attention", layer=layer, scale=band.scale * cut.q.gain * cut.k.gain,
         softcap=band.softcap, window=window, rotary=cut.rotary, slopes=slopes, bias=bias, sinks=cut.sinks,
     )  # fmt: skip
@@ -90,6 +92,15 @@ def transposed(a: Analysis, node: Node, x: Stream, perm: Sequence[int], suffix: 
         plain, [x], list(perm).index(x.axis), attrs={"perm": list(perm)}, suffix=suffix,
         shape=shape if suffix else None,
     )  # fmt: skip
+
+
+def _told(a: Analysis, node: Node, name: str) -> Stream:
+    """The positions that a stream is told, (1, axes, time)."""
+    x = a.values[name]
+    if not isinstance(x, Stream) or x.dtype != "int64" or x.axis != len(x.shape) - 1:
+        raise Refusal(f"takes positions from '{name}', which are no int64 (axes, 1, tokens)", "give them so")
+    axes = int(np.prod(x.frame_shape, dtype=np.int64))
+    return _step(a, node, "Reshape", [x], "/positions", (1, axes, None), 2)
 
 
 def _ranks(a: Analysis, node: Node, cut: Cut, heads: int) -> Stream:
@@ -162,15 +173,38 @@ def _flat(a: Analysis, node: Node, x: Stream, suffix: str) -> Stream:
 
 
 def _scores(a: Analysis, pattern: Pattern, cut: Cut) -> tuple[Band, np.ndarray | None, np.ndarray | None]:
-    """The band, the bias by distance (heads, distances), and slopes (heads)."""
-    scores = Scores(a.graph, pattern, cut.shape)
-    observer = Observer(scores, lambda t: t, lambda n: n)
-    try:
-        sights, _ = look(observer, scores)
-        scale, softcap = observer.gain()
-    except TooLarge:
-        raise Refusal("has more scores than can be looked at for what its mask names", "use a smaller window") from None
-    check_zeroed(observer, pattern)
+    """The band, the bias by distance (heads, distances), and slopes (heads). Masks that are alike are looked at
+    once."""
+    leaf = pattern.scores.node.outputs[0]
+    made = likeness(
+        pattern.nodes, [leaf], a.graph.constants, pattern.weights,
+        lambda name: tuple(cut.shape(name, n) for n in FRAMES),
+    )  # fmt: skip
+    key = (made, cut.batch, tuple(cut.groups))
+    if key not in a.masks:
+        a.masks[key] = _looked_at(a, pattern, cut, leaf)
+    return a.masks[key]
+
+
+def _looked_at(a: Analysis, pattern: Pattern, cut: Cut, leaf: str) -> tuple[Band, np.ndarray | None, np.ndarray | None]:
+    def one_head(name: str, frames: int) -> tuple[int, ...] | None:
+        """Scores as if there were one head: ops between them and the softmax spread them over more, if at all."""
+        return (*[1] * len(cut.batch), frames, frames) if name == leaf else cut.shape(name, frames)
+
+    for shape in (one_head, cut.shape):
+        observer = Observer(Scores(a.graph, pattern, shape), lambda t: t, lambda n: n)
+        try:
+            sights, _ = look(observer, observer.scores)
+            scale, softcap = observer.gain()
+            check_zeroed(observer, pattern)
+            break
+        except TooLarge:
+            raise Refusal(
+                "has more scores than can be looked at for what its mask names", "use a smaller window"
+            ) from None
+        except Refusal:
+            if shape is cut.shape:
+                raise
     if np.ptp(scale) <= SAME * np.abs(scale).max():  # what a bias rounds away is no factor of a head
         scale = float(np.median(scale))
     band = edges(sights)
