@@ -43,7 +43,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     ),
     "rn_paging_status": (ctypes.c_int, [_pointer, _pointer]),
     "rn_paging_error": (ctypes.c_char_p, [_pointer]),
-    "rn_set_ram": (ctypes.c_int, [_pointer, ctypes.c_uint64, ctypes.c_uint64]),
+    "rn_set_ram": (ctypes.c_int, [_pointer, ctypes.c_uint64, ctypes.c_int32]),
     "rn_close": (None, [_pointer]),
     "rn_state_bytes": (ctypes.c_size_t, [_pointer]),
     "rn_scratch_bytes": (ctypes.c_size_t, [_pointer]),

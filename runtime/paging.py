@@ -19,7 +19,6 @@ WAYS = ("auto", "io_uring", "threads", "plain")
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AUTO_SHARE = 0.8  # of what is free
 STALLS = 96  # quarters of octaves from a microsecond on
-STATE_WORD = 10  # of a plan's header: bytes of a stream's state
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -37,7 +36,8 @@ class _Paging(ctypes.Structure):
     _fields_ = [
         ("path", ctypes.c_char_p), ("offset", ctypes.c_uint64), ("segments", ctypes.POINTER(_Segment)),
         ("segment_count", ctypes.c_int32), ("io", ctypes.c_int32), ("threads", ctypes.c_int32),
-        ("ram", ctypes.c_uint64), ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
+        ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
+        ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -179,11 +179,6 @@ def interpreter_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def elsewhere(plan: bytes, streams: int) -> int:
-    """Bytes of streams' states."""
-    return streams * int.from_bytes(plan[8 * STATE_WORD : 8 * STATE_WORD + 8], "little")
-
-
 @dataclass(frozen=True)
 class Paged:
     """Weights of a bundle as the core is told of them."""
@@ -192,15 +187,15 @@ class Paged:
     arguments: _Paging
 
 
-def paged(bundle: Bundle, plan: bytes, budget: Budget) -> Paged:
+def paged(bundle: Bundle, budget: Budget) -> Paged:
     """Raises BundleError for a bundle without weights."""
     entry = bundle.weights_entry()
     listed = bundle.manifest["weights"]["segments"]
     table = (_Segment * len(listed))(*[_Segment(s["offset"], s["bytes"], s["crc32c"], 0) for s in listed])
     patience = 0 if budget.patience is None else max(1, int(budget.patience * 1e6))
     told = _Paging(
-        os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads, budget.ram,
-        elsewhere(plan, budget.streams), patience,
+        os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
+        budget.streams, budget.ram, 0, patience,
     )  # fmt: skip
     return Paged(entry.size, told)
 
@@ -216,11 +211,11 @@ def status(handle: ctypes.c_void_p) -> PagingFacts | None:
     )
 
 
-def move(handle: ctypes.c_void_p, ram: int | str, states: int) -> None:
+def move(handle: ctypes.c_void_p, ram: int | str, streams: int) -> None:
     """Gives a program another budget. Raises InputError."""
     if status(handle) is None:
         raise InputError("all weights of this program are in memory; load it with a budget of RAM to change that.")
-    if native.library().rn_set_ram(handle, parse_ram(ram), states) != native.OK:
+    if native.library().rn_set_ram(handle, parse_ram(ram), streams) != native.OK:
         least = status(handle)
         assert least is not None
         raise InputError(f"a budget of {ram} is too small for this program; give at least {least.least} bytes.")

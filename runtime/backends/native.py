@@ -65,7 +65,6 @@ class NativeProgram(Program):
         self._kept = (weights, image, runtime)
         self._poison = poison
         open_program(manifest, plan, weights, image, self._handle)
-        self._state_bytes_planned = paging.elsewhere(plan, 1)
         self.block_bytes = int(self._core.rn_state_bytes(self._handle))
         self.has_caches = int(self._core.rn_cache_words(self._handle, None, None, 0)) > 0
         check_ports(self.manifest, self._handle, self.inputs, self.outputs)
@@ -94,7 +93,7 @@ class NativeProgram(Program):
 
         streams: whose states count. Raises InputError below the least budget, or where all weights are in memory.
         """
-        paging.move(self._handle, ram, streams * self._state_bytes_planned)
+        paging.move(self._handle, ram, streams)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

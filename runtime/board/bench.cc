@@ -17,7 +17,7 @@ constexpr int kWarm = 20;
 
 int Bench(const Options& options) {
   const int64_t begun = Now();
-  rn_bundle* bundle = OpenBundle(options.bundle);
+  rn_bundle* bundle = OpenBundle(options);
   const rn_facts& facts = *rn_bundle_facts(bundle);
   Player player(bundle, RN_NONFINITE_ERROR);
   const int64_t chunk = BenchChunk(options, player);
@@ -60,7 +60,7 @@ int Bench(const Options& options) {
           ? "{\"steps\": %lld, \"chunk_frames\": %lld, \"p50\": %.9f, \"p99\": %.9f, \"p999\": %.9f, \"worst\": %.9f, "
             "\"mean\": %.9f, \"rtf\": %.6f, \"deadline_misses\": %lld, \"page_faults\": %lld, \"state_bytes\": %zu, "
             "\"weights_bytes\": %llu, \"resident_bytes\": %lld, \"resident_beyond_bytes\": %lld, "
-            "\"first_step\": %.6f}\n"
+            "\"first_step\": %.6f"
           : "steps %lld of %lld frames: p50 %.9f s, p99 %.9f s, p99.9 %.9f s, worst %.9f s, mean %.9f s\n"
             "real-time factor %.6f, deadline misses %lld, page faults in steps %lld\n"
             "state %zu bytes, weights %llu, resident %lld, of which beyond weights and state %lld\n"
@@ -69,6 +69,8 @@ int Bench(const Options& options) {
       times.Percentile(99.9), times.Percentile(100), mean, rtf, static_cast<long long>(misses),
       static_cast<long long>(faulted), player.state_bytes(), static_cast<unsigned long long>(facts.weights_bytes),
       static_cast<long long>(resident), static_cast<long long>(own), first);
+  SayPaging(rn_bundle_program(bundle), options.json, static_cast<double>(Now() - begun) * 1e-9);
+  if (options.json) puts("}");
   return 0;
 }
 

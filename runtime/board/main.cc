@@ -17,6 +17,7 @@ constexpr char kHelp[] =
     "  runnel-run verify m.rnl         play the bundle's golden input in several chunkings and compare\n"
     "  runnel-run bench m.rnl [--seconds S] [--chunk N] [--realtime] [--priority N] [--core N]\n"
     "  runnel-run profile m.rnl [--seconds S] [--chunk N] [--priority N] [--core N]   what each instruction takes\n"
+    "  with --ram 256M [--io auto|io_uring|threads|plain] [--io-threads N] [--patience S] weights pass through memory\n"
     "  runnel-run info m.rnl           its inputs, outputs and sizes\n"
     "\n"
     "URI: a file in .wav, .npy, .raw (numbers of the port's type, frame by frame), .json (lines) or .txt, the same as\n"

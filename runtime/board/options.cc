@@ -18,6 +18,21 @@ double ReadNumber(const char* name, const char* text, double least, double most)
   return value;
 }
 
+uint64_t ReadBytes(const char* name, const char* text) {
+  char* end = nullptr;
+  double value = strtod(text, &end);
+  const char* const units = "KMG";
+  const char* unit = *end ? strchr(units, *end) : nullptr;
+  if (unit) {
+    for (const char* u = units; u <= unit; ++u) value *= 1024;
+    ++end;
+  }
+  if (end == text || *end || !(value >= 1 && value < 1e15)) {
+    Refuse("%s got '%s' and takes an amount of memory, such as 256M or 1.5G.", name, text);
+  }
+  return static_cast<uint64_t>(value);
+}
+
 int Choose(const char* name, const char* text, const char* const* words, int count) {
   for (int i = 0; i < count; ++i) {
     if (strcmp(words[i], text) == 0) return i;
@@ -39,6 +54,7 @@ const char* ValueOf(const char* text, const char* name) {
 
 Options ReadOptions(int count, char** words) {
   static const char* const kPolicies[] = {"error", "zero", "reset"};
+  static const char* const kWays[] = {"auto", "io_uring", "threads", "plain"};
   static const char* const kLate[] = {"catch-up", "drop"};
   Options options;
   for (int i = 0; i < count; ++i) {
@@ -85,6 +101,14 @@ Options ReadOptions(int count, char** words) {
       options.load_state = value;
     } else if (is("--save-state")) {
       options.save_state = value;
+    } else if (is("--ram")) {
+      options.ram = ReadBytes(word, value);
+    } else if (is("--io")) {
+      options.io = Choose(word, value, kWays, 4);
+    } else if (is("--io-threads")) {
+      options.io_threads = static_cast<int>(ReadNumber(word, value, 1, 32));
+    } else if (is("--patience")) {
+      options.patience = ReadNumber(word, value, 1e-6, 1e6);
     } else if (is("--late")) {
       options.drop = Choose(word, value, kLate, 2) == 1;
     } else {
@@ -92,6 +116,10 @@ Options ReadOptions(int count, char** words) {
     }
   }
   if (!options.bundle) Refuse("name a bundle, m.rnl.");
+  if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
+    Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
+  }
+  if (options.io == RN_IO_THREADS && !options.io_threads) Refuse("--io threads needs --io-threads.");
   return options;
 }
 

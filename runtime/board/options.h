@@ -19,6 +19,9 @@ struct Options {
   const char* save_state = nullptr;
   double rate = 0, seconds = 0;                // 0: not given
   double pixel_offset = 0, pixel_scale = 255;  // a pixel p is (p - offset) / scale
+  uint64_t ram = 0;                            // bytes; 0: no budget
+  double patience = 0;
+  int io = 0, io_threads = 0;
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;
 };

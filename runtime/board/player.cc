@@ -6,6 +6,11 @@
 #include "signature.h"
 
 namespace runnel_run {
+namespace {
+
+constexpr uint64_t kOwnBytes = uint64_t{3} << 20;  // of this program, its stack, and what the system keeps for it
+
+}  // namespace
 
 Layout::Layout(const rn_port& port) : inner_bytes(port.item_bytes) {
   for (int32_t i = 0; i < port.dimensions; ++i) {
@@ -17,13 +22,48 @@ Layout::Layout(const rn_port& port) : inner_bytes(port.item_bytes) {
   }
 }
 
-rn_bundle* OpenBundle(const char* path) {
+rn_bundle* OpenBundle(const Options& options) {
   rn_bundle* bundle = nullptr;
   char message[1024];
-  const int code = rn_load(path, &bundle, message, sizeof message);
+  rn_paging paging = {};
+  paging.io = options.io;
+  paging.threads = options.io_threads;
+  paging.streams = 1;
+  paging.ram = options.ram;
+  paging.elsewhere = kOwnBytes;
+  paging.patience_us = static_cast<int64_t>(options.patience * 1e6);
+  const int code = rn_load_paged(options.bundle, options.ram ? &paging : nullptr, &bundle, message, sizeof message);
   if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
-  RequireSignature(bundle, path);
+  RequireSignature(bundle, options.bundle);
+  rn_paging_facts facts;
+  if (rn_paging_status(rn_bundle_program(bundle), &facts) == RN_OK) {
+    if (facts.streamed || facts.tables) {
+      fprintf(stderr, "mode: pinned %.1f MiB, streaming %.1f MiB per step\n",
+              static_cast<double>(facts.pinned) / 1048576, static_cast<double>(facts.streamed) / 1048576);
+    } else {
+      fputs("mode: all in RAM\n", stderr);
+    }
+  }
   return bundle;
+}
+
+void SayPaging(const rn_program* program, bool json, double seconds) {
+  rn_paging_facts facts;
+  if (rn_paging_status(program, &facts) != RN_OK) return;
+  uint64_t passes = 0, seen = 0;
+  for (const uint64_t count : facts.stalls) passes += count;
+  int32_t half = 0;
+  while (half < RN_STALLS - 1 && (seen += facts.stalls[half]) * 2 < passes) ++half;
+  double stall = half ? 1e-3 : 0;  // milliseconds
+  for (int32_t i = 0; i < half; ++i) stall *= 1.189207115002721;
+  const double hits = facts.uses ? 1 - static_cast<double>(facts.waits) / static_cast<double>(facts.uses) : 1;
+  printf(json ? ", \"ram_budget\": %llu, \"ram_peak\": %llu, \"pinned_bytes\": %llu, \"streamed_bytes_per_step\": "
+                "%llu, \"read_bytes_per_s\": %.0f, \"stall_ms_p50\": %.6f, \"hit_rate\": %.6f, \"direct\": %d"
+              : "budget %llu bytes, peak %llu, pinned %llu, streamed a step %llu; read %.0f bytes a second, stalls of "
+                "%.3f ms (median), hit rate %.4f, past the cache: %d\n",
+         static_cast<unsigned long long>(facts.ram), static_cast<unsigned long long>(facts.peak),
+         static_cast<unsigned long long>(facts.pinned), static_cast<unsigned long long>(facts.streamed),
+         static_cast<double>(facts.bytes_read) / (seconds > 0 ? seconds : 1), stall, hits, facts.direct);
 }
 
 Player::Player(const rn_bundle* bundle, int nonfinite)

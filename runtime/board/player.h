@@ -2,6 +2,7 @@
 #ifndef RUNNEL_BOARD_PLAYER_H_
 #define RUNNEL_BOARD_PLAYER_H_
 
+#include "options.h"
 #include "runnel_bundle.h"
 #include "say.h"
 
@@ -17,8 +18,11 @@ struct Layout {
   int64_t frame_bytes() const { return outer * inner_bytes; }
 };
 
-// Opens a bundle or exits with the loader's sentence.
-rn_bundle* OpenBundle(const char* path);
+// Opens the bundle, under its budget of RAM if there is one, or exits with the loader's sentence. With a budget the
+// mode is said on the error stream.
+rn_bundle* OpenBundle(const Options& options);
+// What paging cost so far, as `, "name": value` pairs or a line of text; nothing without a budget.
+void SayPaging(const rn_program* program, bool json, double seconds);
 
 class Player {
  public:

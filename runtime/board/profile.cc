@@ -48,7 +48,7 @@ void ReadNames(const rn_bundle* bundle, runnel::Arena* arena, Array<Row>* rows) 
 }  // namespace
 
 int Profile(const Options& options) {
-  rn_bundle* bundle = OpenBundle(options.bundle);
+  rn_bundle* bundle = OpenBundle(options);
   const rn_facts& facts = *rn_bundle_facts(bundle);
   Player player(bundle, RN_NONFINITE_ERROR);
   const int64_t chunk = BenchChunk(options, player);

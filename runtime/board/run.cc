@@ -168,7 +168,7 @@ int64_t ChunkOf(const Options& options, const Player& player, int64_t total, dou
 
 int Run(const Options& options) {
   const int64_t begun = Now();
-  rn_bundle* bundle = OpenBundle(options.bundle);
+  rn_bundle* bundle = OpenBundle(options);
   const rn_facts& facts = *rn_bundle_facts(bundle);
   Player player(bundle, options.nonfinite);
   if (options.load_state) player.Load(options.load_state);

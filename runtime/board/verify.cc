@@ -156,7 +156,7 @@ int64_t PrimeOver(int64_t hop) {
 }  // namespace
 
 int Verify(const Options& options) {
-  rn_bundle* bundle = OpenBundle(options.bundle);
+  rn_bundle* bundle = OpenBundle(options);
   char message[512];
   if (rn_bundle_verify(bundle, message, sizeof message) != RN_OK) Refuse("%s", message);
   Golden golden;

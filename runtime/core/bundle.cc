@@ -1,10 +1,6 @@
 // The C ABI: bundles.
-#include "arena.h"
+#include "bundle_state.h"
 #include "cpu.h"
-#include "files.h"
-#include "manifest.h"
-#include "runnel_bundle.h"
-#include "sha256.h"
 #include "zipfile.h"
 
 namespace runnel {
@@ -21,15 +17,6 @@ bool IsListed(Text name) {
 }
 
 }  // namespace
-
-// An entry that the manifest lists.
-struct Listed {
-  Text name;
-  const uint8_t* data;
-  uint64_t bytes;
-  uint8_t sha256[32];
-};
-
 }  // namespace runnel
 
 using runnel::Arena;
@@ -41,39 +28,13 @@ using runnel::Shown;
 using runnel::Text;
 using runnel::ZipEntry;
 
-struct rn_bundle {
-  explicit rn_bundle(size_t most) : arena(most) {}
-
-  Arena arena;
-  const char* path = nullptr;
-  runnel::Mapped file, image;
-  runnel::Manifest manifest = {};
-  Text text, signatures;  // the manifest's and the entry manifest.sig
-  Listed* entries = nullptr;
-  int32_t entry_count = 0;
-  rn_program* program = nullptr;
-
-  bool CheckEntry(const Listed& entry, const Report& report) const {
-    uint8_t digest[32];
-    runnel::Sha256(entry.data, entry.bytes, digest);
-    if (memcmp(digest, entry.sha256, sizeof digest) == 0) return true;
-    return report.Say("'%s': entry '%.*s' was altered (its sha256 differs); copy the bundle again.", path,
-                      Shown(entry.name), entry.name.data);
-  }
-  const Listed* Find(Text name) const {
-    for (int32_t i = 0; i < entry_count; ++i) {
-      if (entries[i].name.Is(name)) return &entries[i];
-    }
-    return nullptr;
-  }
-};
-
 namespace runnel {
 namespace {
 
 class Loader {
  public:
-  Loader(rn_bundle& bundle, const Report& report) : bundle_(bundle), report_(report), reading_(kMostReading) {}
+  Loader(rn_bundle& bundle, const rn_paging* paging, const Report& report)
+      : bundle_(bundle), paging_(paging), report_(report), reading_(kMostReading) {}
   ~Loader() {
     if (fd_ >= 0) CloseFile(fd_);
   }
@@ -92,6 +53,7 @@ class Loader {
     }
     if (!bytes) return report_.Say("'%s' is empty; copy or compile the bundle again.", bundle_.path);
     const int error = bytes > SIZE_MAX ? -1 : MapFile(fd_, 0, static_cast<size_t>(bytes), false, &bundle_.file);
+    if (!error && paging_) ReadSparsely(bundle_.file);
     return !error || report_.Say("'%s' cannot be mapped (%s); name a bundle's file.", bundle_.path, Reason(error));
   }
 
@@ -236,6 +198,7 @@ class Loader {
     const Json& weights = *bundle_.manifest.json->Find("weights");
     if (!weights.size) return true;
     if (!Aligned("weights/", weights.Find("layout")->text, &weights_)) return false;
+    if (paging_) return ListSegments(*weights.Find("segments"));
     for (const Json* segment = weights.Find("segments")->child; segment; segment = segment->next) {
       const int64_t start = segment->Find("offset")->integer, size = segment->Find("bytes")->integer;
       const uint32_t found = rn_crc32c(weights_->data + start, static_cast<size_t>(size), 0);
@@ -247,6 +210,39 @@ class Loader {
     return true;
   }
 
+  // Weights that pass through memory are checked whenever they are read.
+  bool ListSegments(const Json& listed) {
+    auto* table = bundle_.arena.Make<rn_segment>(static_cast<size_t>(listed.size) + 1);
+    if (!table) return report_.NoMemory();
+    for (const Json* segment = listed.child; segment; segment = segment->next) {
+      table[segments_++] = {static_cast<uint64_t>(segment->Find("offset")->integer),
+                            static_cast<uint64_t>(segment->Find("bytes")->integer),
+                            static_cast<uint32_t>(segment->Find("crc32c")->integer), 0};
+    }
+    table_ = table;
+    return true;
+  }
+
+  bool MakePaged(const Listed& plan) {
+    if (!weights_) {
+      return report_.Say("'%s' has no weights that could pass through memory; open it without a budget.", bundle_.path);
+    }
+    rn_paging paging = *paging_;
+    paging.path = bundle_.path;
+    paging.offset = static_cast<uint64_t>(weights_->data - bundle_.file.data);
+    paging.segments = table_;
+    paging.segment_count = segments_;
+    char why[256] = "";
+    const int code = rn_open_paged(plan.data, static_cast<size_t>(plan.bytes), static_cast<size_t>(weights_->bytes),
+                                   bundle_.image.data, bundle_.image.bytes, bundle_.manifest.program_hash, &paging,
+                                   &bundle_.program, why, sizeof why);
+    if (code == RN_NO_MEMORY || code == RN_STORAGE) {
+      return report_.Say("'%s' does not open under its budget of RAM: %s.", bundle_.path,
+                         why[0] ? why : rn_message(code));
+    }
+    return code == RN_OK || Unfit(why[0] ? why : rn_message(code));
+  }
+
   bool Unfit(const char* why) const {
     return report_.Say("the plan of '%s' cannot be used: %s; compile the model again.", bundle_.manifest.facts.name,
                        why);
@@ -255,6 +251,7 @@ class Loader {
   bool MakeProgram() {
     const Listed* plan = bundle_.Find({"plan", 4});
     if (!plan) return report_.Say("'%s' has no entry 'plan'; compile the model again.", bundle_.path);
+    if (paging_) return MakePaged(*plan);
     char why[256] = "";
     const int code = rn_open(plan->data, static_cast<size_t>(plan->bytes), weights_ ? weights_->data : nullptr,
                              weights_ ? static_cast<size_t>(weights_->bytes) : 0, bundle_.image.data,
@@ -291,10 +288,13 @@ class Loader {
   }
 
   rn_bundle& bundle_;
+  const rn_paging* paging_;  // null: all weights are mapped
   const Report& report_;
   Arena reading_;
   Directory directory_;
   const Listed* weights_ = nullptr;
+  const rn_segment* table_ = nullptr;
+  int32_t segments_ = 0;
   int fd_ = -1;
 };
 
@@ -304,6 +304,10 @@ class Loader {
 extern "C" {
 
 int rn_load(const char* path, rn_bundle** out, char* message, size_t message_bytes) {
+  return rn_load_paged(path, nullptr, out, message, message_bytes);
+}
+
+int rn_load_paged(const char* path, const rn_paging* paging, rn_bundle** out, char* message, size_t message_bytes) {
   if (message && message_bytes) message[0] = 0;
   if (!out) return RN_BAD_ARGUMENT;
   *out = nullptr;
@@ -317,7 +321,7 @@ int rn_load(const char* path, rn_bundle** out, char* message, size_t message_byt
   if (!bundle->path) {
     report.NoMemory();
   } else {
-    runnel::Loader(*bundle, report).Load();
+    runnel::Loader(*bundle, paging, report).Load();
   }
   bundle->manifest.json = nullptr;  // it was in the reader's memory
   if (code != RN_OK) {
@@ -335,52 +339,6 @@ void rn_unload(rn_bundle* bundle) {
   runnel::Unmap(&bundle->file);
   bundle->~rn_bundle();
   runnel::PlatformFree(bundle);
-}
-
-const rn_program* rn_bundle_program(const rn_bundle* bundle) { return bundle->program; }
-const rn_facts* rn_bundle_facts(const rn_bundle* bundle) { return &bundle->manifest.facts; }
-
-const char* rn_bundle_manifest(const rn_bundle* bundle, size_t* bytes) {
-  *bytes = bundle->text.bytes;
-  return bundle->text.data;
-}
-
-const rn_port* rn_bundle_input(const rn_bundle* bundle, int32_t input) {
-  if (input < 0 || input >= bundle->manifest.input_count) return nullptr;
-  return &bundle->manifest.inputs[input];
-}
-
-const rn_port* rn_bundle_output(const rn_bundle* bundle, int32_t output) {
-  if (output < 0 || output >= bundle->manifest.output_count) return nullptr;
-  return &bundle->manifest.outputs[output];
-}
-
-int rn_bundle_entry(const rn_bundle* bundle, const char* name, const void** bytes, size_t* size, char* message,
-                    size_t message_bytes) {
-  if (!bundle || !name || !bytes || !size) return RN_BAD_ARGUMENT;
-  int code = RN_OK;
-  const Report report = {bundle->path, message, message_bytes, &code};
-  const Listed* entry = bundle->Find({name, strlen(name)});
-  if (!entry) {
-    report.Say("'%s' has no entry '%s'; compile the model again.", bundle->path, name);
-  } else if (bundle->CheckEntry(*entry, report)) {
-    *bytes = entry->data;
-    *size = static_cast<size_t>(entry->bytes);
-  }
-  return code;
-}
-
-const char* rn_bundle_signatures(const rn_bundle* bundle, size_t* bytes) {
-  *bytes = bundle->signatures.bytes;
-  return bundle->signatures.data;
-}
-
-int rn_bundle_verify(const rn_bundle* bundle, char* message, size_t message_bytes) {
-  if (!bundle) return RN_BAD_ARGUMENT;
-  int code = RN_OK;
-  const Report report = {bundle->path, message, message_bytes, &code};
-  for (int32_t i = 0; i < bundle->entry_count && code == RN_OK; ++i) bundle->CheckEntry(bundle->entries[i], report);
-  return code;
 }
 
 }  // extern "C"

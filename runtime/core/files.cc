@@ -35,6 +35,8 @@ int MapFile(int file, uint64_t offset, size_t bytes, bool executable, Mapped* ma
   return 0;
 }
 
+void ReadSparsely(const Mapped& mapped) { madvise(const_cast<uint8_t*>(mapped.data), mapped.bytes, MADV_RANDOM); }
+
 void Unmap(Mapped* mapped) {
   if (mapped->data) munmap(const_cast<uint8_t*>(mapped->data), mapped->bytes);
   *mapped = {};

@@ -16,6 +16,8 @@ struct Mapped {
 int OpenFile(const char* path, int* file, uint64_t* bytes);
 void CloseFile(int file);
 int MapFile(int file, uint64_t offset, size_t bytes, bool executable, Mapped* mapped);
+// Tells the system that pages around those that are touched will not be needed.
+void ReadSparsely(const Mapped& mapped);
 void Unmap(Mapped* mapped);
 // What an errno means.
 const char* ErrorText(int error);

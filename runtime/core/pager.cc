@@ -156,10 +156,10 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   for (const Segment& segment : segments_) {
     if (segment.streams && !segment.forced && segment.bytes > slot_bytes_) slot_bytes_ = segment.bytes;
   }
-  used_ = used;
+  used_ = used + paging.elsewhere;
   file_offset_ = paging.offset;
   patience_ns_ = paging.patience_us * 1000;
-  if (!Choose(paging.ram, paging.elsewhere)) {
+  if (!Choose(paging.ram, paging.streams)) {
     if (message.text && message.bytes) {
       snprintf(message.text, message.bytes, "it needs at least %llu bytes of memory and may use %llu",
                static_cast<unsigned long long>(facts_.least), static_cast<unsigned long long>(paging.ram));
@@ -189,18 +189,19 @@ uint64_t Pager::Fixed() const {
 }
 
 // Which segments are pinned under a budget: evenly spread over the pass, so that reading keeps pace with computing.
-bool Pager::Choose(uint64_t ram, uint64_t elsewhere) {
-  uint64_t streams = 0, tables = 0;
+bool Pager::Choose(uint64_t ram, int32_t streams) {
+  uint64_t passing = 0, tables = 0;
   for (const Segment& segment : segments_) {
     if (segment.forced) continue;
-    (segment.table ? tables : streams) += segment.bytes;
+    (segment.table ? tables : passing) += segment.bytes;
   }
-  const uint64_t fixed = Fixed() + elsewhere, least_slots = streams ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
-  const uint64_t least = fixed + (least_slots * slot_bytes_ < streams ? least_slots * slot_bytes_ : streams);
+  const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams);
+  const uint64_t fixed = Fixed() + states, least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
+  const uint64_t least = fixed + (least_slots * slot_bytes_ < passing ? least_slots * slot_bytes_ : passing);
   facts_.least = least;
   if (ram < least) return false;
   uint64_t room = ram - fixed, slots = 0;
-  if (room < streams) {
+  if (room < passing) {
     slots = room / slot_bytes_;
     if (slots > least_slots - 1 + kAhead) slots = least_slots - 1 + kAhead;
     if (slots < least_slots) return false;
@@ -208,7 +209,7 @@ bool Pager::Choose(uint64_t ram, uint64_t elsewhere) {
   }
   slots_ = static_cast<int32_t>(slots);
   if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
-  uint64_t pinned = 0, passed = 0, table_room = room > streams ? room - streams : 0;
+  uint64_t pinned = 0, passed = 0, table_room = room > passing ? room - streams : 0;
   for (Segment& segment : segments_) {
     const bool before = segment.pinned;
     if (segment.forced) {
@@ -219,7 +220,7 @@ bool Pager::Choose(uint64_t ram, uint64_t elsewhere) {
     } else {
       passed += segment.bytes;
       const double share =
-          streams ? static_cast<double>(room < streams ? room : streams) / static_cast<double>(streams) : 0;
+          passing ? static_cast<double>(room < passing ? room : passing) / static_cast<double>(passing) : 0;
       segment.pinned = pinned + segment.bytes <= room &&
                        (slots == 0 || static_cast<double>(pinned + segment.bytes) <=
                                           share * static_cast<double>(passed) + static_cast<double>(segment.bytes) / 2);
@@ -271,12 +272,12 @@ void Pager::Status(rn_paging_facts* facts) const {
   pthread_mutex_unlock(&lock_);
 }
 
-int Pager::SetRam(uint64_t ram, uint64_t elsewhere) {
+int Pager::SetRam(uint64_t ram, int32_t streams) {
   pthread_mutex_lock(&lock_);
   DropFrom(0);
   pass_size_ = pass_now_ = next_ = popped_ = 0;
   const rn_paging_facts before = facts_;
-  const bool fits = Choose(ram, elsewhere);
+  const bool fits = Choose(ram, streams);
   if (!fits) {
     const uint64_t least = facts_.least;
     facts_ = before;

@@ -39,7 +39,7 @@ class Pager {
 
   void Status(rn_paging_facts* facts) const;
   const char* error() const { return error_; }
-  int SetRam(uint64_t ram, uint64_t elsewhere);
+  int SetRam(uint64_t ram, int32_t streams);
 
  private:
   struct Segment {
@@ -67,7 +67,7 @@ class Pager {
   void EachOf(const Span<Instruction>& code, int32_t i, F&& use) const;
   void MarkForced(const Span<Instruction>& code);
   uint64_t Fixed() const;
-  bool Choose(uint64_t ram, uint64_t elsewhere);
+  bool Choose(uint64_t ram, int32_t streams);
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
   void Fill();

@@ -81,7 +81,7 @@ int rn_open_paged(const void* plan, size_t plan_bytes, size_t weights_bytes, con
   if (!out) return RN_BAD_ARGUMENT;
   *out = nullptr;
   if (!paging || !paging->path || !paging->segments || paging->segment_count < 1 || paging->offset % 4096 ||
-      paging->patience_us < 0 || !weights_bytes) {
+      paging->patience_us < 0 || paging->streams < 0 || !weights_bytes) {
     return RN_BAD_ARGUMENT;
   }
   runnel::Pager* pager = runnel::Pager::Make(weights_bytes);
@@ -115,9 +115,9 @@ const char* rn_paging_error(const rn_program* program) {
   return program && program->pager ? program->pager->error() : "";
 }
 
-int rn_set_ram(rn_program* program, uint64_t ram, uint64_t elsewhere) {
-  if (!program || !program->pager) return RN_BAD_ARGUMENT;
-  return program->pager->SetRam(ram, elsewhere);
+int rn_set_ram(rn_program* program, uint64_t ram, int32_t streams) {
+  if (!program || !program->pager || streams < 0) return RN_BAD_ARGUMENT;
+  return program->pager->SetRam(ram, streams);
 }
 
 size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(program->state_bytes); }

@@ -6,6 +6,7 @@
 #define RUNNEL_BUNDLE_H_
 
 #include "runnel.h"
+#include "runnel_paging.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +47,10 @@ typedef struct rn_facts {
 // Checks the directory, the manifest, the plan, the kernels and the weights, maps the kernels executable and makes the
 // program. Fails with RN_BAD_BUNDLE for what is not a whole bundle for this machine.
 RN_API int rn_load(const char* path, rn_bundle** out, char* message, size_t message_bytes);
+// The same under a budget of RAM (runnel_paging.h): weights are not mapped but read. path, offset and segments of
+// `paging` are the bundle's and need not be set; null: as rn_load.
+RN_API int rn_load_paged(const char* path, const rn_paging* paging, rn_bundle** out, char* message,
+                         size_t message_bytes);
 // The program must have no streams any more.
 RN_API void rn_unload(rn_bundle* bundle);
 

@@ -23,14 +23,14 @@ typedef struct rn_segment {
 } rn_segment;
 
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
-// program needs; elsewhere: what of it the caller uses itself, for streams' states and what else it keeps.
+// program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
 // patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
   const rn_segment* segments;
   int32_t segment_count;
-  int32_t io, threads;
+  int32_t io, threads, streams;
   uint64_t ram, elsewhere;
   int64_t patience_us;
 } rn_paging;
@@ -60,8 +60,8 @@ RN_API int rn_paging_status(const rn_program* program, rn_paging_facts* facts);
 // One sentence about the last RN_STORAGE.
 RN_API const char* rn_paging_error(const rn_program* program);
 // Moves to another budget without reading anything that stays. RN_NO_MEMORY, and nothing changes, below the least.
-// elsewhere: as in rn_paging. Not while the program steps.
-RN_API int rn_set_ram(rn_program* program, uint64_t ram, uint64_t elsewhere);
+// streams: as in rn_paging. Not while the program steps.
+RN_API int rn_set_ram(rn_program* program, uint64_t ram, int32_t streams);
 
 #ifdef __cplusplus
 }

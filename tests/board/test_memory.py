@@ -1,0 +1,152 @@
+"""runnel-run with weights that pass through memory, under a limit that the kernel enforces."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import runnel
+
+RNG = np.random.default_rng(11)
+MIB = 1 << 20
+V1 = Path("/sys/fs/cgroup/memory")
+V2 = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 24 MiB."""
+    weights, nodes, x = [], [], "x"
+    for i in range(6):
+        weights.append(numpy_helper.from_array((0.03 * RNG.standard_normal((1024, 1024))).astype(np.float32), f"w{i}"))
+        nodes += [helper.make_node("MatMul", [x, f"w{i}"], [f"p{i}"]), helper.make_node("Relu", [f"p{i}"], [f"h{i}"])]
+        x = f"h{i}"
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "T", 1024]) for n in ("x", x)]
+    graph = helper.make_graph(nodes, "large", ports[:1], ports[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("large") / "large.rnl"
+    runnel.compile(model, path, backend="native", hop=1)
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    np.save(tmp_path / "x.npy", RNG.standard_normal((1, 9, 1024)).astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+class Group:
+    """A control group with a limit of memory."""
+
+    def __init__(self, folder: Path, limit: str, peak: str) -> None:
+        self.folder, self.limit, self.peak = folder, limit, peak
+
+    def run(self, command: list[object], limit: int) -> tuple[subprocess.CompletedProcess[str], int]:
+        """What a command did, and the most memory that it was charged."""
+        (self.folder / self.limit).write_text(str(limit))
+        if self.peak == "memory.max_usage_in_bytes":
+            (self.folder / self.peak).write_text("0")
+
+        def enter() -> None:
+            (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+        done = subprocess.run(
+            [str(c) for c in command], capture_output=True, text=True, check=False, preexec_fn=enter
+        )  # fmt: skip
+        return done, int((self.folder / self.peak).read_text())
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    """cgroup v2's memory controller where it is on, else v1's; skips where neither may be used."""
+    made: Group | None = None
+    lines = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    tries = [
+        (V2 / lines.get("", "/").lstrip("/"), "memory.max", "memory.peak"),
+        (V1 / lines.get("memory", "/").lstrip("/"), "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+    ]
+    for parent, limit, peak in tries:
+        folder = parent / f"runnel-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        if (folder / limit).exists() and (folder / peak).exists():
+            made = Group(folder, limit, peak)
+            break
+        folder.rmdir()
+    if made is None:
+        pytest.skip("no control group with a memory controller can be made here (neither cgroup v2 nor v1)")
+    yield made
+    made.folder.rmdir()
+
+
+def forget(path: Path) -> None:
+    """Takes a file out of the system's cache."""
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+@pytest.mark.parametrize("ram", ["8M", "16M", "64M"])
+def test_outputs_are_the_same_bytes(binary: Path, bundle: Path, sound: Path, tmp_path: Path, ram: str) -> None:
+    for name, words in (("whole", []), ("paged", ["--ram", ram])):
+        subprocess.run(
+            [binary, "run", bundle, "--in", sound, "--out", tmp_path / f"{name}.npy", *words], check=True,
+            capture_output=True,
+        )  # fmt: skip
+    assert (tmp_path / "whole.npy").read_bytes() == (tmp_path / "paged.npy").read_bytes()
+
+
+def test_the_mode_is_said_and_memory_stays_below_the_budget(binary: Path, bundle: Path) -> None:
+    done = subprocess.run(
+        [binary, "bench", bundle, "--ram", "12M", "--seconds", "0.3", "--json"], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    row = json.loads(done.stdout)
+    assert done.stderr.startswith("mode: pinned ")
+    assert row["ram_budget"] == 12 * MIB
+    assert row["ram_peak"] <= row["ram_budget"]
+    assert row["resident_bytes"] <= row["ram_budget"]
+    assert row["streamed_bytes_per_step"] + row["pinned_bytes"] == row["weights_bytes"]
+    assert row["read_bytes_per_s"] > 0
+
+
+def test_the_least_budget_is_named(binary: Path, bundle: Path) -> None:
+    done = subprocess.run([binary, "info", bundle, "--ram", "4M"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0  # info opens nothing
+    done = subprocess.run([binary, "verify", bundle, "--ram", "4M"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    least = int(done.stderr.split("at least ")[1].split()[0])
+    words = ["--seconds", "0.1", "--json", "--ram"]
+    assert subprocess.run([binary, "bench", bundle, *words, str(least)], capture_output=True, check=False).returncode == 0
+    short = subprocess.run([binary, "bench", bundle, *words, str(least - 1)], capture_output=True, check=False)
+    assert short.returncode == 2
+
+
+@pytest.mark.parametrize("words", [["--io", "threads"], ["--io", "tape"], ["--ram", "much"], ["--ram", "0"]])
+def test_bad_words_get_one_sentence(binary: Path, bundle: Path, words: list[str]) -> None:
+    done = subprocess.run([binary, "bench", bundle, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_kernel_charges_no_more_than_the_budget(binary: Path, bundle: Path, group: Group) -> None:
+    """From a cold cache with half as much again to spare, and with the limit at the budget itself."""
+    budget = 14 * MIB
+    command = [binary, "bench", bundle, "--ram", budget, "--seconds", "0.3", "--json"]
+    for limit in (budget * 3 // 2, budget):
+        forget(bundle)
+        forget(binary)
+        done, peak = group.run(command, limit)
+        assert done.returncode == 0, done.stderr
+        assert peak <= budget
+        assert json.loads(done.stdout)["steps"] > 0
