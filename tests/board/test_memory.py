@@ -127,7 +127,9 @@ def test_the_least_budget_is_named(binary: Path, bundle: Path) -> None:
     assert done.returncode == 2
     least = int(done.stderr.split("at least ")[1].split()[0])
     words = ["--seconds", "0.1", "--json", "--ram"]
-    assert subprocess.run([binary, "bench", bundle, *words, str(least)], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([binary, "bench", bundle, *words, str(least)], capture_output=True, check=False).returncode == 0
+    )
     short = subprocess.run([binary, "bench", bundle, *words, str(least - 1)], capture_output=True, check=False)
     assert short.returncode == 2
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from runnel.errors import InputError
 from runnel.files import replacing
+from runnel.tools import runtime_options, terminal
 from runnel.tools.generate import options
 from runnel.tools.generate.figures import figures, lines, resident_bytes
 from runnel.tools.generate.session import Text
@@ -65,10 +66,14 @@ def main(args: argparse.Namespace) -> int:
         **figures(session.timing), **before, "kv_bytes_end": counts.pop("bytes"), "rss_bytes_end": resident_bytes(),
         **counts,
     }  # fmt: skip
+    spent = session.timing.prefill_seconds + session.timing.decode.total
+    found |= runtime_options.figures(decoder.program, spent)
     if args.json:
         print(json.dumps({**found, "text": shown.decode("utf-8")}, indent=1))
     elif args.stats:
         print(lines(found), file=sys.stderr)
+        if more := runtime_options.lines(decoder.program, spent):
+            print(terminal.pairs(more), file=sys.stderr)
     return 0
 
 

@@ -18,10 +18,10 @@ from runnel.runtime.bundle import Bundle
 from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.runtime.program import Port
-from runnel.tools import emulate, terminal
+from runnel.tools import emulate, runtime_options, terminal
 from runnel.tools.deploy import remote
 from runnel.tools.facts import mode_facts
-from runnel.tools.measure import THREADS, Outputs, Timing, by_name, drive
+from runnel.tools.measure import Outputs, Timing, by_name, drive
 from runnel.tools.units import frame_count, named_file, positive
 
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="statics", type=named_file, action="append", default=[], metavar="INPUT=VALUE",
         help="a static input: a number, or a .npy file; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
+    runtime_options.add_arguments(parser)
     parser.add_argument("--realtime", action="store_true", help="take the input no faster than it was recorded")
     parser.add_argument("--on-nonfinite", choices=("error", "zero", "reset"), default="error", help="what NaN does")
     parser.add_argument("--on", type=emulate.place, metavar="qemu|ssh://BOARD", help=emulate.HELP)
@@ -52,8 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.on:
         return _emulated(args) if args.on == "qemu" else _on_board(args)
-    runtime = runnel.Runtime(args.threads)
+    runtime = runtime_options.runtime(args)
     programs = [runnel.load(path, backend=args.backend, runtime=runtime) for path in args.bundle]
+    for loaded in programs:
+        runtime_options.say_mode(loaded)
     program = programs[0] if len(programs) == 1 else Chain(programs)
     timed = program.timed
     if len(timed) != 1:
@@ -85,6 +87,8 @@ def main(args: argparse.Namespace) -> int:
     notes = source.notes + [note for sink in sinks.values() for note in sink.notes]
     page = sys.stderr if "-" in [text.rpartition("=")[2] for text in args.sinks] else sys.stdout
     facts = _facts(program, args.backend, rate, chunk, timing, notes)
+    if len(programs) == 1:
+        facts |= runtime_options.figures(program, timing.total)
     print(json.dumps(facts, indent=1) if args.json else _text(program, facts, timing, rate), file=page)
     return 0
 
@@ -201,6 +205,7 @@ def _text(program: Any, facts: dict[str, Any], timing: Timing, rate: int | None)
     if timing.rtf is not None:
         rows["real-time factor"] = f"{timing.rtf:.4f} ({1 / max(timing.rtf, 1e-12):.0f} times faster than real time)"
     rows["step"] = f"p50 {terminal.duration(timing.p50)}, p99 {terminal.duration(timing.p99)}"
+    rows |= runtime_options.lines(program, timing.total)
     rows["look-ahead"] = terminal.frames(facts["latency_frames"], rate)
     rows["state"] = terminal.size(facts["state_bytes"])
     for manifest in _manifests(program):

@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
         ) from None
     if not 0 <= args.port <= 65535:
         raise InputError(f"port {args.port} is no port; give 0 to 65535.")
-    decoder = options.open_decoder(args)
+    decoder = options.open_decoder(args, args.streams)
     app = application(decoder, args.streams, args.tokens)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning" if args.json else "info")
     return 0

@@ -12,6 +12,7 @@ from runnel.errors import InputError
 from runnel.runtime.bundle import Bundle
 from runnel.runtime.cache.stream import CachedStream
 from runnel.runtime.program import Program, Stream
+from runnel.tools import runtime_options
 from runnel.tools.generate.sampling import Sampling
 from runnel.tools.generate.session import Session, check_decoder
 from runnel.tools.generate.tokens import Tokenizer, open_tokenizer, read_tokenizer
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="the bundle of a decoder, lm.rnl")
     parser.add_argument("--kv", metavar="SPEC", help="what the cache keeps, such as sink=4,window=256 (docs/kv.md)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, or a vocabulary of llama2.c")
+    runtime_options.add_arguments(parser)
     parser.add_argument("--backend", default="native", help="native (default) or onnxruntime")
 
 
@@ -64,9 +66,10 @@ def sampling(args: argparse.Namespace) -> Sampling:
     )  # fmt: skip
 
 
-def open_decoder(args: argparse.Namespace) -> Decoder:
-    """The decoder that the arguments name. Raises InputError, BundleError."""
-    program = runnel.load(args.bundle, backend=args.backend)
+def open_decoder(args: argparse.Namespace, streams: int = 1) -> Decoder:
+    """The decoder that the arguments name, for so many texts at once. Raises InputError, BundleError."""
+    program = runnel.load(args.bundle, backend=args.backend, runtime=runtime_options.runtime(args, streams))
+    runtime_options.say_mode(program)
     vocabulary = check_decoder(program)
     tokenizer = open_tokenizer(args.tokenizer) if args.tokenizer else _own(args.bundle)
     if tokenizer.size > vocabulary:

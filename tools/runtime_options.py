@@ -1,0 +1,60 @@
+"""The options of what a program runs on: threads, and memory for its weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import runnel
+from runnel.errors import InputError
+from runnel.runtime.paging import WAYS
+from runnel.runtime.program import Program
+from runnel.tools.measure import THREADS
+from runnel.tools.units import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
+    parser.add_argument(
+        "--ram", metavar="SIZE", help="the most memory, such as 256M, 1.5G or auto: weights beyond it are read in each step"
+    )  # fmt: skip
+    parser.add_argument("--io", choices=WAYS, default="auto", help="how weights are read (default: auto)")
+    parser.add_argument("--io-threads", type=positive, default=0, metavar="N", help="of --io threads")
+    parser.add_argument("--patience", type=float, metavar="S", help="the most seconds that a read may take")
+
+
+def runtime(args: argparse.Namespace, streams: int = 1) -> runnel.Runtime:
+    """Raises InputError for what makes no sense."""
+    if args.ram is None and (args.io != "auto" or args.io_threads or args.patience is not None):
+        raise InputError("--io, --io-threads and --patience are for weights that pass through memory; give --ram too.")
+    ram = int(args.ram) if args.ram is not None and args.ram.isdigit() else args.ram
+    return runnel.Runtime(
+        args.threads, ram=ram, io=args.io, io_threads=args.io_threads, streams=streams, patience=args.patience
+    )
+
+
+def say_mode(program: Program) -> None:
+    """The first line of a program with a budget, on the error stream."""
+    facts = getattr(program, "paging", None)
+    if facts is not None:
+        print(f"mode: {facts.mode}", file=sys.stderr)
+
+
+def figures(program: Program, seconds: float) -> dict[str, Any]:
+    """What paging cost, as data; nothing without a budget."""
+    facts = getattr(program, "paging", None)
+    return {} if facts is None else facts.figures(seconds)
+
+
+def lines(program: Program, seconds: float) -> dict[str, str]:
+    """What paging cost, for a person."""
+    facts = getattr(program, "paging", None)
+    if facts is None:
+        return {}
+    speed = facts.bytes_read / seconds / 1e6 if seconds > 0 else 0.0
+    return {
+        "memory": f"{facts.peak / 2**20:.1f} MiB at most, of {facts.ram / 2**20:.1f} MiB; {facts.mode}",
+        "storage": f"{speed:.0f} MB/s read, stalls of {facts.stall_ms_p50:.3f} ms (median), {100 * facts.hit_rate:.1f} % "
+        "of the segments in time",
+    }  # fmt: skip
