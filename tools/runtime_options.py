@@ -17,7 +17,8 @@ from runnel.tools.units import positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help=THREADS)
     parser.add_argument(
-        "--ram", metavar="SIZE", help="the most memory, such as 256M, 1.5G or auto: weights beyond it are read in each step"
+        "--ram", metavar="SIZE",
+        help="the most memory, such as 256M, 1.5G or auto: weights beyond it are read in each step",
     )  # fmt: skip
     parser.add_argument("--io", choices=WAYS, default="auto", help="how weights are read (default: auto)")
     parser.add_argument("--io-threads", type=positive, default=0, metavar="N", help="of --io threads")
@@ -55,6 +56,6 @@ def lines(program: Program, seconds: float) -> dict[str, str]:
     speed = facts.bytes_read / seconds / 1e6 if seconds > 0 else 0.0
     return {
         "memory": f"{facts.peak / 2**20:.1f} MiB at most, of {facts.ram / 2**20:.1f} MiB; {facts.mode}",
-        "storage": f"{speed:.0f} MB/s read, stalls of {facts.stall_ms_p50:.3f} ms (median), {100 * facts.hit_rate:.1f} % "
-        "of the segments in time",
-    }  # fmt: skip
+        "storage": f"{speed:.0f} MB/s read, stalls of {facts.stall_ms_p50:.3f} ms (median), "
+        f"{100 * facts.hit_rate:.1f} % of the segments in time",
+    }

@@ -14,7 +14,7 @@ from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers t
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Operand, Read, Signal, Step, View
-from runnel.compiler.lowering.split import split_large
+from runnel.compiler.lowering.split import SEGMENT_BYTES, segment_bytes, split_large
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
@@ -39,6 +39,7 @@ class Lowering:
         self.shared: dict[Any, Any] = {}  # what several outputs of one node have in common
         self.one_frame_steps = any(isinstance(n, Feedback) for n in graph.nodes)
         self.feedback: list[tuple[Feedback, Signal]] = []
+        self.segment_bytes = SEGMENT_BYTES
         self.loop = 0
         """The loop that new steps belong to; 0: none."""
         self._loops = 0
@@ -59,7 +60,8 @@ class Lowering:
             if view.stride != 1 or view.offset < 0 or not view.inside_end:
                 view = self.materialise(view, stream.fact.made, stream.name)
             self.outputs[name] = (view, value if isinstance(value, Tail) else None)
-        self.steps = split_large(self.steps)
+        self.segment_bytes = segment_bytes(self.steps)
+        self.steps = split_large(self.steps, self.segment_bytes)
         return self
 
     # What handlers use ----------------------------------------------------------------------------------------------

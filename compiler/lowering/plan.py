@@ -79,7 +79,7 @@ class Planner:
         self.low, self.hop, self.module = low, hop, module
         self.groups = fuse(arranged(low, module.unsigned, module.multiplies_fours))
         self.clocks = ClockProgram()
-        self.weights = Segments()
+        self.weights = Segments(low.segment_bytes)
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
         self.symbols: list[tuple[str, int, int]] = []  # kernels that are called: name, pointers, multiply-adds

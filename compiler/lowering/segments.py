@@ -22,7 +22,8 @@ class Segments:
     all constants, without what lies between them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = SEGMENT_BYTES) -> None:
+        self._most = most
         self.data = bytearray()
         self.constant_bytes = 0
         self._starts: list[int] = [0]
@@ -34,15 +35,15 @@ class Segments:
         key = _identity(array)
         if key not in self._placed:
             at = round_up(len(self.data), ALIGN)
-            if at + array.nbytes > self._starts[-1] + SEGMENT_BYTES:
+            if at + array.nbytes > self._starts[-1] + self._most:
                 self.close()
                 at = len(self.data)
             self.data += bytes(at - len(self.data))
             self.data += array.tobytes()
             self.constant_bytes += array.nbytes
             self._placed[key] = at
-            while len(self.data) > self._starts[-1] + SEGMENT_BYTES:
-                self._starts.append(self._starts[-1] + SEGMENT_BYTES)
+            while len(self.data) > self._starts[-1] + self._most:
+                self._starts.append(self._starts[-1] + self._most)
         return self._placed[key]
 
     def table(self, rows: np.ndarray) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_u
 from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Step
 
 SEGMENT_BYTES = 1 << 20  # the most bytes of a segment of the weights
+SEGMENTS = 32  # that a program has at least, if it has more weights than stay in a processor's cache
+CACHED = 1 << 23  # bytes of weights up to which cutting products costs more than it is good for
 PANEL = 4 * LANES  # outputs that a part has a multiple of, so that its kernel works on whole panels
 AXES = {"matmul": (-1, -1), "conv": (0, 1), "matmul_blocks": (-1, -1)}  # op -> where outputs lie: weights, frame
 
@@ -18,15 +20,22 @@ AXES = {"matmul": (-1, -1), "conv": (0, 1), "matmul_blocks": (-1, -1)}  # op -> 
 AnyStep: TypeAlias = "Step | Cached | Copy | Fetch"
 
 
-def split_large(steps: list[AnyStep]) -> list[AnyStep]:
-    """The steps, those with more than a segment of weights as several that each make a part of the frame."""
+def segment_bytes(steps: list[AnyStep]) -> int:
+    """The most bytes of a segment of these steps' weights: smaller ones for fewer weights, so that a few of them are a
+    small part of all."""
+    total = int(sum(_bytes(step.node) for step in steps if isinstance(step, Step)))
+    return SEGMENT_BYTES if total <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
+
+
+def split_large(steps: list[AnyStep], most: int) -> list[AnyStep]:
+    """The steps, those with more than ``most`` bytes of weights as several that each make a part of the frame."""
     found: list[AnyStep] = []
     for step in steps:
-        found += _parts(step) if isinstance(step, Step) else [step]
+        found += _parts(step, most) if isinstance(step, Step) else [step]
     return found
 
 
-def _parts(step: Step) -> list[Step]:
+def _parts(step: Step, most: int) -> list[Step]:
     node = step.node
     if node.op not in AXES or step.output.unit != 1 or node.attrs.get("group", 1) != 1:
         return [step]
@@ -38,7 +47,7 @@ def _parts(step: Step) -> list[Step]:
     before = node.output.shape[: out_axis % len(node.output.shape)]
     if int(np.prod(before, dtype=np.int64)) != 1:  # parts would not lie in one piece
         return [step]
-    each = int(SEGMENT_BYTES / _bytes(node) * outputs) // PANEL * PANEL
+    each = int(most / _bytes(node) * outputs) // PANEL * PANEL
     if each >= outputs or each == 0:
         return [step]
     each = round_up(-(-outputs // -(-outputs // each)), PANEL)

@@ -77,9 +77,7 @@ class NativeProgram(Program):
         image = bundle.kernels()  # first: a bundle for another machine is told before anything else about it
         plan = bundle.read("plan")
         weights: Bytes | Paged = (
-            bundle.weights()
-            if runtime is None or runtime.budget is None
-            else paging.paged(bundle, plan, runtime.budget)
+            bundle.weights() if runtime is None or runtime.budget is None else paging.paged(bundle, runtime.budget)
         )
         return NativeProgram(bundle.manifest, plan, weights, image, poison, runtime)
 

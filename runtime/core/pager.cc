@@ -260,6 +260,7 @@ int Pager::LoadForced() {
     storage_.Submit(0, file_offset_ + segment.offset, segment.bytes, base_ + segment.offset);
     if (const int code = Await(coming)) return code;
   }
+  facts_.waits = facts_.stall_ns = 0;
   return RN_OK;
 }
 

@@ -252,7 +252,6 @@ const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
   bool waited = false;
   const int64_t from = WorkClock();
   const int result = storage_.Wait(ticket, 0, &waited);
-  facts_.waits += waited;
   facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
   ticket_used_[ticket] = false;
   if (result != 0 || rn_crc32c(to, segment.bytes, 0) != segment.crc) {
