@@ -209,7 +209,7 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
   }
   slots_ = static_cast<int32_t>(slots);
   if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
-  uint64_t pinned = 0, passed = 0, table_room = room > passing ? room - streams : 0;
+  uint64_t pinned = 0, passed = 0, table_room = room > passing ? room - passing : 0;
   for (Segment& segment : segments_) {
     const bool before = segment.pinned;
     if (segment.forced) {
