@@ -281,3 +281,34 @@ def test_steps_written_for_litert_are_the_same(tmp_path: Path, step: bytes, shap
     for name in run.made:
         got = run._natural(name, run.interpreter.get_tensor(run.outputs[name]))
         np.testing.assert_allclose(got, values[name], atol=1e-5 * max(1, np.abs(values[name]).max()), err_msg=name)
+
+
+def test_codes_written_for_litert_are_close_to_those_of_onnxruntime(tmp_path: Path) -> None:
+    """One code of the output's 256 is 1/255 of its range; a few of them may add up."""
+    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
+
+    def small() -> bytes:
+        b = nets.Builder()
+        x = b.op("Relu", b.conv("x", 3, 8, (3, 3), pads=[1, 1, 1, 1]))
+        y = b.conv(x, 8, 8, (3, 3), group=8, strides=[2, 2], pads=[1, 1, 0, 0])
+        z = b.conv(b.op("Relu", x), 8, 8, (1, 1), strides=[2, 2])
+        joined = b.op("Concat", b.op("Add", y, z), z, axis=1)
+        shape, two = b.constant(np.array([1, -1])), b.constant(np.array([2], np.int64))
+        b.op("Slice", b.op("Reshape", joined, shape), two, b.constant(np.array([90], np.int64)),
+             b.constant(np.array([1], np.int64)), output="y")  # fmt: skip
+        return b.model({"x": (1, 3, 8, 8)}, {"y": (1, 88)})
+
+    options = {"time_axis": {"x": 0}, "window": 1}
+    workload = Workload("codes", small, "frame", quantise=True, codes=True, scale=1.0, options=options)
+    case, _ = prepare(workload, tmp_path)
+    found = {e.name: e for e in compete(case, SHORT, ["native", "ort", "litert"])}
+    assert found["LiteRT"].verdict == "right", found["LiteRT"].reason
+    assert found["LiteRT"].error is not None and found["LiteRT"].error < 0.4  # of 0.05
+    from runnel.tools.benchmark import tflite, tflite_ops  # noqa: F401
+
+    written = tflite.Writer(tmp_path / "step.onnx")
+    written.convert()
+    assert written.codes.keys() >= {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "CONCATENATION", "QUANTIZE"}
+    assert list(written.codes).count("DEQUANTIZE") <= 1
+    ends = [o for o in written.operators if written.tensors[o.outputs[0]].type == tflite.FLOAT]
+    assert len(ends) <= 1  # nothing but the output is float32

@@ -1,7 +1,9 @@
-"""Writes a step of float32 as a TensorFlow Lite file, so that LiteRT can take part where nobody published one.
+"""Writes a step as a TensorFlow Lite file, so that LiteRT can take part where nobody published one.
 
 Convolutions get their channels last without transposes in between: every value knows in which order its axes lie in
 memory, and moves only where an op needs another order. Inputs and outputs of convolutional nets are channels-last too.
+Of models with codes (QuantizeLinear and DequantizeLinear) convolutions, products, sums and joins become integer
+operators, moves keep codes, and the rest is float32 between conversions.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from runnel.tools.benchmark.case import Array
 
 Order = tuple[int, ...]  # per axis in memory: the axis of the ONNX value, -1 for an axis of size 1 that it lacks
 CHANNELS_LAST = {3: (0, -1, 2, 1), 4: (0, 2, 3, 1)}
-FLOAT, INT32 = 0, 2
+FLOAT, INT32, INT8 = 0, 2, 9
+Codes = tuple[float, int]  # scale and zero point of int8
 PLAIN = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "Elu": "ELU", "HardSwish": "HARD_SWISH", "Exp": "EXP",
          "Sqrt": "SQRT", "Neg": "NEG", "Abs": "ABS"}  # fmt: skip
 PAIRS = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV", "Pow": "POW"}
@@ -30,11 +33,12 @@ class Unsupported(Exception):
 
 @dataclass
 class Value:
-    """A tensor of the file, and what it is in the model: shape in ONNX's order."""
+    """A tensor of the file, and what it is in the model: shape in ONNX's order; codes: what int8 stands for."""
 
     index: int
     shape: tuple[int, ...]
     order: Order
+    codes: Codes | None = None
 
 
 def natural(rank: int) -> Order:
@@ -58,6 +62,7 @@ class Writer:
         self.codes: dict[str, int] = {}
         self.values: dict[str, Value] = {}
         self.readers: dict[str, list[Any]] = {}
+        self.coded: dict[str, tuple[Array, Array, int]] = {}  # constants as codes: their scales, along which axis
         self.done: set[str] = set()  # what another node's operator makes as well
         for node in self.graph.node:
             if node.op_type == "Constant":
@@ -65,29 +70,42 @@ class Writer:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def tensor(self, shape: Sequence[int], data: Array | None = None, name: str = "") -> int:
-        """A new tensor; of constants with data."""
+    def tensor(
+        self, shape: Sequence[int], data: Array | None = None, name: str = "", scales: Array | None = None,
+        zero: int = 0, along: int = 0,
+    ) -> int:  # fmt: skip
+        """A new tensor; of constants with data. scales: it is int8 (data: or int32), of one scale or several."""
         made = self.schema.TensorT()
         made.shape, made.name = [int(n) for n in shape], name or f"t{len(self.tensors)}"
-        made.type, made.buffer = FLOAT, 0
+        made.type, made.buffer = (FLOAT if scales is None else INT8), 0
         if data is not None:
-            made.type = INT32 if data.dtype.kind == "i" else FLOAT
+            kinds = {"f": (FLOAT, np.float32), "i": (INT32, np.int32)}
+            made.type, kind = (INT8, np.int8) if data.dtype == np.int8 else kinds[data.dtype.kind]
             buffer = self.schema.BufferT()
-            kind = np.int32 if made.type == INT32 else np.float32
             buffer.data = np.frombuffer(np.ascontiguousarray(data, kind).tobytes(), np.uint8)
             self.buffers.append(buffer)
             made.buffer = len(self.buffers) - 1
+        if scales is not None:
+            quantised = self.schema.QuantizationParametersT()
+            quantised.scale = np.asarray(scales, np.float32).reshape(-1)
+            quantised.zeroPoint = np.full(quantised.scale.shape, zero, np.int64)
+            quantised.quantizedDimension = along
+            made.quantization = quantised
         self.tensors.append(made)
         return len(self.tensors) - 1
 
     def ints(self, *values: int) -> int:
         return self.tensor([len(values)], np.array(values, np.int32))
 
-    def emit(self, code: str, inputs: list[int], shape: Sequence[int], options: str = "", **facts: Any) -> int:
+    def emit(
+        self, code: str, inputs: list[int], shape: Sequence[int], options: str = "", codes: Codes | None = None,
+        **facts: Any,
+    ) -> int:  # fmt: skip
         """An operator with one output, whose tensor is returned. options: the schema's name of its table."""
+        scales, zero = (None, 0) if codes is None else (np.array([codes[0]]), codes[1])
         operator = self.schema.OperatorT()
         operator.opcodeIndex = self.codes.setdefault(code, len(self.codes))
-        operator.inputs, operator.outputs = inputs, [self.tensor(shape)]
+        operator.inputs, operator.outputs = inputs, [self.tensor(shape, scales=scales, zero=zero)]
         if options:
             table = getattr(self.schema, f"{options}T")()
             for name, value in facts.items():
@@ -107,21 +125,55 @@ class Writer:
         """The same value in another order."""
         if value.order == order:
             return value
-        index, now = value.index, [a for a in value.order if a >= 0]
+        index, now, codes = value.index, [a for a in value.order if a >= 0], value.codes
         wanted = [a for a in order if a >= 0]
         if len(now) != len(value.order):
-            index = self.reshape(index, [value.shape[a] for a in now])
+            index = self.reshape(index, [value.shape[a] for a in now], codes)
         if now != wanted:
             shape = [value.shape[a] for a in wanted]
-            index = self.emit(
-                "TRANSPOSE", [index, self.ints(*(now.index(a) for a in wanted))], shape, "TransposeOptions"
-            )
+            places = self.ints(*(now.index(a) for a in wanted))
+            index = self.emit("TRANSPOSE", [index, places], shape, "TransposeOptions", codes)
         if len(wanted) != len(order):
-            index = self.reshape(index, self.stored(value.shape, order))
-        return Value(index, value.shape, order)
+            index = self.reshape(index, self.stored(value.shape, order), codes)
+        return Value(index, value.shape, order, codes)
 
-    def reshape(self, index: int, shape: Sequence[int]) -> int:
-        return self.emit("RESHAPE", [index, self.ints(*shape)], shape, "ReshapeOptions", newShape=list(shape))
+    def reshape(self, index: int, shape: Sequence[int], codes: Codes | None = None) -> int:
+        return self.emit("RESHAPE", [index, self.ints(*shape)], shape, "ReshapeOptions", codes, newShape=list(shape))
+
+    def real(self, value: Value) -> Value:
+        """The value in float32."""
+        if value.codes is None:
+            return value
+        y = self.emit("DEQUANTIZE", [value.index], self.stored(value.shape, value.order))
+        return Value(y, value.shape, value.order)
+
+    def as_codes(self, value: Value, codes: Codes) -> Value:
+        """The value in codes of this scale and zero point."""
+        if value.codes == codes:
+            return value
+        y = self.emit("QUANTIZE", [value.index], self.stored(value.shape, value.order), codes=codes)
+        return Value(y, value.shape, value.order, codes)
+
+    def asked(self, name: str) -> tuple[Codes, str, int] | None:
+        """The codes that a value alone becomes, what they are called, and 1 where a Relu is between."""
+        relu, behind = self.activation(name)
+        readers = self.readers.get(behind, [])
+        outputs = {o.name for o in self.graph.output}
+        if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or behind in outputs:
+            return None
+        return self.scale_of(readers[0]), readers[0].output[0], relu
+
+    def scale_of(self, node: Any) -> Codes:
+        """Of a QuantizeLinear or DequantizeLinear of values; uint8 is shifted to int8."""
+        scale = float(self.constants[node.input[1]].reshape(-1)[0])
+        zero = self.constants[node.input[2]].reshape(-1)[0] if len(node.input) > 2 else np.int8(0)
+        return scale, int(zero) - (128 if zero.dtype == np.uint8 else 0)
+
+    def claim(self, node: Any, asked: tuple[Codes, str, int], value: Value) -> None:
+        """The value stands for everything up to the QuantizeLinear that it was asked by."""
+        self.done.add(node.output[0])
+        self.done.add(self.activation(node.output[0])[1])
+        self.values[asked[1]] = value
 
     def constant(self, name: str, like: Value) -> int:
         """A constant operand in the order of another value, with as many axes."""
@@ -132,13 +184,12 @@ class Writer:
         axes = [a for a in like.order if a >= 0]
         return self.tensor(sides, array.transpose(axes).reshape(sides).astype(np.float32))
 
-    def of(self, name: str, order: Order | None = None) -> Value:
-        """A value as an operand; constants become tensors."""
+    def of(self, name: str, coded: bool = False) -> Value:
+        """A value as an operand, in float32 unless its codes will do; constants become tensors."""
         if name in self.constants and name not in self.values:
             array = self.constants[name]
             self.values[name] = Value(self.tensor(array.shape, array), array.shape, natural(array.ndim))
-        value = self.values[name]
-        return value if order is None else self.put(value, order)
+        return self.values[name] if coded else self.real(self.values[name])
 
     def activation(self, name: str) -> tuple[int, str]:
         """Where a Relu alone reads a value: its code and the name of what it makes."""
@@ -177,7 +228,7 @@ class Writer:
             rule(self, node, {a.name: _attribute(a) for a in node.attribute})
         outputs = []
         for port in self.graph.output:
-            value = self.values[port.name]
+            value = self.values[port.name] = self.of(port.name)
             orders[port.name] = value.order
             index = value.index
             if not any(index in operator.outputs for operator in self.operators):  # an input as it is

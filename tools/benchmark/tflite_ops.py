@@ -15,7 +15,10 @@ SAME, VALID = 0, 1
 def conv(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     """Over one or two axes of space; a filter a channel or dense."""
     weight = w.constants[node.input[1]]
-    x = w.of(node.input[0])
+    x = w.of(node.input[0], coded=True)
+    asked = w.asked(node.output[0])
+    whole = x.codes is not None and asked is not None and node.input[1] in w.coded
+    x = x if whole else w.real(x)
     if weight.ndim not in (3, 4):
         raise Unsupported("Conv over three axes")
     if weight.ndim == 3:
@@ -35,23 +38,41 @@ def conv(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     made = [(-(-s // t)) if mode == SAME else (s - r) // t + 1 for s, r, t in zip(spatial, reach, strides)]
     bias = w.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(outside, np.float32)
     relu, name = w.activation(node.output[0])
-    facts = {
+    facts: dict[str, Any] = {
         "padding": mode, "strideH": strides[0], "strideW": strides[1], "dilationHFactor": dilations[0],
         "dilationWFactor": dilations[1], "fusedActivationFunction": relu,
     }  # fmt: skip
     shape = (1, outside, made[1]) if flat else (1, outside, *made)
     stored = w.stored(shape, x.order)
-    if group == 1:
-        filters = w.tensor([outside, *kernel, inside], weight.transpose(0, 2, 3, 1))
-        y = w.emit("CONV_2D", [index, filters, w.tensor([outside], bias)], stored, "Conv2DOptions", **facts)
-    elif inside == 1 and group == x.shape[1]:
-        filters = w.tensor([1, *kernel, outside], weight.transpose(1, 2, 3, 0))
-        facts["depthMultiplier"] = outside // group
-        inputs = [index, filters, w.tensor([outside], bias)]
-        y = w.emit("DEPTHWISE_CONV_2D", inputs, stored, "DepthwiseConv2DOptions", **facts)
-    else:
+    dense = group == 1
+    if not dense and (inside != 1 or group != x.shape[1]):
         raise Unsupported("Conv in groups")
+    sides = ([outside, *kernel, inside], (0, 2, 3, 1)) if dense else ([1, *kernel, outside], (1, 2, 3, 0))
+    code, options = ("CONV_2D", "Conv2DOptions") if dense else ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions")
+    if not dense:
+        facts["depthMultiplier"] = outside // group
+    if whole and x.codes is not None and asked is not None:
+        filters, shifts = integers(w, node, x.codes, weight.shape, sides, 0 if dense else 3)
+        facts["fusedActivationFunction"] = asked[2]
+        y = w.emit(code, [index, filters, shifts], stored, options, asked[0], **facts)
+        w.claim(node, asked, Value(y, shape, x.order, asked[0]))
+        return
+    filters = w.tensor(sides[0], weight.transpose(sides[1]))
+    y = w.emit(code, [index, filters, w.tensor([outside], bias)], stored, options, **facts)
     w.values[name] = Value(y, shape, x.order)
+
+
+def integers(
+    w: Writer, node: Any, codes: tuple[float, int], shape: tuple[int, ...], sides: tuple[Any, Any], along: int
+) -> tuple[int, int]:
+    """Weights as codes, and the bias in steps of their products."""
+    weight, scales, _ = w.coded[node.input[1]]
+    filters = w.tensor(sides[0], weight.reshape(shape).transpose(sides[1]), scales=scales, along=along)
+    count = sides[0][along]
+    name = node.input[2] if len(node.input) > 2 else ""
+    bias = w.constants[name] if name else np.zeros(count, np.float32)
+    steps = np.broadcast_to(scales, count).astype(np.float64) * codes[0]
+    return filters, w.tensor([count], np.rint(bias / steps).astype(np.int32), scales=steps)
 
 
 def _two(given: Any, flat: bool, default: int) -> list[int]:
@@ -79,7 +100,7 @@ def padded(
     edges = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
     stored = w.stored(x.shape, x.order)
     table = w.tensor([4, 2], np.array(edges, np.int32))
-    return VALID, w.emit("PAD", [x.index, table], [n + sum(e) for n, e in zip(stored, edges)], "PadOptions")
+    return VALID, w.emit("PAD", [x.index, table], [n + sum(e) for n, e in zip(stored, edges)], "PadOptions", x.codes)
 
 
 @rule("AveragePool", "GlobalAveragePool")
@@ -98,9 +119,9 @@ def pool(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
 
 @rule(*PLAIN)
 def plain(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    x = w.of(node.input[0])
-    y = w.emit(PLAIN[node.op_type], [x.index], w.stored(x.shape, x.order))
-    w.values[node.output[0]] = Value(y, x.shape, x.order)
+    x = w.of(node.input[0], coded=node.op_type == "Relu")
+    y = w.emit(PLAIN[node.op_type], [x.index], w.stored(x.shape, x.order), codes=x.codes)
+    w.values[node.output[0]] = Value(y, x.shape, x.order, x.codes)
 
 
 @rule("HardSigmoid")
@@ -116,6 +137,16 @@ def hard_sigmoid(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
 @rule(*PAIRS)
 def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     names = list(node.input)
+    asked = w.asked(node.output[0])
+    if node.op_type == "Add" and asked is not None and not any(n in w.constants for n in names):
+        both = [w.of(n, coded=True) for n in names]
+        if all(v.codes is not None and v.shape == both[0].shape for v in both):
+            first = both[0]
+            indices = [w.put(v, first.order).index for v in both]
+            facts: dict[str, Any] = {"fusedActivationFunction": asked[2]}
+            y = w.emit("ADD", indices, w.stored(first.shape, first.order), "AddOptions", asked[0], **facts)
+            w.claim(node, asked, Value(y, first.shape, first.order, asked[0]))
+            return
     changing = [n for n in names if n not in w.constants]
     if not changing:
         raise Unsupported(f"{node.op_type} of constants")
@@ -130,27 +161,31 @@ def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     shape = np.broadcast_shapes(*(values[n].shape if n in values else w.constants[n].shape for n in names))
     relu, name = w.activation(node.output[0])
     code = PAIRS[node.op_type]
-    facts: dict[str, Any] = {} if code == "POW" else {"fusedActivationFunction": relu}
+    facts = {} if code == "POW" else {"fusedActivationFunction": relu}
     y = w.emit(code, indices, w.stored(shape, order), f"{code.capitalize()}Options", **facts)
     w.values[name if facts else node.output[0]] = Value(y, tuple(shape), order)
 
 
 @rule("Concat")
 def concat(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    values = [w.of(n) for n in node.input]
+    asked = w.asked(node.output[0])
+    values = [w.of(n, coded=True) for n in node.input]
+    whole = asked is not None and asked[2] == 0 and all(v.codes is not None for v in values)
+    values = [w.as_codes(v, asked[0]) if whole and asked is not None else w.real(v) for v in values]
     order = max(values, key=lambda v: v.order != natural(len(v.shape))).order
     values = [w.put(v, order) for v in values]
     axis = attrs["axis"] % len(values[0].shape)
     shape = list(values[0].shape)
     shape[axis] = sum(v.shape[axis] for v in values)
-    facts = {"axis": order.index(axis), "fusedActivationFunction": 0}
-    y = w.emit("CONCATENATION", [v.index for v in values], w.stored(shape, order), "ConcatenationOptions", **facts)
-    w.values[node.output[0]] = Value(y, tuple(shape), order)
+    facts: dict[str, Any] = {"axis": order.index(axis), "fusedActivationFunction": 0}
+    codes, stored = values[0].codes, w.stored(shape, order)
+    y = w.emit("CONCATENATION", [v.index for v in values], stored, "ConcatenationOptions", codes, **facts)
+    w.values[node.output[0]] = Value(y, tuple(shape), order, codes)
 
 
 @rule("Slice")
 def cut(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    x = w.of(node.input[0])
+    x = w.of(node.input[0], coded=True)
     given = [attrs[k] for k in ("starts", "ends", "axes") if k in attrs]  # before opset 10
     starts, ends, *rest = given or [w.constants[n].tolist() for n in node.input[1:] if n]
     axes, steps = (rest[0] if rest else range(len(starts))), rest[1:]
@@ -163,34 +198,34 @@ def cut(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
         first[axis], shape[axis] = begin, stop - begin
     stored = w.stored(shape, x.order)
     begins = [0 if a < 0 else first[a] for a in x.order]
-    y = w.emit("SLICE", [x.index, w.ints(*begins), w.ints(*stored)], stored, "SliceOptions")
-    w.values[node.output[0]] = Value(y, tuple(shape), x.order)
+    y = w.emit("SLICE", [x.index, w.ints(*begins), w.ints(*stored)], stored, "SliceOptions", x.codes)
+    w.values[node.output[0]] = Value(y, tuple(shape), x.order, x.codes)
 
 
 @rule("Identity")
 def same(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    w.values[node.output[0]] = w.of(node.input[0])
+    w.values[node.output[0]] = w.of(node.input[0], coded=True)
 
 
 @rule("Transpose")
 def transpose(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     """Nothing moves: the axes get other names."""
-    x = w.of(node.input[0])
+    x = w.of(node.input[0], coded=True)
     perm = attrs.get("perm", list(range(len(x.shape)))[::-1])
     order = tuple(perm.index(a) if a >= 0 else -1 for a in x.order)
-    w.values[node.output[0]] = Value(x.index, tuple(x.shape[p] for p in perm), order)
+    w.values[node.output[0]] = Value(x.index, tuple(x.shape[p] for p in perm), order, x.codes)
 
 
 @rule("Squeeze", "Unsqueeze", "Reshape")
 def reshape(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    x = w.of(node.input[0])
+    x = w.of(node.input[0], coded=True)
     asked = [int(v) for v in w.constants[node.input[1]].reshape(-1)] if len(node.input) > 1 else attrs.get("axes", [])
     rank = len(x.shape)
     if node.op_type == "Squeeze":
         gone = {a % rank for a in asked} or {i for i, n in enumerate(x.shape) if n == 1}
         left = [i for i in range(rank) if i not in gone]
         order = tuple(left.index(a) if a in left else -1 for a in x.order)
-        w.values[node.output[0]] = Value(x.index, tuple(x.shape[i] for i in left), order)
+        w.values[node.output[0]] = Value(x.index, tuple(x.shape[i] for i in left), order, x.codes)
         return
     if node.op_type == "Unsqueeze":
         new = sorted(a % (rank + len(asked)) for a in asked)
@@ -202,8 +237,8 @@ def reshape(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
         shape = [x.shape[i] if n == 0 else n for i, n in enumerate(asked)]
         if -1 in shape:
             shape[shape.index(-1)] = int(np.prod(x.shape)) // -int(np.prod(shape))
-    y = w.reshape(w.put(x, natural(rank)).index, shape)
-    w.values[node.output[0]] = Value(y, tuple(shape), natural(len(shape)))
+    y = w.reshape(w.put(x, natural(rank)).index, shape, x.codes)
+    w.values[node.output[0]] = Value(y, tuple(shape), natural(len(shape)), x.codes)
 
 
 @rule("MatMul", "Gemm")
@@ -226,7 +261,7 @@ def product(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     shape = (*x.shape[:-1], len(matrix))
     inputs = [x.index, w.tensor(matrix.shape, matrix)]
     inputs.append(w.tensor([len(matrix)], np.zeros(len(matrix), np.float32) if bias is None else bias))
-    facts = {"fusedActivationFunction": relu, "keepNumDims": True}
+    facts: dict[str, Any] = {"fusedActivationFunction": relu, "keepNumDims": True}
     y = w.emit("FULLY_CONNECTED", inputs, shape, "FullyConnectedOptions", **facts)
     w.values[name] = Value(y, shape, natural(len(shape)))
 
@@ -267,12 +302,23 @@ def mean(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     w.values[node.output[0]] = Value(y, shape, x.order)
 
 
+@rule("QuantizeLinear")
+def quantise(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Moves keep codes, so that quantising behind them is nothing."""
+    w.values[node.output[0]] = w.as_codes(w.of(node.input[0], coded=True), w.scale_of(node))
+
+
 @rule("DequantizeLinear")
 def dequantise(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    """Of constants."""
-    if not all(n in w.constants for n in node.input if n):
-        raise Unsupported("codes")
-    codes, scale, *zero = (w.constants[n].astype(np.float32) for n in node.input if n)
-    sides = [-1 if i == attrs.get("axis", 1) else 1 for i in range(codes.ndim)] if scale.size > 1 else [1] * codes.ndim
-    less = zero[0].reshape(sides) if zero else np.float32(0)
-    w.constants[node.output[0]] = (codes - less) * scale.reshape(sides)
+    """Of values, which stay codes until somebody needs more; of constants, which are known as both."""
+    if node.input[0] in w.values:
+        w.values[node.output[0]] = w.of(node.input[0], coded=True)
+        return
+    codes, scale, *zero = (w.constants[n] for n in node.input if n)
+    axis = attrs.get("axis", 1) % max(codes.ndim, 1)
+    sides = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.size > 1 else [1] * codes.ndim
+    less = zero[0].astype(np.float32) if zero else np.zeros(1, np.float32)
+    real = (codes.astype(np.float32) - (less.reshape(sides) if less.size > 1 else less)) * scale.reshape(sides)
+    w.constants[node.output[0]] = real
+    if codes.dtype == np.int8 and not less.any() and (scale.size == 1 or axis == 0):
+        w.coded[node.output[0]] = codes, scale.reshape(-1), axis

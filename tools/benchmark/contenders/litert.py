@@ -57,8 +57,6 @@ class Written(StepRun):
         place = self.case.place
         plain = (place / "plain.onnx").exists()
         path = place / ("plain.onnx" if plain else "step.onnx")
-        if self.case.codes:
-            raise CannotRun("our writer of its files knows float32 only, and nobody published this model")
         try:
             data, self.orders = tflite.Writer(path).convert()
         except tflite.Unsupported as lacking:
