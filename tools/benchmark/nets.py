@@ -55,8 +55,9 @@ class Builder:
             for side in (inputs, outputs)
         ]
         graph = helper.make_graph(self.nodes, "net", ports[0], ports[1], self.constants)
-        version = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[version], ir_version=IR_VERSION)
+        others = sorted({node.domain for node in self.nodes} - {""})
+        versions = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
+        model = helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION)
         return bytes(model.SerializeToString())
 
 
@@ -65,6 +66,18 @@ def relu() -> bytes:
     b = Builder()
     b.op("Relu", "x", output="y")
     return b.model({"x": (1, 1, "T")}, {"y": (1, 1, "T")})
+
+
+def few_bits(bits: int, level: int = 0, size: int = 4096, layers: int = 2, block: int = 32) -> bytes:
+    """MatMulNBits of size by size and Tanh, [1, T, size]. level: the accuracy that onnxruntime may round to."""
+    b, x = Builder(), "x"
+    for i in range(layers):
+        codes = b.random.integers(0, 256, (size, size // block, block * bits // 8), dtype=np.uint8)
+        scales = (b.random.uniform(0.5, 1.5, size * size // block) / 2**bits / size**0.5).astype(np.float32)
+        y = b.op("MatMulNBits", x, b.constant(codes), b.constant(scales), domain="com.microsoft", K=size, N=size,
+                 bits=bits, block_size=block, accuracy_level=level)  # fmt: skip
+        x = b.op("Tanh", y, output="y" if i == layers - 1 else "")
+    return b.model({"x": (1, "T", size)}, {"y": (1, "T", size)})
 
 
 def tcn(channels: int = 64, layers: int = 10, kernel: int = 3, growth: int = 2) -> bytes:

@@ -107,6 +107,15 @@ def _tcn(hop: int, target: float | None = None, lanes: int = 1) -> Workload:
     )  # fmt: skip
 
 
+def _few_bits(bits: int, level: int) -> Workload:
+    """Onnxruntime's own level of accuracy: 0 float32, 4 activations of 8 bits, for which ours take the named mode."""
+    options: dict[str, Any] = {"hop": 1} | ({"activations": "int8"} if level else {})
+    return Workload(
+        f"product of {bits} bits, level {level}", lambda: nets.few_bits(bits, level), options=options, target=0.9,
+        scale=1.0, tolerance=5e-2 if level else 1e-3,
+    )  # fmt: skip
+
+
 def _fire(hop: int, target: float | None, lanes: int = 1) -> Workload:
     several = f" x{lanes}" if lanes > 1 else ""
     return Workload(
@@ -130,6 +139,7 @@ WORKLOADS = [
     Workload("silero-vad", _file("silero-vad/silero_vad_openvino_16k.onnx"), "states", states={"stateN": "state"},
              target=0.70),
     _fire(1, 0.10), _fire(10, None),
+    _few_bits(8, 0), _few_bits(4, 0), _few_bits(8, 4), _few_bits(4, 4),
     Workload("sww", _file(MELS + "sww_fp32.onnx"), "window", window=30, options={"window": 30, "hop": 1}),
     Workload("sww int8", _file(MELS + "sww_fp32.onnx"), "window", window=30, options={"window": 30, "hop": 1},
              quantise=True, codes=True, of="sww", own_target=0.5),
