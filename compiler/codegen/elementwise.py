@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise, product
 from math import prod
 
@@ -21,18 +22,20 @@ _SHORT = 8
 """The last axis up to which the vectors of the axis before it are interleaved."""
 
 
-def over_lanes(b: Builder, count: int, emit: Callable[[Expr], None], lanes: int = LANES) -> None:
+def over_lanes(
+    b: Builder, count: int, emit: Callable[[Expr], None], lanes: int = LANES, spread: Context | None = None
+) -> None:
     """Call ``emit(position)`` so that all of [0, count) is covered by vectors.
 
     The last vector overlaps the one before where the count is no multiple, so an element may be made twice: ``emit``
-    must not read what it writes.
+    must not read what it writes. spread: the kernel whose workers share the vectors, where they share anything.
     """
     while lanes > count:
         lanes //= 2
-    with b.loop(count // lanes) as block, b.vector(lanes) as lane:
+    with (spread.spread if spread else b.loop)(count // lanes) as block, b.vector(lanes) as lane:
         emit(block * lanes + lane)
     if count % lanes:
-        with b.vector(lanes) as lane:
+        with spread.alone() if spread else nullcontext(), b.vector(lanes) as lane:
             emit(lane + (count - lanes))
 
 
@@ -76,7 +79,7 @@ def _emit_flat(context: Context) -> None:
         value = Evaluator(context).at(context.group.output, Index(shape, flat=position))
         store_result(context, position, value)
 
-    over_lanes(context.b, frame_elements(shape), emit)
+    over_lanes(context.b, frame_elements(shape), emit, spread=context)
 
 
 def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
@@ -105,7 +108,7 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
             index = Index(output.shape, coords=list(coords))
             store_result(context, index.flat, Evaluator(context).at(output, index))
 
-        over_lanes(b, box[axes[0]][1] - box[axes[0]][0] if axes else 1, element)
+        over_lanes(b, box[axes[0]][1] - box[axes[0]][0] if axes else 1, element, spread=context)
 
     def across(axes: list[int]) -> None:
         """Vectors over the last axis but one, for each element of the last, which is short."""
@@ -129,7 +132,7 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
             at = context.out_row + Index(output.shape, coords=list(coords)).flat
             b.store_vector(context.out, b.analyzer.simplify(at), tirx.Shuffle(parts, order))
 
-        over_lanes(b, end - begin, elements)
+        over_lanes(b, end - begin, elements, spread=context)
 
     last = wide[-2:]
     if len(last) == 2 and last[1] == last[0] + 1:

@@ -10,6 +10,7 @@ from runnel.compiler.codegen import Image, Kernel, KernelModule, Target, frame_e
 from runnel.compiler.codegen.loader import load_image_for_tests
 from runnel.compiler.lowering.frame import Access, FrameNode, FrameValue, Group
 
+SHARES = 128  # of kernels that are made to be shared
 ROWS = 4
 POISON = {"float32": np.nan, "int64": -(2**40), "int32": -(2**20), "int16": -7777, "int8": 77, "uint8": 177, "bool": 1}
 STORE = {"bool": "int8"}
@@ -97,8 +98,13 @@ class Runner:
         result[rows * pitch :] = 77
         keep: list[np.ndarray] = [result]
         addresses: list[int] = []
+        share = aligned(2, "int32")
+        share[:] = 0, 1
         for arg in c.kernel.args:
-            if arg.role == "out":
+            if arg.role == "share":
+                addresses.append(share.ctypes.data)
+                share[1] = SHARES
+            elif arg.role == "out":
                 addresses.append(result.ctypes.data)
             elif arg.role == "const":
                 assert arg.data is not None
@@ -108,7 +114,9 @@ class Runner:
                 addresses.append(memory.ctypes.data)
             else:
                 addresses += self._input(c, arg, first, keep)
-        assert self.entries[c.kernel.variants[rows]](*addresses) == 0
+        for number in reversed(range(share[1])):  # in any order
+            share[0] = number
+            assert self.entries[c.kernel.variants[rows]](*addresses) == 0
         assert (result[rows * pitch :] == 77).all(), f"{c.name} wrote past its output"
         size = int(np.prod(out.shape, dtype=np.int64))
         real = result[: rows * pitch].reshape(rows, pitch)[:, :size].reshape(rows, *out.shape)

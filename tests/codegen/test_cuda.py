@@ -6,10 +6,13 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kernel_harness import SHARES, Runner
+from test_elementwise import built
 from test_hot_loops import kernels, of_codes
 
 import runnel
@@ -21,7 +24,6 @@ from runnel.tools import golden
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPABILITIES = ("5.3", "7.2", "8.7")
-THREADS = 128
 
 
 def assembler() -> str | None:
@@ -59,12 +61,25 @@ def test_kernels_of_every_kind_compile(capability: str, tmp_path: Path) -> None:
     assert sorted(image.entries.values()) == list(range(len(image.entries)))
     for kind in ("conv over time", "matmul", "codes"):
         one = added[kind].variants[1]
-        assert module.threads[one] == THREADS
+        assert module.threads[one] == SHARES
         body = text.split(f".visible .entry {one}(")[1].split("\n}")[0]
         assert "%tid.x" in body
         assert "fma.rn.f32" in body if kind != "codes" else re.search(r"(mad|mul)\.(lo|wide)\.(s32|s16)|dp4a", body)
         assert [arg.role for arg in added[kind].args][-1] == "out" and "share" not in [a.role for a in added[kind].args]
     assembled(image.code, tmp_path)
+
+
+def test_shares_of_the_work_make_the_whole() -> None:
+    """What threads do, done by this processor one after the other: the bits are those of one that does it all."""
+    every = [case for case, _ in built()[1]]
+    alone = Runner(every)
+    outputs = [alone.run(case) for case in every]
+    together = Runner([replace(case, group=replace(case.group, shared=True)) for case in every])
+    shared = [case for case in together.cases if case.kernel.args and "share" in [a.role for a in case.kernel.args]]
+    assert len(shared) > 20
+    for case, expected in zip(together.cases, outputs):
+        if case in shared:
+            assert [a.tobytes() for a in together.run(case)] == [a.tobytes() for a in expected], case.name
 
 
 def test_a_capability_that_is_none_is_refused() -> None:
@@ -88,7 +103,7 @@ def test_a_bundle_carries_both_forms(denoiser: Bundle, tmp_path: Path) -> None:
     assert described["capability"] == "8.7"
     text = denoiser.read("cuda/kernels")
     assert {symbol for symbol, _ in described["launches"]} == set(re.findall(r"entry (k\d+)\(", text.decode()))
-    assert {threads for _, threads in described["launches"]} == {1, THREADS}
+    assert {threads for _, threads in described["launches"]} == {1, SHARES}
     assembled(text, tmp_path)
     cpu, gpu = words(denoiser.read("plan")), words(denoiser.read("cuda/plan"))
     sizes = slice(10, 16)  # bytes of state, scratch and weights, hop, most frames: a state fits both forms
