@@ -162,7 +162,14 @@ FORMS: dict[tuple[str, str], Callable[[_Parts], bool]] = {
 def in_standard_ops(model: onnx.ModelProto, opset: int) -> None:
     """Write onnxruntime's own norms, activations and tables of codes in the standard's ops, in place; one that gives
     more than its result stays as it is."""
-    graph = model.graph
+    _rewrite(model.graph, opset)
+
+
+def _rewrite(graph: onnx.GraphProto, opset: int) -> None:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rewrite(attribute.g, opset)
     if not any((n.domain, n.op_type) in FORMS for n in graph.node):
         return
     nodes: list[onnx.NodeProto] = []

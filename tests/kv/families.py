@@ -194,3 +194,37 @@ OTHERS = {
     "stacked_past": stacked_past,
     "without_past": without_past,
 }
+
+
+def absorbed(layers: int = 2, heads: int = 4, rank: int = 12, turned: int = 4) -> Decoder:
+    """Latent attention in its absorbed form: one key for all heads, the latent and a turned part; the latent is the
+    value too."""
+    size, sizes = rank + turned, Sizes(layers, heads, 1, rank + turned)
+    net = Maker(sizes)
+    tokens, padding, positions, total = net.optimum()
+    cos, sin = net.tables(positions, frequencies(turned))
+    mask = net.causal(tokens, total, padding=padding)
+    x, width = net.embedded(tokens), sizes.width
+
+    def rotated(y: str) -> str:
+        negative = net.op("Neg", net.cut(y, turned // 2, turned, 3))
+        swapped = net.op("Concat", negative, net.cut(y, 0, turned // 2, 3), axis=-1)
+        return str(net.op("Add", net.op("Mul", y, cos), net.op("Mul", swapped, sin)))
+
+    for layer in range(layers):
+        h = net.rms(x)
+        q = net.split(net.linear(h, width, heads * size), heads)
+        q = net.op("Concat", net.cut(q, 0, rank, 3), rotated(net.cut(q, rank, size, 3)), axis=3)
+        low = net.linear(h, width, size)
+        held = net.op("Unsqueeze", net.rms(net.cut(low, 0, rank, 2), rank), net.const([1]))
+        shared = rotated(net.op("Unsqueeze", net.cut(low, rank, size, 2), net.const([1])))
+        k = net.grown(layer, "key", net.op("Concat", held, shared, axis=3))
+        y = net.attended(q, k, net.cut(k, 0, rank, 3), mask)
+        y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.const([0, 0, heads * rank]))
+        x = net.mlp(net.op("Add", x, net.linear(y, heads * rank, width)), net.rms)
+    net.head(x, net.rms)
+    past = {n: p for n, p in empty_past(sizes).items() if n.endswith("key")}
+    return Decoder(net.made(), optimum_feeds, past)
+
+
+OTHERS["absorbed"] = absorbed

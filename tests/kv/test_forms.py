@@ -38,7 +38,7 @@ def test_equals_onnxruntime_with_a_past(name: str) -> None:
     wanted = decoder.logits(tokens, [5, 1, 1, 7, *[1] * (FRAMES - 14)])
     graph = analyse(load(decoder.model), kv="full", max_frames=64)
     caches = [n for n in graph.nodes if isinstance(n, CachedAttend)]
-    assert [n.layer for n in caches] == [0, 1]
+    assert [(n.layer, n.shared) for n in caches] == [(0, name == "absorbed"), (1, name == "absorbed")]
     if name in STEP_BY_STEP:
         assert (
             oracle.deviation(streamed(emit(graph), tokens, [1] * FRAMES, decoder.statics), wanted) <= oracle.TOLERANCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from runnel.errors import InputError
 
 KEEPS = {"GroupQueryAttention": (3, 4), "MultiHeadAttention": (6, 7, 8), "Attention": (4, 5), "SparseAttention": (3, 4)}
 """Where ops take a past; what they give of it are their outputs from the second on."""
+PRESENT = re.compile(r"present|new_(key|value|cache)", re.IGNORECASE)
+"""Outputs of a first call that would be the past of a second one."""
 WRITES = ("TensorScatter", "ScatterND", "ScatterElements")
 
 
@@ -46,7 +49,8 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
             maker.bind(port, role)
         graph.inputs.remove(port)
     graph.nodes = maker.nodes + [_without(n, pasts) for n in graph.nodes]
-    graph.outputs = [p for p in graph.outputs if p.name not in roles.presents]
+    presents = {p.name for p in graph.outputs if PRESENT.match(p.name) and len(p.shape) >= 4} | roles.presents
+    graph.outputs = [p for p in graph.outputs if p.name not in presents]
     _open_time(graph, roles)
     fold(graph)
     graph.nodes = [joined for n in graph.nodes if (joined := _joined(graph, n)) is not None]

@@ -45,6 +45,15 @@ class Cut:
         return self.q.rotary
 
     @property
+    def shared(self) -> bool:
+        """Whether values are the first features of keys, which nothing turns (absorbed latent attention)."""
+        wide = self.v.columns.shape[1]
+        if self.k.gain != 1 or wide > self.k.columns.shape[1] or (self.rotary is not None and self.rotary.start < wide):
+            return False
+        keys, values = ([t.source(c) for c in t.columns[:, :wide].reshape(-1)] for t in (self.k, self.v))
+        return keys == values
+
+    @property
     def groups(self) -> np.ndarray:
         """Which head of keys and values each head of queries reads, numbered in the order of first use."""
         both = np.concatenate([self.k.columns, self.v.columns], axis=1)

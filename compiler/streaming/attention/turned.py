@@ -26,15 +26,24 @@ Layout = Callable[[np.ndarray], np.ndarray]
 class Turned:
     """Head h's feature d is gain times feature columns[h, d] of a frame, turned by ``rotary``.
 
-    names, axes: the tensors whose features stand side by side, and where their time lies; a frame's features are the
-    other axes in order.
+    names, axes, widths: the tensors whose features stand side by side, where their time lies, and how many features a
+    frame has; these are the other axes in order.
     """
 
     names: tuple[str, ...]
     axes: tuple[int, ...]
+    widths: tuple[int, ...]
     columns: np.ndarray
     gain: float
     rotary: Rotary | None
+
+    def source(self, column: int) -> tuple[str, int]:
+        """The tensor of a column, and the number of its feature."""
+        for name, width in zip(self.names, self.widths, strict=True):
+            if column < width:
+                return name, int(column)
+            column -= width
+        raise IndexError(column)
 
 
 def look(function: Function, layout: Layout, what: str) -> Turned:
@@ -67,7 +76,7 @@ def _look(function: Function, layout: Layout, what: str) -> Turned:
         rotary, gain = _rotary(run, columns, width, gains, pairs, function, what)
     elif np.ptp(gains) > 1e-6 * abs(gain):
         raise _unlike(what, "its features have factors of their own")
-    found = Turned(function.place.names, tuple(function.axes), columns, gain, rotary)
+    found = Turned(function.place.names, tuple(function.axes), tuple(function.widths), columns, gain, rotary)
     _check(run, found, width, what)
     return found
 

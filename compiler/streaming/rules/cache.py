@@ -55,10 +55,11 @@ def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
     final = final if ranks is None else final.minimum_with(ranks.fact.final)
     heads, wide = cut.queries, v.shape[-1]
     layer = sum(isinstance(n, CachedAttend) for n in a.nodes)
+    inputs = [q, k, None if cut.shared else v, ranks, told]
     y = a.emit(
-        node, CachedAttend, [q, k, v, ranks, told], 2, final, k.fact.length, shape=(1, heads, None, wide),
-        op="CachedAttention", suffix="/attention", layer=layer, scale=band.scale * cut.q.gain * cut.k.gain,
-        softcap=band.softcap, window=window, rotary=cut.rotary, slopes=slopes, bias=bias, sinks=cut.sinks,
+        node, CachedAttend, inputs, 2, final, k.fact.length, shape=(1, heads, None, wide), op="CachedAttention",
+        suffix="/attention", layer=layer, scale=band.scale * cut.q.gain * cut.k.gain, softcap=band.softcap,
+        window=window, rotary=cut.rotary, slopes=slopes, bias=bias, sinks=cut.sinks, shared=cut.shared,
     )  # fmt: skip
     if (order := cut.back_in_order) is not None:
         y = _step(a, node, "Gather", [y, order], "/heads", y.shape, 2, 1)
