@@ -37,6 +37,16 @@ def ending(case: Case) -> NoReturn:
     os._exit(3)
 
 
+class Ending(Wrong):
+    """Right, and ends its process when it is timed for the second time."""
+
+    turns = 0
+
+    def turn(self, seconds: float) -> list[float]:
+        self.turns += 1
+        return [1e-3] if self.turns < 2 else os._exit(4)
+
+
 CONTENDERS = [
     Contender("right", "numpy", Wrong),
     Contender("wrong", "numpy", lambda case: Wrong(case, off=0.01)),
@@ -45,4 +55,5 @@ CONTENDERS = [
     Contender("faulty", "numpy", faulty),
     Contender("missing", "no-package-has-this-name", Wrong),
     Contender("ending", "numpy", ending),
+    Contender("ending later", "numpy", Ending),
 ]

@@ -91,7 +91,24 @@ def test_contenders_are_right_wrong_unwilling_or_absent(tmp_path: Path, monkeypa
     assert told["faulty"][0] == "cannot" and "a fault of its own" in told["faulty"][1]
     assert told["missing"] == ("absent", "pip install no-package-has-this-name")
     assert told["ending"] == ("cannot", "ends the process (code 3)")
-    assert not any(found[name].rounds for name in ("wrong", "late", "unwilling", "faulty", "missing", "ending"))
+    assert told["ending later"] == ("cannot", "while it was timed: ends the process (code 4)")
+    assert told["right"] == ("right", "") and len(found["right"].rounds) == 2  # it entered again, twice
+    assert not any(
+        found[name].rounds for name in ("wrong", "late", "unwilling", "faulty", "missing", "ending", "ending later")
+    )
+
+
+def test_a_runtime_that_never_gets_ready_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "__init__.py").touch()
+    lines = ["import time", "from runnel.tools.benchmark.contenders.base import Contender"]
+    lines += ["CONTENDERS = [Contender('sleeping', 'numpy', lambda case: time.sleep(600))]"]
+    (tmp_path / "slow" / "runtimes.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    case, _ = prepare(SMALL, tmp_path / "case")
+    (sleeping,) = compete(case, Settings(2, 0.001, patience=2), ["slow.runtimes"])
+    assert (sleeping.verdict, sleeping.reason, sleeping.rounds) == ("cannot", "does not answer for 2 s", [])
 
 
 @pytest.mark.parametrize("lanes", [1, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -22,10 +23,11 @@ PHASES = 50  # times that a net with strides goes through all of its phases
 
 @dataclass(frozen=True)
 class Settings:
-    """rounds: turns of each contender. seconds: of a turn."""
+    """rounds: turns of each contender. seconds: of a turn. patience: seconds that getting ready may take."""
 
     rounds: int = 9
     seconds: float = 0.05
+    patience: float = 900
 
 
 @dataclass
@@ -50,12 +52,13 @@ class Entry:
 
 
 class Process:
-    """A worker and the lines that go to and fro. ask raises Died when it does not answer."""
+    """A worker and the lines that go to and fro. ask raises Died when it does not answer in time."""
 
     class Died(Exception):
         pass
 
-    def __init__(self, module: str, folder: str) -> None:
+    def __init__(self, module: str, folder: str, patience: float) -> None:
+        self.patience = patience
         line = [sys.executable, "-m", "runnel.tools.benchmark.worker", module, folder]
         self.process = subprocess.Popen(
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -67,6 +70,9 @@ class Process:
         try:
             stdin.write(json.dumps(what) + "\n")
             stdin.flush()
+            if not select.select([stdout], [], [], self.patience)[0]:
+                self.process.kill()
+                raise Process.Died(f"does not answer for {self.patience:.0f} s")
             answer = stdout.readline()
         except BrokenPipeError:
             answer = ""
@@ -98,11 +104,59 @@ def contenders(modules: Iterable[str] = MODULES) -> dict[str, list[Contender]]:
     return {m: import_module(m if "." in m else f"runnel.tools.benchmark.contenders.{m}").CONTENDERS for m in modules}
 
 
+class Competition:
+    """The contenders of a case, their processes, and those of them that are right."""
+
+    def __init__(self, case: Case, settings: Settings) -> None:
+        self.case, self.settings = case, settings
+        self.processes: dict[str, Process] = {}
+        self.ready: list[tuple[Entry, str]] = []
+
+    def ask(self, module: str, **what: Any) -> dict[str, Any]:
+        if module not in self.processes:
+            self.processes[module] = Process(module, self.case.folder, self.settings.patience)
+        return self.processes[module].ask(**what)
+
+    def enter(self, entry: Entry, module: str) -> None:
+        """Let it get ready, and keep its verdict."""
+        try:
+            answer = self.ask(module, do="open", name=entry.name)
+        except Process.Died as died:
+            answer = {"verdict": "cannot", "reason": str(died)}
+            self.lose(module)
+        entry.verdict, entry.reason, entry.error = answer["verdict"], answer.get("reason", ""), answer.get("error")
+        if entry.verdict == "right":
+            self.ready.append((entry, module))
+
+    def lose(self, module: str) -> None:
+        """A process is gone: those that were ready in it enter again."""
+        self.processes.pop(module).close()
+        lost = [entry for entry, m in self.ready if m == module]
+        self.ready = [(entry, m) for entry, m in self.ready if m != module]
+        for entry in lost:
+            self.enter(entry, module)
+
+    def turn(self) -> None:
+        """One round."""
+        for entry, module in list(self.ready):
+            try:
+                answer = self.ask(module, do="turn", name=entry.name, seconds=self.settings.seconds)
+            except Process.Died as died:
+                entry.verdict, entry.reason, entry.rounds = "cannot", f"while it was timed: {died}", []
+                self.ready.remove((entry, module))
+                self.lose(module)
+            else:
+                entry.rounds.append(median(answer["blocks"]))
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.close()
+
+
 def compete(case: Case, settings: Settings, modules: Iterable[str] = MODULES) -> list[Entry]:
     """Every contender's verdict, and the turns of those that are right."""
     entries: list[Entry] = []
-    processes: dict[str, Process] = {}
-    ready: list[tuple[Entry, str]] = []
+    competition = Competition(case, settings)
     try:
         for module, listed in contenders(modules).items():
             for contender in listed:
@@ -111,27 +165,13 @@ def compete(case: Case, settings: Settings, modules: Iterable[str] = MODULES) ->
                 entries.append(entry)
                 if found is None:
                     entry.verdict, entry.reason = "absent", f"pip install {contender.package}"
-                    continue
-                try:
-                    if module not in processes:
-                        processes[module] = Process(module, case.folder)
-                    answer = processes[module].ask(do="open", name=contender.name)
-                except Process.Died as died:
-                    answer = {"verdict": "cannot", "reason": str(died)}
-                    ready = [(e, m) for e, m in ready if m != module]
-                    processes.pop(module).close()
-                entry.verdict, entry.reason = answer["verdict"], answer.get("reason", "")
-                entry.error = answer.get("error")
-                if entry.verdict == "right":
-                    ready.append((entry, module))
+                else:
+                    competition.enter(entry, module)
         for _ in range(settings.rounds):
-            for entry, module in ready:
-                blocks = processes[module].ask(do="turn", name=entry.name, seconds=settings.seconds)["blocks"]
-                entry.rounds.append(median(blocks))
-        if case.period > 1 and ready and ready[0][0].name == OURS:
-            asked = {"name": OURS, "period": case.period, "rounds": PHASES}
-            ready[0][0].phases = processes[ready[0][1]].ask(do="phases", **asked)["phases"]
+            competition.turn()
+        if case.period > 1 and competition.ready and competition.ready[0][0].name == OURS:
+            ours, module = competition.ready[0]
+            ours.phases = competition.ask(module, do="phases", name=OURS, period=case.period, rounds=PHASES)["phases"]
     finally:
-        for process in processes.values():
-            process.close()
+        competition.close()
     return entries
