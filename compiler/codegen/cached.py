@@ -4,7 +4,8 @@ slot, attend to the slots that are kept.
 Keys lie in blocks of as many slots as two vector registers have lanes: ``[block][feature][slot]``, so that a block's
 scores are sums over features with no sum across lanes. Values lie in rows, ``[slot][feature]``. All query heads of a
 KV head share one pass over its keys and one over its values. Codes of 8 bits are signed, of 4 bits unsigned with 8 for
-zero: feature i in the low half of byte i, feature i + size / 2 in the high half; each slot has one scale.
+zero: feature i in the low half of byte i, feature i + size / 2 in the high half; each slot has one scale. Rows are
+rotated before they are coded (hadamard.py): queries are with the keys, and sums of values are turned back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
 from runnel.compiler.codegen.attend import LOWEST, NOWHERE, pieces
 from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, lanes_of, splat, vector_type
+from runnel.compiler.codegen.hadamard import rotate
 from runnel.compiler.codegen.reduce import tree, tree_sum
 from runnel.compiler.codegen.target import Target
 
@@ -49,6 +51,11 @@ class CacheShape:
     sinks: bool = False
     apart: bool = False
     ranked: bool = False
+
+    @property
+    def rotates_keys(self) -> bool:
+        """Whether keys are rotated before they are coded; those that attention turns itself are not."""
+        return self.key_bits < 32 and not self.ranked
 
     @property
     def group(self) -> int:
@@ -113,6 +120,8 @@ def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: 
                 continue
             put(base + start + at, b.let(b.let(x * cosine) - b.let(y * sine)))
             put(base + start + pairs + at, b.let(b.let(y * cosine) + b.let(x * sine)))
+        if shape.rotates_keys:
+            rotate(b, turned, base, size)
     return f.finish()
 
 
@@ -136,7 +145,14 @@ def store(target: Target, shape: CacheShape) -> Any:
         with b.loop(rows, "feature") as feature:
             b.store_vector(keys, place + feature * block, b.load_vector(row[0], row[1] + feature, 1))
     size = shape.value_dim if shape.value_bits != 4 else shape.value_dim // 2
-    row = _coded(b, value, head * shape.value_dim, shape.value_dim, shape.value_bits, value_scales, slot)
+    first = head * shape.value_dim
+    if shape.value_bits < 32:
+        rotated = b.local("float32", shape.value_dim)
+        for at, lanes in pieces(shape.value_dim):
+            b.store_vector(rotated, at, b.load_vector(value, first + at, lanes))
+        rotate(b, rotated, int32(0), shape.value_dim)
+        value, first = rotated, int32(0)
+    row = _coded(b, value, first, shape.value_dim, shape.value_bits, value_scales, slot)
     for at, lanes in pieces(size):
         b.store_vector(values, slot * size + at, b.load_vector(row[0], row[1] + at, lanes))
     return f.finish()
@@ -212,6 +228,9 @@ class _Attend:
         with b.loop(shape.group, "query") as g:
             self._softmax(g)
         self._values()
+        if shape.value_bits < 32:
+            with b.loop(shape.group, "query") as g:
+                rotate(b, self.out, (self.head * shape.group + g) * shape.value_dim, shape.value_dim)
         return self.f.finish()
 
     def _groups(self, lanes: int) -> Iterator[tuple[int, int]]:

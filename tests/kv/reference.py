@@ -59,13 +59,24 @@ def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np
     return y
 
 
-def rounded(row: np.ndarray, bits: int) -> np.ndarray:
-    """A row as codes of so many bits hold it: the largest magnitude is the largest code."""
+def rounded(row: np.ndarray, bits: int, rotated_first: bool = True) -> np.ndarray:
+    """A row as codes of so many bits hold it: rotated, the largest magnitude becomes the largest code."""
     if bits not in (8, 4):
         return row
     largest = 127 if bits == 8 else 7
+    row = hadamard(row) if rotated_first else row
     top = float(np.abs(row).max())
-    return np.round(row * (largest / top)) * (top / largest) if top else row
+    row = np.round(row * (largest / top)) * (top / largest) if top else row
+    return hadamard(row) if rotated_first else row
+
+
+def hadamard(row: np.ndarray) -> np.ndarray:
+    """Blocks of the largest power of two that divides the row's length, each times Hadamard's matrix."""
+    size = len(row) & -len(row)
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return (row.reshape(-1, size) @ matrix / math.sqrt(size)).reshape(-1)
 
 
 class Reference:
@@ -96,7 +107,7 @@ class Reference:
             value = rounded(value, self.spec.values)
             slot = Slot(self.start + number, at, key, value)
             if self.spec.keys in (8, 4) and self._ranked:
-                slot.key = rounded(key, self.spec.keys)
+                slot.key = rounded(key, self.spec.keys, rotated_first=False)
             elif self.spec.keys in (8, 4):
                 slot.code = rounded(turned(key, node.rotary, at), self.spec.keys)
             self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
