@@ -141,34 +141,96 @@ def beside_an_encoder(sizes: Sizes = Sizes(kv_heads=4), held: bool = False) -> D
     if not held:
         heard = net.input(["batch_size", HEARD, sizes.width], "encoder_hidden_states")
         statics[heard] = rng.standard_normal((1, HEARD, sizes.width)).astype(np.float32)
+        there = net.input(["batch_size", HEARD], "encoder_attention_mask", "int64")
+    _hearing(net, tokens, heard, held, True)
+    if held:
+        shape = (1, sizes.heads, HEARD, sizes.size)
+        names = [i.name for i in net.inputs if "encoder" in i.name]
+        statics |= {n: rng.standard_normal(shape).astype(np.float32) for n in names if n != heard}
+
+    def feeds(start: int, now: np.ndarray) -> Feeds:
+        return {"input_ids": now} | ({} if held else {there: np.ones((1, HEARD), np.int64)})
+
+    return Decoder(net.made(), feeds, _own_past(sizes), statics)
+
+
+def _hearing(net: Maker, tokens: str, heard: str, held: bool, past: bool) -> None:
+    """Layers of attention to the past (where there is one) and to what was heard, up to the logits."""
+    sizes = net.sizes
     x, table = net.embedded(tokens), net.weight(48, sizes.width, scale=0.5)
-    first = net.past(0, "decoder.key")
-    start = net.dim(first, 2)
+    first = net.past(0, "decoder.key") if past else ""
+    start = net.dim(first, 2) if past else net.const(0)
     total = net.op("Add", start, net.dim(tokens, 1))
     positions = net.op("Unsqueeze", net.op("Range", start, total, net.const(1)), net.const([0]))
     x = net.op("Add", x, net.op("Gather", table, positions, axis=0))
-    mask = net.causal(tokens, total)
+    mask, across = net.causal(tokens, total), None
+    if heard and any(i.name == "encoder_attention_mask" for i in net.inputs):
+        absent = net.op("Equal", net.op("Unsqueeze", "encoder_attention_mask", net.const([1, 2])), net.const(0))
+        across = net.op("Where", absent, net.const(-1e30), net.const(0.0))
     for layer in range(sizes.layers):
         q, k, v = (net.split(y, sizes.heads) for y in net.projections(net.rms(x)))
-        past = first if layer == 0 else net.past(layer, "decoder.key")
-        k = net.named(net.op("Concat", past, k, axis=2), f"present.{layer}.decoder.key")
-        past = net.past(layer, "decoder.value")
-        v = net.named(net.op("Concat", past, v, axis=2), f"present.{layer}.decoder.value")
+        if past:
+            k = net.op("Concat", first if layer == 0 else net.past(layer, "decoder.key"), k, axis=2)
+            v = net.op("Concat", net.past(layer, "decoder.value"), v, axis=2)
+        k, v = net.named(k, f"present.{layer}.decoder.key"), net.named(v, f"present.{layer}.decoder.value")
         x = net.op("Add", x, net.joined(net.attended(q, k, v, mask)))
         q = net.split(net.linear(net.rms(x), sizes.width, sizes.heads * sizes.size), sizes.heads)
+        made = [net.weight(sizes.width, sizes.heads * sizes.size, scale=sizes.width**-0.5) for _ in range(2)]
         if held:
-            shape = [1, sizes.heads, HEARD, sizes.size]
-            k, v = (net.input(shape, f"past_key_values.{layer}.encoder.{what}") for what in ("key", "value"))
-            statics |= {n: rng.standard_normal(shape).astype(np.float32) for n in (k, v)}
+            shape = ["batch_size", sizes.heads, HEARD, sizes.size]
+            k, v = (net.input(shape, f"past_key_values.{layer}.encoder.{what}") for what in ("key", "value"))  # type: ignore[arg-type]
         else:
-            k, v = (net.split(net.linear(heard, sizes.width, sizes.heads * sizes.size), sizes.heads) for _ in range(2))
-        x = net.mlp(net.op("Add", x, net.joined(net.attended(q, k, v, None))), net.rms)
+            k, v = (net.split(net.op("MatMul", heard, w), sizes.heads) for w in made)
+        x = net.mlp(net.op("Add", x, net.joined(net.attended(q, k, v, across))), net.rms)
+        if heard:
+            k, v = (net.named(y, f"present.{layer}.encoder.{n}") for y, n in ((k, "key"), (v, "value")))
     net.head(x, net.rms)
-    own = {
+
+
+def _own_past(sizes: Sizes) -> dict[str, tuple[str, np.ndarray]]:
+    return {
         n.replace(f".{what}", f".decoder.{what}"): (out.replace(f".{what}", f".decoder.{what}"), value)
         for n, (out, value) in empty_past(sizes).items() for what in ("key", "value") if n.endswith(what)
     }  # fmt: skip
-    return Decoder(net.made(), optimum_feeds, own, statics)
+
+
+def merged_beside_an_encoder(sizes: Sizes = Sizes(kv_heads=4)) -> Decoder:  # noqa: B008
+    """Optimum's merged Whisper: the first call makes keys and values of what was heard, later calls are given them."""
+    bodies = []
+    for past in (True, False):
+        net = Maker(sizes)
+        tokens = net.input(["batch_size", "sequence_length"], "input_ids", "int64")
+        _hearing(net, tokens, "" if past else "encoder_hidden_states", past, past)
+        if past:
+            outer = net
+            kept = [f"past_key_values.{n}.encoder.{w}" for n in range(sizes.layers) for w in ("key", "value")]
+            for name in kept:
+                net.named(name, name.replace("past_key_values", "present"))
+        prefix = "with_past/" if past else "first/"
+        inputs = {i.name for i in net.inputs} | {"encoder_hidden_states"}
+        for node in net.nodes:
+            node.input[:] = [i if i in inputs or not i else prefix + i for i in node.input]
+            node.output[:] = [prefix + o for o in node.output]
+        for tensor in net.initializers:
+            tensor.name = prefix + tensor.name
+        order = outer.outputs
+        outputs = [helper.make_empty_tensor_value_info(prefix + o) for o in order]
+        bodies.append(helper.make_graph(net.nodes, prefix[:-1], [], outputs, net.initializers))
+    outer.nodes, outer.initializers = [], []
+    heard = outer.input(["batch_size", HEARD, sizes.width], "encoder_hidden_states")
+    for port in outer.inputs:
+        if ".encoder." in port.name:
+            port.type.tensor_type.shape.dim[2].dim_param = "encoder_sequence_length"
+    branch = outer.input([1], "use_cache_branch", "bool")
+    outer.nodes.append(helper.make_node("If", [branch], outer.outputs, then_branch=bodies[0], else_branch=bodies[1]))
+    statics = {heard: np.random.default_rng(9).standard_normal((1, HEARD, sizes.width)).astype(np.float32)}
+
+    def feeds(start: int, now: np.ndarray) -> Feeds:
+        return {"input_ids": now, "use_cache_branch": np.array([start > 0])}
+
+    empty = np.zeros((1, sizes.heads, 1, sizes.size), np.float32)
+    carried = {n: (n.replace("past_key_values", "present"), empty) for n in kept}
+    return Decoder(outer.made(), feeds, _own_past(sizes) | carried, statics)
 
 
 def hybrid(sizes: Sizes = SIZES) -> Decoder:
@@ -200,6 +262,7 @@ MORE = {
     "several_axes": several_axes,
     "beside_an_encoder": beside_an_encoder,
     "beside_a_held_encoder": lambda: beside_an_encoder(held=True),
+    "merged_beside_an_encoder": merged_beside_an_encoder,
     "hybrid": hybrid,
 }
 

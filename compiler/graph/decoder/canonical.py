@@ -43,6 +43,8 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
         elif role.kind == "begin":
             shape = [d if isinstance(d, int) else 1 for d in port.shape]
             graph.constants[port.name] = np.zeros(shape, port.dtype)
+        elif role.kind == "all":
+            graph.constants[port.name] = np.ones(_sized(port), port.dtype)
         elif role.kind in ("tokens", "static", "given"):
             continue
         else:
@@ -59,9 +61,21 @@ def whole_sequence(graph: Graph, roles: Roles) -> None:
         only_filled(graph, maker.tokens, maker.axis, capacities)
     for name in roles.of("past"):
         graph.constants.pop(name, None)
+    read = {i for n in graph.nodes for i in n.inputs} | {p.name for p in graph.outputs}
+    graph.inputs = [p for p in graph.inputs if p.name in read or roles.by_name[p.name].kind != "static"]
     before, graph.proto = graph.proto, to_proto(graph)
     if roles.presents:
         check_past(before, ports, roles, graph.proto)
+
+
+def _sized(port: Port) -> list[int]:
+    """The shape of an input that is no sequence; a batch is 1."""
+    if any(not isinstance(d, int) and i for i, d in enumerate(port.shape)):
+        raise InputError(
+            f"input '{port.name}' has a size that is not known: {list(port.shape)}; give its shape with --shape "
+            f"{port.name}:SIZE,SIZE,..."
+        )
+    return [d if isinstance(d, int) else 1 for d in port.shape]
 
 
 def _without_past(port: Port, role: Role) -> list[int]:
@@ -163,9 +177,7 @@ class _Maker:
         self._cast(self.add("Sub", self.length if dims else self.scalar, self.const(1)), port)
 
     def _zero(self, port: Port, role: Role, dims: list[int]) -> None:
-        if any(not isinstance(d, int) and i for i, d in enumerate(port.shape)):
-            raise InputError(f"input '{port.name}' {list(port.shape)} has a size that is not known; bind it.")
-        self.graph.constants[port.name] = np.zeros(dims, port.dtype)
+        self.graph.constants[port.name] = np.zeros(_sized(port), port.dtype)
 
 
 def _element(dtype: str) -> int:

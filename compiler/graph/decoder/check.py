@@ -80,6 +80,7 @@ def _called(
     past = {p.name: np.zeros(_first(p, roles.by_name[p.name]), p.dtype) for p in ports if _kept(roles, p.name)}
     caches = [x.shape[roles.by_name[n].axis] for n, x in past.items() if roles.by_name[n].kind == "past"]
     places = max(caches, default=0)
+    past |= {n: x for n, x in fixed.items() if roles.by_name[n].output}
     results: dict[str, list[np.ndarray]] = {n: [] for n in names}
     start = 0
     for count in cuts:
@@ -133,6 +134,8 @@ def _value(port: Port, role: Role, start: int, count: int, places: int) -> np.nd
         seen = np.arange(width)[None, :] <= np.arange(start, total)[:, None]
         value = np.asarray(seen if port.dtype == "bool" else np.where(seen, 0.0, -np.inf))
         value = np.broadcast_to(value, (*dims[:-2], count, width))
+    elif role.kind == "all":
+        value = np.ones(dims)
     else:
         number = {"length": total, "last": total - 1, "zero": 0}[role.kind]
         if role.kind == "zero" and (port.dtype == "bool" or COUNTS.search(port.name) or role.axis == 0):

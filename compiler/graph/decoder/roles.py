@@ -25,10 +25,11 @@ GROUPED = ("GroupQueryAttention", "SparseAttention")
 class Role:
     """What an input stands for.
 
-    kind: "tokens", "positions", "given" (positions that a stream is told), "ones" (which tokens are there), "causal"
-    (which keys a token sees), "length" (of keys), "last" (the number of the last key), "zero" (how much past there is,
-    or, without an axis, an option), "past", "begin" (a state of fixed size, zero at first), "static". axis: that of
-    time. output: for a past or state, the model's output that continues it.
+    kind: "tokens", "positions", "given" (positions that a stream is told), "ones" (which tokens are there), "all" (of
+    what an encoder gave), "causal" (which keys a token sees), "length" (of keys), "last" (the number of the last key),
+    "zero" (how much past there is, or, without an axis, an option), "past", "begin" (a state of fixed size, zero at
+    first), "static". axis: that of time. output: for a past, a state or what is given once, the model's output that
+    continues it.
     """
 
     kind: str
@@ -68,6 +69,7 @@ def reads_tokens(graph: Graph) -> bool:
 def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics: Sequence[str] = ()) -> Roles:
     """The role of each input. Raises InputError for one that no decoder known here has."""
     readers = _readers(graph)
+    outputs = {_stem(p.name): p.name for p in graph.outputs}
     roles = Roles({name: Role("static") for name in statics})
     roles.by_name.update(_pasts(graph))
     tokens = _tokens(graph, roles, time_axis or {})
@@ -77,6 +79,8 @@ def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics
         role = _role(port, readers.get(port.name, []), tokens)
         if role.kind == "positions" and port.name in (time_axis or {}):
             role = Role("given", role.axis)
+        if role.kind == "static":
+            role = Role("static", output=outputs.get(_stem(port.name), ""))
         roles.by_name[port.name] = role
     return roles
 
@@ -109,6 +113,8 @@ def _role(port: Port, readers: list[tuple[Node, int]], tokens: Port) -> Role:
         return Role("zero")
     if whole and POSITIONS.search(name) and rank in (1, 2, 3) and not re.search(r"len", name, re.IGNORECASE):
         return Role("positions", rank - 1)
+    if MASK.search(name) and ENCODER.search(name):
+        return Role("all")
     if MASK.search(name):
         square = rank >= 2 and not (rank == 2 and _batch(port.shape[0]))
         if rank == 2 and not square:
