@@ -27,6 +27,7 @@ int Bench(const Options& options) {
   if (options.realtime && rate <= 0) Refuse("--realtime needs the rate of the input; give --rate.");
   if (options.core >= 0) UseCore(options.core);
   if (options.priority) UsePriority(options.priority);
+  player.UseThreads(options.threads);
   player.Push(noise.data(), chunk);
   const double first = static_cast<double>(Now() - begun) * 1e-9;
   Times times(kMostSteps);

@@ -16,6 +16,7 @@ constexpr char kHelp[] =
     "             [--on-nonfinite error|zero|reset] [--realtime] [--late catch-up|drop] [--priority N] [--core N]\n"
     "  runnel-run verify m.rnl         play the bundle's golden input in several chunkings and compare\n"
     "  runnel-run bench m.rnl [--seconds S] [--chunk N] [--realtime] [--priority N] [--core N]\n"
+    "  with --threads N run and bench share the steps of large networks; the same bits come out\n"
     "  runnel-run profile m.rnl [--seconds S] [--chunk N] [--priority N] [--core N]   what each instruction takes\n"
     "  with --ram 256M [--io auto|io_uring|threads|plain] [--io-threads N] [--patience S] weights pass through memory\n"
     "  runnel-run info m.rnl           its inputs, outputs and sizes\n"

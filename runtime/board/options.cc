@@ -95,6 +95,8 @@ Options ReadOptions(int count, char** words) {
       options.priority = static_cast<int>(ReadNumber(word, value, 1, 99));
     } else if (is("--core")) {
       options.core = static_cast<int>(ReadNumber(word, value, 0, 1023));
+    } else if (is("--threads")) {
+      options.threads = static_cast<int>(ReadNumber(word, value, 1, RN_MOST_WORKERS));
     } else if (is("--on-nonfinite")) {
       options.nonfinite = Choose(word, value, kPolicies, 3);
     } else if (is("--load-state")) {
@@ -119,6 +121,7 @@ Options ReadOptions(int count, char** words) {
   if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
     Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
   }
+  if (options.threads > 1 && options.core >= 0) Refuse("--core keeps all on one core; give --threads without it.");
   if (options.io == RN_IO_THREADS && !options.io_threads) Refuse("--io threads needs --io-threads.");
   return options;
 }

@@ -22,6 +22,7 @@ struct Options {
   uint64_t ram = 0;                            // bytes; 0: no budget
   double patience = 0;
   int io = 0, io_threads = 0;
+  int threads = 1;
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;
 };

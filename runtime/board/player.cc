@@ -83,6 +83,7 @@ Player::Player(const rn_bundle* bundle, int nonfinite)
 }
 
 Player::~Player() {
+  rn_workers_close(workers_);
   for (int32_t i = 0; i < outputs_; ++i) free(data_[i]);
   for (void* block : {state_, scratch_, static_cast<void*>(data_), static_cast<void*>(capacity_),
                       static_cast<void*>(written_), static_cast<void*>(due_)}) {
@@ -136,6 +137,11 @@ void Player::Grow(const int64_t* frames) {
   }
 }
 
+void Player::UseThreads(int threads) {
+  if (threads < 2) return;
+  if (rn_workers_open(threads, &workers_) != RN_OK) Refuse("the system does not give %d threads; give fewer.", threads);
+}
+
 void Player::Prepare(int64_t frames) {
   const rn_facts& facts = *rn_bundle_facts(bundle_);
   const int64_t most = facts.max_frames && facts.max_frames < 2 * frames ? facts.max_frames : 2 * frames;
@@ -146,7 +152,8 @@ void Player::Push(const void* const* inputs, int64_t frames) {
   auto push = [&] {
     return profile_ ? rn_push_profiled(program_, state_, scratch_, inputs, frames, data_, capacity_, written_,
                                        nonfinite_, profile_)
-                    : rn_push(program_, state_, scratch_, inputs, frames, data_, capacity_, written_, nonfinite_);
+                    : rn_push_on(workers_, program_, state_, scratch_, inputs, frames, data_, capacity_, written_,
+                                 nonfinite_);
   };
   int code = push();
   if (code == RN_CAPACITY) {

@@ -45,6 +45,8 @@ class Player {
   void Load(const char* path);
   // Writes a snapshot, whole or not at all.
   void Save(const char* path) const;
+  // Lets threads share the steps, the caller's among them.
+  void UseThreads(int threads);
   // From here on pushes note what each instruction takes.
   void UseProfile(const rn_profile* profile) { profile_ = profile; }
   // Room for all that any push of up to `frames` gives, and the pages of everything touched.
@@ -71,6 +73,7 @@ class Player {
   void* state_;
   void* scratch_;
   const rn_profile* profile_ = nullptr;
+  rn_workers* workers_ = nullptr;
   void** data_;
   int64_t* capacity_;
   int64_t* written_;

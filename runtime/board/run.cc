@@ -185,6 +185,7 @@ int Run(const Options& options) {
   Times times(kMostTimes);
   if (options.core >= 0) UseCore(options.core);
   if (options.priority) UsePriority(options.priority);
+  player.UseThreads(options.threads);
   CatchSignals();
   Notifier notifier;
   if (options.realtime) LockMemory();

@@ -211,3 +211,14 @@ def test_lengths_and_limits_are_those_of_the_bundle(binary, folder, tmp_path):
     np.save(tmp_path / "v.npy", np.zeros((1, 3, 9), np.float32))
     done = run(binary, path, "--in", f"audio={tmp_path}/a.npy", "--in", f"video={tmp_path}/v.npy", code=2)
     assert b"do not end together" in done.stderr
+
+
+def test_threads_change_no_bit_and_need_more_than_one_core(binary, denoiser, tmp_path):
+    np.save(tmp_path / "in.npy", sound())
+    words = [denoiser, "--in", f"npy:{tmp_path}/in.npy", "--rate", RATE]
+    for threads in (1, 3):
+        run(binary, *words, "--out", f"npy:{tmp_path}/{threads}.npy", "--threads", threads)
+    assert (tmp_path / "3.npy").read_bytes() == (tmp_path / "1.npy").read_bytes()
+    said = run(binary, *words, "--out", f"npy:{tmp_path}/x.npy", "--threads", 2, "--core", 0, code=2).stderr.decode()
+    assert "--core keeps all on one core" in said
+    assert "--threads" in run(binary, *words, "--out", f"npy:{tmp_path}/x.npy", "--threads", 33, code=2).stderr.decode()
