@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -142,13 +143,16 @@ class Filters(Codes):
 
 
 def emit_conv(context: Context, node: FrameNode) -> bool:
-    """conv of images of codes, dense or with a filter a channel; False for others, and where there are no dots."""
+    """conv of images of codes, dense or with a filter a channel, or of frames with a filter a channel; False for
+    others, and where there are no dots."""
     x, sums = view_of(context, node), Arithmetic.of(context.b, node)
     w, groups = np.asarray(node.inputs[1]), int(node.attrs.get("group", 1))
     dots = Dots.of(context.target, sums, str(x.value.dtype), w)
-    if dots is None or node.attrs["channels_last"] != "both":
-        return False
     outputs, inputs, taps, *kernel = w.shape
+    frames = not kernel and groups > 1  # a frame of channels alone is an image of one place
+    if dots is None or not (frames or node.attrs.get("channels_last") == "both"):
+        return False
+    node = replace(node, attrs=node.attrs | {"channels_last": "both"})
     sizes, out = x.value.shape[1:-1], node.output.shape[1:-1]
     each = groups == x.value.shape[-1] == outputs
     if (groups > 1 and not each) or taps != x.access.taps or inputs * groups != x.value.shape[-1]:

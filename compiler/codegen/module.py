@@ -54,10 +54,8 @@ def _emit_matmul(context: Context, node: FrameNode) -> None:
 
 
 def _emit_conv(context: Context, node: FrameNode) -> None:
-    if "channels_last" not in node.attrs:
-        spatial.emit_conv(context, node)
-    elif not columns.emit_conv(context, node):
-        channels.emit_conv(context, node)
+    if not columns.emit_conv(context, node):
+        (channels if "channels_last" in node.attrs else spatial).emit_conv(context, node)
 
 
 def _emit_pool(context: Context, node: FrameNode) -> None:
