@@ -110,26 +110,18 @@ class _Dense(Image):
     ) -> None:  # fmt: skip
         """Loops over the places of the innermost axis and the input channels."""
         b, inner = self.b, self.axes[-1]
-        everywhere = range(tile.size)
-        if tile.inside is None and self.last and inner.step == 1:  # places and channels lie one after the other
-            first = b.let(base + self.inner_at(start, int32(0)))
-            with b.loop(inner.taps * self.inputs, "k") as k:
-                step(first + k, packed + k * width, everywhere)
-            return
-
-        def channels(n: Expr, positions: Sequence[int]) -> None:
-            first = b.let(base + self.inner_at(start, n))
-            weight = b.let(packed + n * (self.inputs * width))
-            with b.loop(self.inputs, "c") as c:
-                step(first + c * self.channel_step, weight + c * width, positions)
-
-        if tile.inside is None:
-            with b.loop(inner.taps, "n") as n:
-                channels(n, everywhere)
-            return
-        for n, positions in enumerate(tile.inside):
-            if positions:
-                channels(int32(n), positions)
+        for first, count, positions in tile.places(inner.taps):
+            if self.last and inner.step == 1:  # places and channels lie one after the other
+                source = b.let(base + self.inner_at(start, int32(first)))
+                weight = b.let(packed + first * self.inputs * width)
+                with b.loop(count * self.inputs, "k") as k:
+                    step(source + k, weight + k * width, positions)
+                continue
+            with b.loop(count, "n") as i:
+                source = b.let(base + self.inner_at(start, i + first))
+                weight = b.let(packed + (i + first) * (self.inputs * width))
+                with b.loop(self.inputs, "c") as c:
+                    step(source + c * self.channel_step, weight + c * width, positions)
 
 
 def emit_conv(context: Context, node: FrameNode) -> None:

@@ -19,6 +19,9 @@ from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.window import Axis
 from runnel.compiler.lowering.frame import FrameNode
 
+_UNROLLED = 9
+"""Places of a row of the window up to which columns are loaded once for all."""
+
 
 class _Each(Image):
     """Every channel by itself: a filter, or a pool. A column of the input is loaded once for all that read it."""
@@ -44,7 +47,7 @@ class _Each(Image):
 
     def places(
         self, outer: list[Expr], start: Expr, tile: Tile, channel: Expr, lanes: int,
-        step: Callable[[Expr, int, int, Callable[[], Expr]], None],
+        step: Callable[[Expr, Expr, int, Expr], None],
     ) -> None:  # fmt: skip
         """Call ``step(number of the tap and outer places, inner place, position of the tile, input)`` for all."""
         b, inner = self.b, self.axes[-1]
@@ -56,15 +59,25 @@ class _Each(Image):
                 number = b.let(tap * count + number)
                 columns: dict[int, Expr] = {}
 
-                def load(at: int) -> Expr:
+                def load(at: Expr) -> Expr:
+                    return b.let(b.load_vector(self.x.memory, base + at * self.place_step, lanes))
+
+                def column(at: int) -> Expr:
                     if at not in columns:
-                        columns[at] = b.let(b.load_vector(self.x.memory, base + at * self.place_step, lanes))
+                        columns[at] = load(at)
                     return columns[at]
 
-                for n in range(inner.taps):
-                    for p in range(tile.size) if tile.inside is None else tile.inside[n]:
-                        at = p * inner.in_step + n * inner.step
-                        step(number, n, p, lambda at=at: load(at))  # type: ignore[misc]
+                for first, count, positions in tile.places(inner.taps):
+                    if inner.taps > _UNROLLED:
+                        with b.loop(count, "n") as i:
+                            place = i + first
+                            for p in positions:
+                                step(number, place, p, load(place * inner.step + p * inner.in_step))
+                        continue
+                    for n in range(first, first + count):
+                        place = int32(n)
+                        for p in positions:
+                            step(number, place, p, column(p * inner.in_step + n * inner.step))
 
 
 def emit_filters(context: Context, node: FrameNode, x: View, axes: Sequence[Axis], w: np.ndarray) -> None:
@@ -87,13 +100,13 @@ def emit_filters(context: Context, node: FrameNode, x: View, axes: Sequence[Axis
         first = sums.start(lanes) if biases is None else b.let(b.load_vector(biases, channel, lanes))
         for total in totals:
             b.store_vector(total, 0, first)
-        weights: dict[int, Expr] = {}
+        loaded: list[Expr] = []
 
-        def step(number: Expr, n: int, p: int, value: Callable[[], Expr]) -> None:
-            if n not in weights:
+        def step(number: Expr, n: Expr, p: int, value: Expr) -> None:
+            if not loaded or loaded[0] is not n:
                 at = (number * kernel + n) * pitch + channel
-                weights[n] = b.let(sums.weight(b.load_vector(memory, at, lanes)))
-            total = sums.add_product(sums.input(value()), weights[n], b.load_vector(totals[p], 0, lanes))
+                loaded[:] = n, b.let(sums.weight(b.load_vector(memory, at, lanes)))
+            total = sums.add_product(sums.input(value), loaded[1], b.load_vector(totals[p], 0, lanes))
             b.store_vector(totals[p], 0, total)
 
         image.places(outer, start, tile, channel, lanes, step)
@@ -125,9 +138,9 @@ def emit_pool(context: Context, node: FrameNode) -> None:
         for count in counts:
             b.store_vector(count, 0, constant(0.0, "float32"))
 
-        def step(number: Expr, n: int, p: int, value: Callable[[], Expr]) -> None:
+        def step(number: Expr, n: Expr, p: int, value: Expr) -> None:
             so_far = b.load_vector(totals[p], 0, lanes)
-            b.store_vector(totals[p], 0, so_far + value() if average else ops.maximum(b, so_far, value()))
+            b.store_vector(totals[p], 0, so_far + value if average else ops.maximum(b, so_far, value))
             if counted:
                 b.store_vector(counts[p], 0, b.load_vector(counts[p], 0, 1) + constant(1.0, "float32"))
 

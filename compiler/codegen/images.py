@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 from tvm import tirx
@@ -28,6 +29,16 @@ class Tile:
     size: int
     repeat: int = 1
     inside: tuple[tuple[int, ...], ...] | None = None
+
+    def places(self, taps: int) -> Iterator[tuple[int, int, Sequence[int]]]:
+        """(first, count, positions of the tile) of neighbouring places that count for the same positions."""
+        if self.inside is None:
+            yield 0, taps, range(self.size)
+            return
+        for positions, same in groupby(range(taps), lambda n: self.inside[n]):  # type: ignore[index]
+            numbers = list(same)
+            if positions:
+                yield numbers[0], len(numbers), positions
 
 
 def cut(axis: Axis, most: int) -> list[Tile]:

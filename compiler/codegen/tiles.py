@@ -30,11 +30,12 @@ def runs(first: int, count: int, most: int) -> list[tuple[int, int, int]]:
 
 def register_tile(target: Target, lanes: int, vectors: int, rows: int) -> tuple[int, int]:
     """(rows, vectors) of a tile of sums, for a result of ``rows`` by ``vectors``: the cheapest that leaves registers
-    for the weights of one step and one element of the input in all lanes.
+    for the weights of one step and what it takes of the input.
     """
+    aside = 4 if target.arch == "aarch64" else 1  # Arm multiplies by elements that lie in a register
     best: tuple[float, int, int] | None = None
     for v in range(1, min(vectors, _MOST_VECTORS) + 1):
-        spare = target.registers * (target.vector_bytes // 4) // lanes - v - 1
+        spare = target.registers * (target.vector_bytes // 4) // lanes - v - aside
         most = max(1, min(spare // v, _MOST_ROWS))
         widths = [v] * (vectors // v) + ([vectors % v] if vectors % v else [])
         # Of multiply-adds, loads and the wait for the sum before, what takes longest.

@@ -13,10 +13,10 @@ from runnel.compiler.lowering.unsigned import make_unsigned
 WORD_CODES = 4
 
 
-def arranged(low: Lowering, unsigned: bool, fours: bool) -> Lowering:
-    """A lowering, rewritten in place. unsigned: whether sums of unsigned codes are shorter. fours: whether one
+def arranged(low: Lowering, lanes: int, unsigned: bool, fours: bool) -> Lowering:
+    """A lowering as kernels with vectors of ``lanes`` like it. unsigned: whether sums of unsigned codes are shorter. fours: whether one
     instruction makes dot products of four codes."""
-    put_channels_last(low)
+    low = put_channels_last(low, lanes)
     if unsigned:
         make_unsigned(low)
     if fours:

@@ -1,4 +1,4 @@
-"""Images with their channels last: what convolutions over two or more spatial axes make, and what follows them.
+"""Images with their channels last: what convolutions over spatial axes make, and what follows them.
 
 A frame (channels, height, width) is kept as (height, width, channels) where its maker is such a convolution, or follows
 one and does not mind. Vectors then go over channels, whatever the width of the image and its padding. Frames that come
@@ -16,6 +16,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.fuse import ANCHORS, CELLS, MOVING, NUMBERED, REDUCTIONS
+from runnel.compiler.lowering.images import Order, gain, is_image_conv, turned
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, Step, View
 
@@ -23,41 +24,32 @@ _POOLS = ("max_pool", "avg_pool")
 _AXIS = {"concat": 0, "gather": 0, "softmax": -1, "log_softmax": -1}
 _SAME_RANK = {"concat", "pad", "slice", "gather", "softmax", "log_softmax"} | REDUCTIONS
 _STILL = (ANCHORS | CELLS | MOVING | NUMBERED | {"gather_at"}) - {"expand"} - _SAME_RANK
-_FEWEST = 4
-"""Output channels below which vectors over them are no use."""
-
-Order = list[int]
+_TURN = 64
+"""Multiply-adds in the time that turning one element takes."""
 
 
-def put_channels_last(low: Lowering) -> Lowering:
-    """Rewrite the steps of a lowering in place."""
-    return _Layout(low).run()
-
-
-def turned(shape: Sequence[int], channels: int) -> Order | None:
-    """The order of a shape's axes with those in front, of ``channels`` elements, last; None where none end there."""
-    for k in range(1, len(shape)):
-        if prod(shape[:k]) == channels:
-            return [*range(k, len(shape)), *range(k)]
-    return None
-
-
-def is_image_conv(node: FrameNode) -> bool:
-    """Whether a node is a convolution that can put its channels last: a dense one, or a filter a channel."""
-    if node.op != "conv" or "channels_last" in node.attrs:
-        return False
-    x, w = node.inputs[:2]
-    assert x is not None and w is not None
-    group, outputs, spatial = int(node.attrs.get("group", 1)), w.shape[0], w.shape[3:]
-    each, fewest = group == outputs == x.shape[1], 2 if x.dtype == "float32" else 1
-    return len(spatial) >= fewest and outputs >= _FEWEST and prod(node.output.shape[2:]) > 1 and (group == 1 or each)
+def put_channels_last(low: Lowering, lanes: int) -> Lowering:
+    """A lowering with images turned where kernels for vectors of ``lanes`` gain more than turning costs."""
+    left_out: set[int] = set()
+    while True:
+        layout = _Layout(low, lanes, left_out)
+        layout.run()
+        worse = layout.worse()
+        if not worse:
+            return low
+        left_out |= worse
+        low = Lowering(low.graph).run()
 
 
 class _Layout:
-    """last: the channels of the signals whose channels lie last."""
+    """last: the channels of the signals whose channels lie last. left_out: convolutions, by number, that keep the
+    model's order."""
 
-    def __init__(self, low: Lowering) -> None:
-        self.low = low
+    def __init__(self, low: Lowering, lanes: int, left_out: set[int]) -> None:
+        self.low, self.lanes = low, lanes
+        self.left_out = {id(step) for i, step in enumerate(low.steps) if i in left_out}
+        self.region: dict[Signal, list[Signal]] = {}
+        self.balance: dict[Signal, float] = {}
         self.last: dict[Signal, int] = {}
         self.steps: list[Step | Cached | Copy | Fetch] = []
         self.again: dict[tuple[Signal, tuple[int, ...]], Signal] = {}
@@ -69,14 +61,17 @@ class _Layout:
                 for read in step.reads:
                     self.readers.setdefault(read.signal, []).append(step)
 
-    def run(self) -> Lowering:
+    def run(self) -> None:
         for step in self.low.steps:
             channels, out = 0 if isinstance(step, (Cached, Fetch)) else self._channels(step) or 0, step.output
             free = out not in self.fixed and out.unit == 1
             if free and 1 < channels < out.elements and turned(out.shape, channels):
                 self.last[out] = channels
+                self._join(step)
         if not self.last:
-            return self.low
+            return
+        convolutions = [s for s in self.low.steps if isinstance(s, Step) and self._is_image(s)]
+        self.convolutions = {s.output: self.low.steps.index(s) for s in convolutions}
         for step in self.low.steps:
             self._rewrite(step)
         for name, (view, tail) in self.low.outputs.items():
@@ -88,7 +83,29 @@ class _Layout:
             assert order is not None
             signal.shape = tuple(signal.shape[i] for i in order)
         self.low.steps = self.steps
-        return self.low
+
+    def worse(self) -> set[int]:
+        """The numbers of convolutions in regions that cost more than they gain."""
+        found = set()
+        for out, region in self.region.items():
+            if out in self.convolutions and sum(self.balance.get(s, 0.0) for s in region) <= 0:
+                found.add(self.convolutions[out])
+        return found
+
+    def _join(self, step: Step | Cached | Copy | Fetch) -> None:
+        """Put a signal in the region of what it is made of."""
+        region = [step.output]
+        for read in step.reads if isinstance(step, Step) else [step.read]:  # type: ignore[union-attr]
+            other = self.region.get(read.signal)
+            if other is not None and other is not region:
+                region += other
+                for signal in region:
+                    self.region[signal] = region
+        self.region[step.output] = region
+        if isinstance(step, Step) and is_image_conv(step.node):
+            self.balance[step.output] = gain(step.node, self.lanes)
+        elif isinstance(step, Step) and step.node.op == "transpose":
+            self.balance[step.output] = _TURN * step.output.elements
 
     # Which signals ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +114,7 @@ class _Layout:
         if isinstance(step, Copy):
             return None if step.last else self.last.get(step.read.signal)
         node, shape = step.node, step.node.output.shape
-        if is_image_conv(node):
+        if self._is_image(step):
             read = next(r for r in step.reads if r.value is node.inputs[0])
             each = int(node.attrs.get("group", 1)) > 1
             return None if each and read.taps > 1 and read.signal in self.carried else shape[1]
@@ -111,12 +128,15 @@ class _Layout:
             return None
         return prod(shape[: order[0]])
 
+    def _is_image(self, step: Step) -> bool:
+        return is_image_conv(step.node) and id(step) not in self.left_out
+
     def _turns_for_readers(self, step: Step) -> int | None:
         """A transposition whose result with channels last is its input as it is, for a convolution that reads it."""
         read = step.reads[0]
         for reader in self._readers_behind(step.output):
             x = reader.node.inputs[0]
-            if is_image_conv(reader.node) and isinstance(x, FrameValue) and read.signal not in self.last:
+            if self._is_image(reader) and isinstance(x, FrameValue) and read.signal not in self.last:
                 order = turned(step.node.output.shape, x.shape[1])
                 if order and _in_order(read.value.shape, [step.node.attrs["perm"][i] for i in order]):
                     return x.shape[1]
@@ -186,7 +206,7 @@ class _Layout:
             return
         node = step.node
         pools = node.op in _POOLS and self._channels(step) is not None
-        if (is_image_conv(node) or pools) and (out in self.last or _in_order(node.output.shape, _moved_last(node))):
+        if (self._is_image(step) or pools) and (out in self.last or _in_order(node.output.shape, _moved_last(node))):
             self._window(step)
         elif node.op == "transpose":
             self._transpose(step)
@@ -277,11 +297,14 @@ class _Layout:
         sizes = tuple(shape[i] for i in own)
         perm = tuple(own.index(i - lead) for i in wanted if i >= lead)
         if read.taps > 1 or read.ring or read.ended is not None:
-            return _moved(read, self._signal(read.signal, step.loop, (sizes, perm)), value)
-        signal = self._turn(read, sizes, perm, step.loop, step.count, step.length)
+            return _moved(read, self._signal(read.signal, step.loop, (sizes, perm), step.output), value)
+        signal = self._turn(read, sizes, perm, step.loop, step.count, step.length, step.output)
         return _entered(Read(signal, value, count=step.count, loop=step.loop))
 
-    def _signal(self, signal: Signal, loop: int, turn: tuple[tuple[int, ...], tuple[int, ...]] | None = None) -> Signal:
+    def _signal(
+        self, signal: Signal, loop: int, turn: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        owner: Signal | None = None,
+    ) -> Signal:  # fmt: skip
         """All frames of a signal in another order: that of the model if it has its channels last."""
         if turn is None:
             order = turned(signal.shape, self.last[signal])
@@ -293,15 +316,19 @@ class _Layout:
         key = (signal, tuple(sizes[p] for p in perm))
         if key not in self.again:
             read = Read(signal, FrameValue(signal.name, sizes, signal.dtype), count=signal.made, loop=loop)
-            copy = self._turn(_entered(read), sizes, perm, loop, signal.made, signal.length)
+            copy = self._turn(_entered(read), sizes, perm, loop, signal.made, signal.length, owner)
             copy.fill = signal.fill
             self.again[key] = copy
         return self.again[key]
 
     def _turn(
-        self, read: Read, sizes: tuple[int, ...], perm: tuple[int, ...], loop: int, made: Any, length: Any
-    ) -> Signal:
-        """A step that transposes what ``read`` gives, seen as ``sizes``."""
+        self, read: Read, sizes: tuple[int, ...], perm: tuple[int, ...], loop: int, made: Any, length: Any,
+        owner: Signal | None,
+    ) -> Signal:  # fmt: skip
+        """A step that transposes what ``read`` gives, seen as ``sizes``, at the cost of the region that needs it."""
+        blamed = read.signal if read.signal in self.last else owner
+        if blamed is not None:
+            self.balance[blamed] = self.balance.get(blamed, 0.0) - _TURN * prod(sizes)
         source = FrameValue(read.value.name, sizes, read.value.dtype)
         read.value = source
         shape = tuple(sizes[p] for p in perm)

@@ -76,10 +76,11 @@ class Planner:
     """Lays out one native program. Raises NoKernel when something has no kernel, no clock or no bounded ring."""
 
     def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
-        self.low, self.hop, self.module = low, hop, module
-        self.groups = fuse(arranged(low, module.unsigned, module.multiplies_fours))
+        self.hop, self.module = hop, module
+        self.low = arranged(low, module.target.lanes, module.unsigned, module.multiplies_fours)
+        self.groups = fuse(self.low)
         self.clocks = ClockProgram()
-        self.weights = Segments(low.segment_bytes)
+        self.weights = Segments(self.low.segment_bytes)
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
         self.symbols: list[tuple[str, int, int]] = []  # kernels that are called: name, pointers, multiply-adds

@@ -21,6 +21,8 @@ VECTOR = {  # the multiply-adds that are wanted, as each assembler writes them
     "rpi5": r"fmla\s+v\d+\.4s|fmla\.4s", "rpi3": r"fmla\s+v\d+\.4s|fmla\.4s", "armv7": r"vfma\.f32\s+q\d+",
     "x86-64-v3": r"vfn?madd\d+ps\s.*%ymm", "x86-64-v4": r"vfn?madd\d+ps\s.*%zmm",
 }  # fmt: skip
+DENSE = ("conv over time", "matmul", "image")
+SPILL = {"rpi5": r"(?:str|stp|ldr|ldp)\s+q\d+,.*\[sp", "x86-64-v4": r"vmovups.*\(%rsp\)"}  # with 32 registers
 SCALAR = r"fmadd\s+s\d|vfma\.f32\s+s\d|vfn?madd\d+ss"
 LABEL = re.compile(r"^(\.?L[\w.]+):")
 BRANCH = re.compile(
@@ -52,6 +54,11 @@ def kernels() -> dict[str, Case]:
     node = FrameNode("gru_sequence", (x, weights(1, 32, 96), weights(1, 96), h), y,
                      {"reverse": [False], "linear_before_reset": 1})  # fmt: skip
     found["GRU"] = case("gru", [node], {x: zeros(12, 1, 96), h: zeros(1, 1, 32)})
+    for name, group in (("image", 1), ("image, a filter a channel", 64)):
+        x, y = value("x", (1, 30, 40, 64)), value("y", (1, 30, 40, 64))
+        attrs = {"group": group, "strides": [1, 1], "pads": [1] * 4, "channels_last": "both"}
+        node = FrameNode("conv", (x, weights(64, 64 // group, 1, 3, 3), weights(64)), y, attrs)
+        found[name] = case("conv", [node], {x: zeros(1, 30, 40, 64)})
     return found
 
 
@@ -93,6 +100,8 @@ def test_hot_loops_are_vector_multiply_adds(kind: str, target: str, tmp_path: Pa
     loop = "\n".join(hottest(code, VECTOR[target]))
     assert len(re.findall(VECTOR[target], loop)) >= 2, f"no vector multiply-adds in the hot loop of {kind}:\n{loop}"
     assert not re.findall(SCALAR, loop), f"scalar multiply-adds in the hot loop of {kind}:\n{loop}"
+    if target in SPILL and kind in DENSE:
+        assert not re.findall(SPILL[target], loop), f"sums leave the registers in the hot loop of {kind}:\n{loop}"
     assert not re.findall(r"\t(?:bl|blx|call\w*)\s", loop)
 
 
