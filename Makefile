@@ -54,6 +54,7 @@ bench-compile: setup
 nightly: setup
 	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
 	RUNNEL_GRAPHS=1000 RUNNEL_RUNNERS=native $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py
+	RUNNEL_MATH=all $(PY) -m pytest -q -s -o timeout=0 tests/codegen/test_math.py -k everywhere
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
 	RUNNEL_TOKENS=1000000 $(PY) -m pytest -q -o timeout=0 tests/kv/test_stories.py
 

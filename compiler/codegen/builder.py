@@ -231,6 +231,12 @@ class Builder:
         position = int32(position)
         return tirx.BufferLoad(buffer, [tirx.Ramp(position, int32(1), lanes) if lanes > 1 else position])
 
+    def prefetch(self, buffer: Buffer, position: Expr) -> None:
+        """Ask for the line of memory that holds an element, which need not exist."""
+        address = tirx.address_of(tirx.BufferLoad(buffer, [int32(position)]))
+        read, near, data = (tirx.IntImm("int32", n) for n in (0, 3, 1))
+        self.emit(stmt.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, near, data)))
+
     def store_vector(self, buffer: Buffer, position: Expr, value: Expr) -> None:
         """Store all lanes of ``value`` from ``position`` on."""
         lanes, position = lanes_of(value), int32(position)

@@ -14,8 +14,8 @@ WORD_CODES = 4
 
 
 def arranged(low: Lowering, lanes: int, unsigned: bool, fours: bool) -> Lowering:
-    """A lowering as kernels with vectors of ``lanes`` like it. unsigned: whether sums of unsigned codes are shorter. fours: whether one
-    instruction makes dot products of four codes."""
+    """A lowering as kernels with vectors of ``lanes`` like it. unsigned: whether sums of unsigned codes are shorter.
+    fours: whether one instruction makes dot products of four codes."""
     low = put_channels_last(low, lanes)
     if unsigned:
         make_unsigned(low)
