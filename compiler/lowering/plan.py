@@ -76,10 +76,9 @@ class Planner:
     """Lays out one native program. Raises NoKernel when something has no kernel, no clock or no bounded ring."""
 
     def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
-        self.hop, self.module = hop, module
+        self.hop, self.module, self.clocks = hop, module, ClockProgram()
         self.low = arranged(low, module.target.lanes, module.unsigned, module.multiplies_fours)
         self.groups = fuse(self.low)
-        self.clocks = ClockProgram()
         self.weights = Segments(self.low.segment_bytes)
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
