@@ -43,6 +43,31 @@ def lone(bend: Callable[[Maker, str, str], tuple[str, str]]) -> bytes:
     return net.made()
 
 
+def by_length(threshold: int) -> bytes:
+    """Positions that are stretched in texts longer than so many tokens (dynamic NTK, LongRoPE)."""
+    net = Maker(SIZES)
+    tokens = net.input(["batch", "T"], "tokens", "int64")
+    length = net.dim(tokens, 1)
+    places = net.op("Cast", net.op("Range", net.const(0), length, net.const(1)), to=1)
+    stretch = net.op("Where", net.op("Greater", length, net.const(threshold)), net.const(0.5), net.const(1.0))
+    angles = net.op("MatMul", net.op("Unsqueeze", places, net.const([1])), net.const(frequencies(SIZES.size)[None]))
+    angles = net.op("Mul", angles, stretch)
+    both = net.op("Unsqueeze", net.op("Concat", angles, angles, axis=-1), net.const([0, 1]))
+    cos, sin = (net.op(f, both) for f in ("Cos", "Sin"))
+    x = layer_of(net, 0, net.embedded(tokens), cos, sin, net.causal(tokens, length), past=False)
+    net.outputs = []
+    net.head(x, net.rms)
+    return net.made()
+
+
+def test_positions_stretched_in_longer_texts() -> None:
+    """Within what was seen they are refused; a stream ends where they would change."""
+    with pytest.raises(Refused, match="positions do something else than to turn"):
+        analysed(by_length(30))
+    graph = analyse(load(by_length(8192)), kv="window=20")
+    assert graph.max_frames == 8192 and "otherwise beyond 8192 tokens" in graph.max_frames_reason
+
+
 def test_factors_that_change_with_the_position() -> None:
     def bend(net: Maker, positions: str, length: str) -> tuple[str, str]:
         place = net.op("Cast", net.op("Unsqueeze", positions, net.const([0, 3])), to=1)

@@ -21,12 +21,15 @@ from runnel.compiler.graph.model import Graph, Node
 from runnel.compiler.streaming.attention.likeness import Key, likeness
 from runnel.compiler.streaming.attention.pattern import SHAPES, tainted_names
 from runnel.compiler.streaming.registry import Refusal
+from runnel.compiler.streaming.unruled import reads
 
 MOVES = {
     "Identity", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Concat",
     "Slice", "Split", "Gather", "GatherElements", "Pad",
 }  # fmt: skip
 LINEAR = {*MOVES, "Mul", "Div", "Add", "Sub", "Neg", "Sum", "MatMul", "Where", "Cast", "Einsum", "ScatterND"}
+COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+FARTHEST = 1 << 40
 Shape = Callable[[str, int], tuple[int, ...] | None]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -224,21 +227,40 @@ class Function:
         feeds = {k: v for k, v in feeds.items() if k in taken}
         return np.asarray(run.run([self.operand], feeds)[0])
 
-    def key(self) -> Key:
-        """What operands that are made alike have in common."""
-        above = self.above
-        found: dict[int, Node] = {}
+    def ancestors(self) -> list[str]:
+        """All that the operand is made of below the tensors that are fed."""
+        found: dict[str, None] = {}
         pending = [self.operand]
         while pending:
             name = pending.pop()
-            node = above.maker.get(name)
-            if name in self.place.names or node is None or id(node) in found:
+            if name in found or name in self.place.names:
                 continue
-            found[id(node)] = node
-            pending += [] if node.op in SHAPES else [i for i in node.inputs if i]
-        nodes = sorted(found.values(), key=lambda n: above.place[id(n)])
+            found[name] = None
+            node = self.above.maker.get(name)
+            pending += [] if node is None or node.op in SHAPES else reads(node)
+        return list(found)
+
+    def changes_at(self, least: int) -> int | None:
+        """The least number from ``least`` on that a length or position is compared with on the way: up to it, what was
+        seen for fewer holds."""
+        above, numbers = self.above, []
+        for node in self._nodes():
+            names = [i for i in node.inputs if i in above.graph.constants] if node.op in COMPARED else []
+            for value in (above.graph.constants[i] for i in names):
+                if value.size == 1 and value.dtype.kind in "iuf" and least <= value.reshape(-1)[0] < FARTHEST:
+                    numbers.append(int(value.reshape(-1)[0]))
+        return min(numbers, default=None)
+
+    def _nodes(self) -> list[Node]:
+        above = self.above
+        makers = {id(n): n for name in self.ancestors() if (n := above.maker.get(name)) is not None}
+        return sorted(makers.values(), key=lambda n: above.place[id(n)])
+
+    def key(self) -> Key:
+        """What operands that are made alike have in common."""
+        above = self.above
         made = likeness(
-            nodes, self.place.names, above.graph.constants, self.operand,
+            self._nodes(), self.place.names, above.graph.constants, self.operand,
             lambda name: (above.shape(name, 64), above.shape(name, 5)),
         )  # fmt: skip
         return (made, *(above.shape(name, 64) for name in self.place.names))

@@ -35,7 +35,7 @@ def _measured(angles: np.ndarray) -> tuple[np.ndarray, float]:
 def _constant(measured: np.ndarray, error: float, function: Function) -> np.ndarray | None:
     graph = function.above.graph
     limit = np.maximum(2e-7 * np.abs(measured), 4 * error)
-    for name in _ancestors(function):
+    for name in function.ancestors():
         value = graph.constants.get(name)
         if value is None or value.dtype.kind != "f" or value.size not in (len(measured), 2 * len(measured)):
             continue
@@ -44,21 +44,6 @@ def _constant(measured: np.ndarray, error: float, function: Function) -> np.ndar
             if len(candidate) == len(measured) and (np.abs(candidate - measured) <= limit).all():
                 return np.ascontiguousarray(candidate)
     return None
-
-
-def _ancestors(function: Function) -> list[str]:
-    above = function.above
-    found: dict[str, None] = {}
-    pending = [function.operand]
-    while pending:
-        name = pending.pop()
-        if name in found or name in function.place.names:
-            continue
-        found[name] = None
-        node = above.maker.get(name)
-        if node is not None:
-            pending += [i for i in node.inputs if i]
-    return list(found)
 
 
 def _base(measured: np.ndarray, error: float) -> float | None:

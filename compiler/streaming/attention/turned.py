@@ -27,7 +27,7 @@ class Turned:
     """Head h's feature d is gain times feature columns[h, d] of a frame, turned by ``rotary``.
 
     names, axes, widths: the tensors whose features stand side by side, where their time lies, and how many features a
-    frame has; these are the other axes in order.
+    frame has; these are the other axes in order. limit: the most frames for which the model turns them so.
     """
 
     names: tuple[str, ...]
@@ -36,6 +36,7 @@ class Turned:
     columns: np.ndarray
     gain: float
     rotary: Rotary | None
+    limit: int | None = None
 
     def source(self, column: int) -> tuple[str, int]:
         """The tensor of a column, and the number of its feature."""
@@ -76,7 +77,15 @@ def _look(function: Function, layout: Layout, what: str) -> Turned:
         rotary, gain = _rotary(run, columns, width, gains, pairs, function, what)
     elif np.ptp(gains) > 1e-6 * abs(gain):
         raise _unlike(what, "its features have factors of their own")
-    found = Turned(function.place.names, tuple(function.axes), tuple(function.widths), columns, gain, rotary)
+    found = Turned(
+        function.place.names,
+        tuple(function.axes),
+        tuple(function.widths),
+        columns,
+        gain,
+        rotary,
+        function.changes_at(CHECKED[-1]),
+    )
     _check(run, found, width, what)
     return found
 

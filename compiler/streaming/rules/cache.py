@@ -36,6 +36,9 @@ def cached(a: Analysis, node: Node, cut: Cut | Refusal) -> list[Value]:
     if pattern.relative is not None:
         raise Refusal("adds relative positions that depend on the query", "use rotary positions or a bias by distance")
     q, k, v = (_operand(a, node, t, cut.heads(t), s) for t, s in ((cut.q, "/q"), (cut.k, "/k"), (cut.v, "/v")))
+    limits = [t.limit for t in (cut.q, cut.k) if t.limit is not None]
+    if limits:
+        a.limits.append((min(limits), f"the model turns its positions otherwise beyond {min(limits)} tokens"))
     band, bias, slopes = _scores(a, pattern, cut)
     if not isinstance(band.scale, float):
         raise Refusal("scales each head's scores by a factor of its own", "use one scale")
