@@ -41,6 +41,13 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
             *(ctypes.POINTER(_pointer), ctypes.c_char_p, ctypes.c_size_t),
         ],
     ),
+    "rn_read_speed": (
+        ctypes.c_int,
+        [
+            *(ctypes.c_char_p, ctypes.c_int, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32),
+            *(ctypes.c_int32, _int64s, ctypes.POINTER(ctypes.c_int32)),
+        ],
+    ),
     "rn_paging_status": (ctypes.c_int, [_pointer, _pointer]),
     "rn_paging_error": (ctypes.c_char_p, [_pointer]),
     "rn_set_ram": (ctypes.c_int, [_pointer, ctypes.c_uint64, ctypes.c_int32]),

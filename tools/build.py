@@ -24,6 +24,7 @@ from runnel.compiler.graph.rates import rates_in
 from runnel.compiler.graph.states import find_states
 from runnel.compiler.lowering.lower import Lowering, lower
 from runnel.compiler.lowering.signals import NoKernel
+from runnel.compiler.lowering.split import weight_bytes
 from runnel.compiler.streaming.activations import round_activations
 from runnel.compiler.streaming.align import align
 from runnel.compiler.streaming.analysis import analyse
@@ -139,7 +140,7 @@ def inspect_model(model: str | Path | bytes | onnx.ModelProto, **options: Any) -
     rewritten = rewrite(model, request)
     result = report(rewritten.graph, hop=request.most_frames, rate=request.tick_rate)
     try:
-        lower(rewritten.graph)
+        result.weights = weight_bytes(lower(rewritten.graph).steps)
     except NoKernel as error:
         result.native = str(error)
     return result

@@ -18,7 +18,7 @@ from runnel.errors import Refused, RunnelError
 
 COMMANDS = (
     "inspect", "compile", "run", "generate", "chat", "serve", "verify", "bench", "tune", "push", "rollback", "sign",
-    "targets", "doctor",
+    "targets", "flash-bench", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130
 WORDS = {"undecided": "behind a refused op, so not decided"}
@@ -37,7 +37,7 @@ def parser() -> Parser:
     whole.add_argument("--version", action="store_true", help="print the version")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name in COMMANDS:
-        module = import_module(f"runnel.tools.commands.{name}")
+        module = import_module(f"runnel.tools.commands.{name.replace('-', '_')}")
         summary = str(module.__doc__).strip().splitlines()[0]
         command = commands.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(command)

@@ -27,6 +27,14 @@ def segment_bytes(steps: list[AnyStep]) -> int:
     return SEGMENT_BYTES if total <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
 
 
+def weight_bytes(steps: list[AnyStep]) -> dict[str, int]:
+    """Bytes of weights: ``streamed``, what every step reads, and ``tables``, of which it reads rows."""
+    return {
+        "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step))),
+        "tables": sum(step.table.nbytes for step in steps if isinstance(step, Fetch)),
+    }
+
+
 def split_large(steps: list[AnyStep], most: int) -> list[AnyStep]:
     """The steps, those with more than ``most`` bytes of weights as several that each make a part of the frame."""
     found: list[AnyStep] = []

@@ -86,6 +86,7 @@ class Report:
     max_frames: int | None = None
     max_frames_reason: str = ""
     notes: list[str] = field(default_factory=list)
+    weights: dict[str, int] = field(default_factory=dict)  # bytes: streamed, that a step reads; tables, of rows
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.__dict__)

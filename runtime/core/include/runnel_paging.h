@@ -63,6 +63,12 @@ RN_API const char* rn_paging_error(const rn_program* program);
 // streams: as in rn_paging. Not while the program steps.
 RN_API int rn_set_ram(rn_program* program, uint64_t ram, int32_t streams);
 
+// Reads `count` blocks of `bytes` (a multiple of 4096, at most 4 MiB) from random places of a file's first `span`
+// bytes, `depth` (1 to 16) at a time, and sets how many nanoseconds that took and whether the system's cache was passed
+// by. RN_STORAGE where the file cannot be read.
+RN_API int rn_read_speed(const char* path, int io, int32_t threads, uint64_t span, uint64_t bytes, int32_t depth,
+                         int32_t count, int64_t* nanoseconds, int32_t* direct);
+
 #ifdef __cplusplus
 }
 #endif
