@@ -56,7 +56,12 @@ class NativeBatch(Batch):
         self, lane: int, state: bytes | None, on_nonfinite: str, inputs: Mapping[str, Any] | None
     ) -> NativeStream:  # fmt: skip
         check_policy(on_nonfinite)
-        stream = NativeStream(self.program, self._words.lane(lane), state, on_nonfinite, inputs)
+        if self.program.has_caches:
+            from runnel.runtime.cache.stream import lane_stream
+
+            stream: NativeStream = lane_stream(self.program, self._words.lane(lane), state, on_nonfinite, inputs)
+        else:
+            stream = NativeStream(self.program, self._words.lane(lane), state, on_nonfinite, inputs)
         stream.rest()
         return stream
 

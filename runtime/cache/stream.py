@@ -37,6 +37,7 @@ class CachedStream(NativeStream):
         on_nonfinite: str, inputs: Mapping[str, Any] | None,
     ) -> None:  # fmt: skip
         self._choice = choice
+        self._room = lane.memory
         super().__init__(program, lane, state, on_nonfinite, inputs)
 
     @property
@@ -144,6 +145,18 @@ class CachedStream(NativeStream):
     def _is_finite(self) -> bool:
         return not self._core.rn_has_nonfinite(self.program._handle, self._addresses, self._frames)
 
+    def restore(self, state: bytes) -> None:
+        feed = self.program.feed()
+        size = len(state) - (feed.state_bytes if feed is not None else 0)
+        before = self._memory
+        if 0 < size <= len(self._room):  # caches of another size that there is room for
+            self._memory = self._room[:size]
+        try:
+            super().restore(state)
+        except StreamError:
+            self._memory = before
+            raise
+
     def _init(self) -> None:
         assert self._choice is not None
         poison = int(self.program._poison)
@@ -175,3 +188,10 @@ def open_stream(
     if not 0 < size <= program.block_bytes:
         raise StreamError(FOREIGN_STATE)
     return CachedStream(program, Words(program, 1, size).lane(0), None, state, on_nonfinite, inputs)
+
+
+def lane_stream(
+    program: NativeProgram, lane: Lane, state: bytes | None, on_nonfinite: str, inputs: Mapping[str, Any] | None
+) -> CachedStream:
+    """The stream of a lane of a batch: the most of all that was compiled, or what a state chose."""
+    return CachedStream(program, lane, choose(program, None, 0), state, on_nonfinite, inputs)
