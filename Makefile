@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-kv bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -61,6 +61,9 @@ nightly: setup
 coverage: setup
 	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q -n 2 tests/streaming
 	$(PY) -m runnel.tools.coverage
+
+bench-kv: setup
+	@$(PY) -m runnel.tools.bench_kv --rows build/bench/kv.json
 
 bench-window: setup
 	@$(PY) -m runnel.tools.bench_window --rows build/bench/window.json
