@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [p for p in (str(HERE), str(HERE.parent / "board"), str(HERE.parent / "streaming")) if p not in sys.path]
 
-from far_side import Sshd, arm_root  # noqa: E402
+from far_side import Sshd, apt_busybox, arm_root  # noqa: E402
 from small_models import compiled  # noqa: E402
 
 from runnel.errors import InputError  # noqa: E402
@@ -69,10 +69,16 @@ def host_sshd(tmp_path_factory, host_programs):
 
 
 @pytest.fixture(scope="session")
-def arm_sshd(tmp_path_factory, arm_programs):
+def busybox(tmp_path_factory):
+    """A static busybox for arm64."""
+    return apt_busybox(tmp_path_factory.mktemp("apt") / "own")
+
+
+@pytest.fixture(scope="session")
+def arm_sshd(tmp_path_factory, arm_programs, busybox):
     """An emulated ARM root behind ssh."""
     folder = tmp_path_factory.mktemp("arm")
-    enter = arm_root(folder)
+    enter = arm_root(folder, busybox)
     server = Sshd(folder / "ssh", folder / "root" / "home", enter)
     yield server
     server.close()

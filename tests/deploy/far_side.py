@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
+APPLETS = (
+    "sh id uname cat sed cut tr grep head tail mkdir rm mv wc chmod stty printf md5sum sha256sum test [ sleep"
+)
 MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 CPUINFO = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics asimdrdm asimddp\n" \
@@ -35,12 +38,12 @@ exec {chroot} {root} /bin/sh -c 'cd /home; eval "$1"' sh "$1"
 
 
 def apt_busybox(folder: Path) -> Path:
-    """Debian's static busybox for arm64, through apt with lists of its own."""
-    found = os.environ.get("RUNNEL_ARM64_BUSYBOX")
-    if found:
-        return Path(found)
+    """Debian's static busybox for arm64, through apt with lists of its own; it is kept in build/."""
+    kept = Path(__file__).resolve().parents[2] / "build" / "cache" / "busybox-arm64"
+    if kept.exists():
+        return kept
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        pytest.skip("no busybox for arm64: there is no apt-get here (RUNNEL_ARM64_BUSYBOX names one)")
+        pytest.skip("no busybox for arm64: there is no apt-get here")
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
     own = ["-qq", "-o", "APT::Architectures::=arm64", "-o", f"Dir::State::Lists={folder}/lists",
@@ -51,10 +54,14 @@ def apt_busybox(folder: Path) -> Path:
             pytest.skip(f"no busybox for arm64: apt-get {words[0]} fails: {done.stderr.strip()[-200:]}")
     (package,) = folder.glob("busybox-static_*_arm64.deb")
     subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
-    return next(path for path in (folder / "unpacked").rglob("busybox") if path.is_file() and os.access(path, os.X_OK))
+    busybox = next(p for p in (folder / "unpacked").rglob("busybox") if p.is_file() and os.access(p, os.X_OK))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(busybox, folder / "busybox")
+    os.replace(folder / "busybox", kept)
+    return kept
 
 
-def arm_root(folder: Path) -> list[str]:
+def arm_root(folder: Path, busybox: Path) -> list[str]:
     """The command that runs a shell's script in an emulated ARM root; its home is folder/root/home."""
     qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if qemu is None:
@@ -68,9 +75,8 @@ def arm_root(folder: Path) -> list[str]:
         (root / part).mkdir(parents=True)
     for device in ("null", "zero", "urandom"):
         (root / "dev" / device).touch()
-    shutil.copy(apt_busybox(folder / "apt"), root / "bin" / "busybox")
-    for name in ("sh", "id", "uname", "cat", "sed", "cut", "tr", "grep", "head", "tail", "mkdir", "rm", "mv",
-                 "wc", "chmod", "stty", "printf", "cksum", "getconf", "test", "[", "sleep", "dd", "kill"):  # fmt: skip
+    shutil.copy(busybox, root / "bin" / "busybox")
+    for name in APPLETS.split():
         (root / "bin" / name).symlink_to("busybox")
     (root / "cpuinfo").write_text(CPUINFO)
     script = folder / "enter.sh"

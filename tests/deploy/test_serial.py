@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bad_line import BadLine
 from direct import DirectBoard, current, parcel, pushed, verified
+from far_side import arm_root
 
 from runnel.errors import InputError
 from runnel.tools import terminal
@@ -135,3 +136,17 @@ def test_cksum_is_that_of_posix():
     assert shell.cksum(b"") == "4294967295 0"
     assert shell.cksum(b"123456789") == "930766865 9"
     assert shell.cksum(Path(__file__).read_bytes()) != shell.cksum(b"")
+
+
+def test_the_agent_is_brought_to_an_emulated_board_over_its_shell(tmp_path, bundles, arm_programs, busybox):
+    """All of it on ARM: a login shell of busybox, the agent over it, then a version over frames."""
+    (tmp_path / "arm").mkdir()
+    enter = arm_root(tmp_path / "arm", busybox)
+    far = BadLine(tmp_path / "arm" / "root" / "home", shell=[*enter, "exec sh -i"])
+    try:
+        what = parcel(bundles("gru", "aarch64"), tmp_path / "gru", arm_programs[0])
+        done = over(far, what)
+        assert current(tmp_path / "arm" / "root" / "home" / "m") == done.id
+        assert done.sent == what.version.size
+    finally:
+        far.close()

@@ -1,13 +1,14 @@
 """A login shell at the far end of a serial line: commands and files reach it whole, or not at all.
 
-Nothing is known of the line but that it loses and changes bytes. Every command carries its own POSIX cksum and is run
+Nothing is known of the line but that it loses and changes bytes. Every command carries its own checksum and is run
 only where it arrived as it was sent; every file goes in parts, as octal escapes that a loop of `read` and `printf`
-turns into bytes, and a part is sent again until its cksum is right. The shell needs printf, cksum, cat, rm, mv, mkdir
-and chmod.
+turns into bytes, and a part is sent again until its checksum is right. The shell needs printf, cat, rm, mv, mkdir,
+chmod, wc, and one of cksum, md5sum and sha256sum.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import time
@@ -65,6 +66,14 @@ def escaped(data: bytes) -> str:
     return "".join(out)
 
 
+# Programs that give a checksum of their standard input, and what they print.
+SUMS: dict[str, Callable[[bytes], str]] = {
+    "cksum": cksum,
+    "md5sum": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest() + "  -",
+    "sha256sum": lambda data: hashlib.sha256(data).hexdigest() + "  -",
+}
+
+
 class Exchange(Protocol):
     """A port: see serial.Port."""
 
@@ -81,6 +90,7 @@ class Shell:
         self._port, self._baud = port, baud
         self._heard = b""
         self._failures = 0
+        self._sum = "cksum"
         self._count = random.SystemRandom().randrange(1 << 20)
 
     def said(self) -> str:
@@ -103,8 +113,9 @@ class Shell:
             # A byte that was changed to one of these would end the shell or stop the line.
             self._send(b"stty -echo -ixon eof undef susp undef quit undef 2>/dev/null; set -o ignoreeof 2>/dev/null\n")
             self._send(b"PS1=; PS2=; unset PROMPT_COMMAND; set +o history 2>/dev/null\n")
-            if self._try("true", 1.0) is not None:
-                return
+            for self._sum in SUMS:
+                if self._try("true", 0.3 + 0.2 * turn) is not None:
+                    return
         raise InputError(
             f"there is no shell behind {self._port.name} at {self._baud} baud; check the cable and the rate, and "
             "log in there first."
@@ -135,11 +146,11 @@ class Shell:
                 if time.monotonic() > until:
                     raise InputError(f"the board behind {self._port.name} takes too long for a script; look at it.")
                 time.sleep(0.05)
-            wanted = self.run(f"cksum < {room}/said").strip()
+            wanted = self.run(f"{self._sum} < {room}/said").strip()
             for _ in range(TRIES):
                 said = self.run(f"cat {room}/said", 30).encode()
                 for whole in (said, said + b"\n"):
-                    if cksum(whole) == wanted:
+                    if self._of(whole) == wanted:
                         return whole
             raise InputError(f"the line {self._port.name} is too bad for a page of text; check it.")
         finally:
@@ -148,11 +159,12 @@ class Shell:
     def bring(self, data: bytes, folder: str, name: str, progress: Callable[..., None]) -> None:
         """Brings a file into a folder there, whole and executable; parts that are there already are not sent again."""
         place, part = f'"{folder}/{name}"', f"{folder}/.{name}."
-        if self.run(f"cksum < {place} 2>/dev/null; :").strip() == cksum(data):
+        if self.run(f"{self._sum} < {place} 2>/dev/null; :").strip() == self._of(data):
             return
         self.run(f'mkdir -p "{folder}"')
-        listed = self.run(f'for p in "{part}"*; do [ -f "$p" ] && echo "${{p##*.}} $(cksum < "$p")"; done; :', 60)
-        there = _usable(data, listed)
+        sums = f'echo "${{p##*.}} $(($(wc -c < "$p"))) $({self._sum} < "$p")"'
+        listed = self.run(f'for p in "{part}"*; do [ -f "$p" ] && {sums}; done; :', 60)
+        there = self._usable(data, listed)
         spoiled = [place for place in re.findall(r"^(\d{10}) ", listed, re.M) if int(place) not in there]
         for at in range(0, len(spoiled), 16):
             self.run("rm -f " + " ".join(f'"{part}{place}"' for place in spoiled[at : at + 16]))
@@ -171,7 +183,8 @@ class Shell:
             done = at - first or 1
             left = (time.monotonic() - begun) / done * (len(data) - at)
             progress(f"sending {name}, {left:.0f} s left", at / len(data))
-        if self.run(f'cat "{part}"0* > "{part}whole"; cksum < "{part}whole"', 60).strip() != cksum(data):
+        joined = f'cat "{part}"0* > "{part}whole"; {self._sum} < "{part}whole"'
+        if self.run(joined, 60).strip() != self._of(data):
             self.run(f'rm -f "{part}"*')
             raise InputError(f"{name} did not reach the board whole; look whether its disk is full, and push again.")
         self.run(f'[ -f {place} ] || {{ chmod 755 "{part}whole" && mv -f "{part}whole" {place}; }}; rm -f "{part}"*')
@@ -185,12 +198,12 @@ class Shell:
         """Sends some bytes once; whether they arrived whole. Raises InputError where nothing arrives for long."""
         body = "".join(f"#{line}\n" for line in _cut(escaped(data))) + ".\n"
         loop = (f'echo "run""nel-go"; while IFS= read -r a && [ "$a" != . ]; do printf %b "${{a#?}}"; done > {place}; '
-                f"cksum < {place}")  # fmt: skip
+                f"{self._sum} < {place}")  # fmt: skip
         mark = self._ask(loop)
         if self._wait(b"runnel-go", PATIENCE):
             self._send(body.encode())
             answer = self._answer(mark, PATIENCE + 20 * len(body) / self._baud)
-            if answer is not None and answer.split("runnel-go")[-1].strip() == cksum(data):
+            if answer is not None and answer.split("runnel-go")[-1].strip() == self._of(data):
                 self._failures = 0
                 return True
         self._failures += 1
@@ -215,10 +228,24 @@ class Shell:
         said = self._heard.split(mark)[0].replace(b"\r", b"")
         return said.decode("utf-8", "replace").strip("\n")
 
-    @staticmethod
-    def _guarded(command: str) -> bytes:
+    def _of(self, data: bytes) -> str:
+        return SUMS[self._sum](data)
+
+    def _usable(self, data: bytes, listed: str) -> dict[int, int]:
+        """Parts on the board that belong to a file: their sizes by where they begin, none over another."""
+        there: dict[int, int] = {}
+        end = 0
+        found = re.finditer(r"^(\d{10}) (\d+) (\S.*?)\s*$", listed, re.M)
+        for place, size, text in sorted(match.groups() for match in found):
+            at, stop = int(place), int(place) + int(size)
+            if end <= at < stop and self._of(data[at:stop]) == text:
+                there[at], end = int(size), stop
+        return there
+
+    def _guarded(self, command: str) -> bytes:
         assert "'" not in command
-        return f'l=\'{command}\'; [ "$(printf %s "$l" | cksum)" = "{cksum(command.encode())}" ] && eval "$l"\n'.encode()
+        check = f'[ "$(printf %s "$l" | {self._sum})" = "{self._of(command.encode())}" ]'
+        return f"l='{command}'; {check} && eval \"$l\"\n".encode()
 
     def _send(self, data: bytes) -> None:
         left = bytearray(data)
@@ -240,17 +267,6 @@ class Shell:
             if mark is None and not part:
                 return False
         return True
-
-
-def _usable(data: bytes, listed: str) -> dict[int, int]:
-    """Parts on the board that belong to a file: their sizes by where they begin, none over another."""
-    there: dict[int, int] = {}
-    end = 0
-    for place, crc, size in sorted(match.groups() for match in re.finditer(r"^(\d{10}) (\d+) (\d+)$", listed, re.M)):
-        at, stop = int(place), int(place) + int(size)
-        if end <= at < stop and cksum(data[at:stop]) == f"{crc} {size}":
-            there[at], end = int(size), stop
-    return there
 
 
 def _cut(text: str) -> list[str]:
