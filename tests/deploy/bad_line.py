@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import random
 import select
 import subprocess
+import termios
 import threading
 import time
 import tty
@@ -31,7 +33,7 @@ class BadLine:
         environment = {"HOME": str(home), "PATH": path or os.environ["PATH"], "TERM": "dumb"}
         self.shell = subprocess.Popen(
             shell or ["sh", "-i"], stdin=self._far_end, stdout=self._far_end, stderr=self._far_end, cwd=home,
-            env=environment, start_new_session=True,
+            env=environment, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         self._running = True
         self._threads = [

@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
-APPLETS = (
-    "sh id uname cat sed cut tr grep head tail mkdir rm mv wc chmod stty printf md5sum sha256sum test [ sleep"
-)
+APPLETS = "sh id uname cat sed cut tr grep head tail mkdir rm mv wc chmod stty printf md5sum sha256sum test [ sleep"
 MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 CPUINFO = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics asimdrdm asimddp\n" \

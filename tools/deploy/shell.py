@@ -21,7 +21,13 @@ PART = 768  # bytes of a file that are sent at once: as text they fit what a tty
 LINE = 200  # characters of a line of them
 LEAST_PART = 96
 TRIES = 12
-FREE = b"\x11\x03\n"  # go on where the line was stopped, give up what runs, a new line
+# Go on where the line was stopped, give up what runs; where an interrupt does nothing, end a quotation or a file.
+FREE = (b"\x11\x03\n", b"\x11\x03\n.\n", b"\x11\x03\n'\n", b'\x11\x03\n"\n')
+# A byte that was changed to one of these would end the shell, or stop the line.
+QUIET = (
+    "stty -echo -ixon eof undef susp undef quit undef lnext undef 2>/dev/null; PS1=; PS2=; set -o ignoreeof 2>/dev/null"
+)
+MOST_INTERRUPTS = 4  # after that many in vain, there may be none on that line
 SCRIPT_SECONDS = 180.0
 MOST_FAILURES = 60  # of parts in a row
 PATIENCE, SECONDS = 1.0, 5.0  # that a command may take before it is sent again, at first and later
@@ -74,6 +80,10 @@ SUMS: dict[str, Callable[[bytes], str]] = {
 }
 
 
+def _free(turn: int) -> bytes:
+    return FREE[turn % len(FREE) if turn > MOST_INTERRUPTS else 0]
+
+
 class Exchange(Protocol):
     """A port: see serial.Port."""
 
@@ -102,7 +112,7 @@ class Shell:
     def wake(self) -> None:
         """Looks for a shell and makes it a quiet POSIX one."""
         for turn in range(TRIES):
-            self._send(FREE if turn else b"\n")
+            self._send(_free(turn) if turn else b"\n")
             self._send(b"exec sh\n")
             self._wait(None, 0.3)
             if _LOGIN.search(self._heard.rstrip(b"\r\n")):
@@ -110,11 +120,8 @@ class Shell:
                     f"the board behind {self._port.name} asks for a login; log in there with a terminal program, "
                     "leave it, and push again."
                 )
-            # A byte that was changed to one of these would end the shell or stop the line.
-            self._send(b"stty -echo -ixon eof undef susp undef quit undef 2>/dev/null; set -o ignoreeof 2>/dev/null\n")
-            self._send(b"PS1=; PS2=; unset PROMPT_COMMAND; set +o history 2>/dev/null\n")
             for self._sum in SUMS:
-                if self._try("true", 0.3 + 0.2 * turn) is not None:
+                if self._try(QUIET, 0.3 + 0.2 * turn) is not None:
                     return
         raise InputError(
             f"there is no shell behind {self._port.name} at {self._baud} baud; check the cable and the rate, and "
@@ -129,9 +136,18 @@ class Shell:
         for turn in range(TRIES):
             if (said := self._try(command, seconds if turn > 1 else min(seconds, PATIENCE))) is not None:
                 return said
-            self._send(FREE)
+            self._send(_free(turn))
             self._wait(None, 0.2)
         raise InputError(f"the shell behind {self._port.name} does not answer; look whether a program has the line.")
+
+    def sure(self, command: str, seconds: float = SECONDS) -> str:
+        """What a command prints, the same twice in a row: an answer may be changed on its way."""
+        before = None
+        for _ in range(TRIES):
+            if (said := self.run(command, seconds)) == before:
+                return said
+            before = said
+        raise InputError(f"the line {self._port.name} is too bad for a line of text; check it.")
 
     def script(self, text: str) -> bytes:
         """What a script prints, whole."""
@@ -146,7 +162,7 @@ class Shell:
                 if time.monotonic() > until:
                     raise InputError(f"the board behind {self._port.name} takes too long for a script; look at it.")
                 time.sleep(0.05)
-            wanted = self.run(f"{self._sum} < {room}/said").strip()
+            wanted = self.sure(f"{self._sum} < {room}/said").strip()
             for _ in range(TRIES):
                 said = self.run(f"cat {room}/said", 30).encode()
                 for whole in (said, said + b"\n"):
@@ -159,11 +175,11 @@ class Shell:
     def bring(self, data: bytes, folder: str, name: str, progress: Callable[..., None]) -> None:
         """Brings a file into a folder there, whole and executable; parts that are there already are not sent again."""
         place, part = f'"{folder}/{name}"', f"{folder}/.{name}."
-        if self.run(f"{self._sum} < {place} 2>/dev/null; :").strip() == self._of(data):
+        if self.sure(f"{self._sum} < {place} 2>/dev/null; :").strip() == self._of(data):
             return
         self.run(f'mkdir -p "{folder}"')
         sums = f'echo "${{p##*.}} $(($(wc -c < "$p"))) $({self._sum} < "$p")"'
-        listed = self.run(f'for p in "{part}"*; do [ -f "$p" ] && {sums}; done; :', 60)
+        listed = self.sure(f'for p in "{part}"*; do [ -f "$p" ] && {sums}; done; :', 60)
         there = self._usable(data, listed)
         spoiled = [place for place in re.findall(r"^(\d{10}) ", listed, re.M) if int(place) not in there]
         for at in range(0, len(spoiled), 16):
@@ -184,7 +200,7 @@ class Shell:
             left = (time.monotonic() - begun) / done * (len(data) - at)
             progress(f"sending {name}, {left:.0f} s left", at / len(data))
         joined = f'cat "{part}"0* > "{part}whole"; {self._sum} < "{part}whole"'
-        if self.run(joined, 60).strip() != self._of(data):
+        if self.sure(joined, 60).strip() != self._of(data):
             self.run(f'rm -f "{part}"*')
             raise InputError(f"{name} did not reach the board whole; look whether its disk is full, and push again.")
         self.run(f'[ -f {place} ] || {{ chmod 755 "{part}whole" && mv -f "{part}whole" {place}; }}; rm -f "{part}"*')
@@ -209,7 +225,7 @@ class Shell:
         self._failures += 1
         if self._failures > MOST_FAILURES:
             raise InputError(f"the line {self._port.name} is too bad, or the board's disk is full; check both.")
-        self._send(b"\n.\n" + FREE)
+        self._send(b"\n.\n" + _free(self._failures))
         self._wait(None, 0.1)
         return False
 
