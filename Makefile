@@ -57,6 +57,7 @@ nightly: setup
 	RUNNEL_MATH=all $(PY) -m pytest -q -s -o timeout=0 tests/codegen/test_math.py -k everywhere
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
 	RUNNEL_TOKENS=1000000 $(PY) -m pytest -q -o timeout=0 tests/kv/test_stories.py
+	RUNNEL_KILLS=100 $(PY) -m pytest -q -o timeout=0 tests/deploy/test_remote.py -k dies
 
 coverage: setup
 	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q -n 2 tests/streaming
