@@ -37,12 +37,13 @@ from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.processor import missing_features, processor
-from runnel.tools.caches import check_kernels, kv_record, rounded
+from runnel.tools.caches import beyond, check_kernels, kv_record, rounded
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.cuda_form import cuda_form
 from runnel.tools.generate.attach import tokenizer_entries
+from runnel.tools.licences import licences
 from runnel.tools.ports import input_port, output_port
 from runnel.tools.prove import Arrays, Case, prove
 from runnel.tools.replay import deviation
@@ -184,7 +185,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     figures = report(graph, hop=max(request.most_frames or 1, natural_hop(graph)), rate=request.tick_rate, form=form)
     request.say("running the offline model")
     cases = golden_cases(rewritten, figures)
-    entries = _entries(rewritten, form, native, cases, board.name) | _licences(model)
+    entries = _entries(rewritten, form, native, cases, board.name) | licences(model)
     entries |= tokenizer_entries(model, request.tokenizer, graph)
     manifest = _manifest(rewritten, form, native, refusal, request, board, target, figures)
     if native is not None:
@@ -202,7 +203,9 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         write_bundle(name, manifest, entries)
         against, own, rounding = "the offline model", 0.0, 0.0
         if graph.modes:
-            against, offline_cases, cases = "the portable form", cases, streamed(Path(name), cases)
+            against, offline_cases = "the portable form", cases
+            whole = keeps_all(graph.kv)
+            cases = streamed(Path(name), cases) if whole else _portable_answers(Path(name), form, manifest, cases)
             entries |= _golden(cases[0])
             own = _own_deviation(Path(name), rewritten, form, manifest, cases)
             if "activations" in graph.modes:
@@ -214,9 +217,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             cases, manifest["kv"]["deviation"] = rounded(Path(name), cases, time)
             entries |= _golden(cases[0])
         codes = codes_record(rewritten, cases) if not graph.modes else None
+        longer = beyond(Path(name), rewritten, figures.macs["per_frame_streamed"]) if backends else []
         manifest["proof"] = prove(
-            Path(name), cases, axes, backends, request.progress, against, own, codes, len(form.model.graph.node),
-            figures.latency_frames, rounding,
+            Path(name), [*cases, *longer], axes, backends, request.progress, against, own, codes,
+            len(form.model.graph.node), figures.latency_frames, rounding,
         )  # fmt: skip
         if graph.modes:
             request.say("measuring what the modes cost")
@@ -225,6 +229,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             )
         if graph.modes.keys() & {"window", "padding"}:
             manifest["window"]["nrmse"] = reuse_deviation(manifest["modes"], request.reuse_threshold, graph.name)
+        if not keeps_all(graph.kv):
+            manifest["proof"]["not_covered"] += "; what tokens are dropped" if longer else "; caches that are full"
         if native is not None and not here:
             manifest["proof"]["not_covered"] += f"; the native kernels, which are for {absent}: verify them there"
     finally:
@@ -312,6 +318,14 @@ def _states(form: PortableForm) -> dict[str, bytes]:
     return entries
 
 
+def _portable_answers(path: Path, form: PortableForm, manifest: dict[str, Any], cases: list[Case]) -> list[Case]:
+    """The cases with the answers of a portable form, in a bundle of its own at ``path``."""
+    entries = {"streaming.onnx": form.model.SerializeToString(deterministic=True)} | _states(form)
+    changed = {"hop": form.hop, "weights": {}, "backends": ["onnxruntime"], "onnx": form.manifest(), "kernels": []}
+    write_bundle(path, manifest | changed | {"native_refusal": "for the proof alone"}, entries)
+    return streamed(path, cases)
+
+
 def _own_deviation(
     path: Path, rewritten: Rewritten, form: PortableForm, manifest: dict[str, Any], cases: list[Case]
 ) -> float:
@@ -319,20 +333,8 @@ def _own_deviation(
     other = emit(rewritten.graph, 3 * form.hop)
     if other.hop == form.hop:
         return 0.0
-    entries = {"streaming.onnx": other.model.SerializeToString(deterministic=True)} | _states(other)
-    changed = {"hop": other.hop, "weights": {}, "backends": ["onnxruntime"], "onnx": other.manifest(), "kernels": []}
-    write_bundle(path, manifest | changed | {"native_refusal": "another hop"}, entries)
-    again = streamed(path, cases)
+    again = _portable_answers(path, other, manifest, cases)
     return max(deviation(a.outputs, c.outputs) for a, c in zip(again, cases, strict=True))
-
-
-def _licences(model: str | Path | bytes | onnx.ModelProto) -> dict[str, bytes]:
-    """The licence and notice files that lie beside the model."""
-    if not isinstance(model, (str, Path)):
-        return {}
-    files = sorted(Path(model).parent.glob("*"))
-    kept = [f for f in files if f.is_file() and f.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "COPYING")]
-    return {f"licences/{f.name}": f.read_bytes() for f in kept if f.stat().st_size < 1 << 20}
 
 
 def _npy(array: np.ndarray) -> bytes:

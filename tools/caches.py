@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from runnel.compiler.streaming.ir import StreamGraph
-from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary, keeps_all
+from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary, keeps_all, kept_at_least
 from runnel.compiler.streaming.kinds.positions import Positions, Table
 from runnel.errors import Reason, Refused
 from runnel.tools.calibrate import distance, streamed
+from runnel.tools.cases import noise
 from runnel.tools.prove import Case
+
+if TYPE_CHECKING:
+    from runnel.tools.build import Rewritten
+
+FEWEST_BEYOND = 24
+MOST_MACS = 2e9
+"""Multiply-adds of a text beyond what caches hold: some seconds for all the ways to cut it."""
 
 
 def attentions(graph: StreamGraph) -> list[CachedAttend]:
@@ -62,3 +72,16 @@ def rounded(path: Path, cases: list[Case], axes: dict[str, int]) -> tuple[list[C
     longest = max(range(len(cases)), key=lambda i: cases[i].frames)
     got, wanted = own[longest].outputs, cases[longest].outputs
     return own, {name: distance(got[name], wanted[name], axes[name]) for name in got}
+
+
+def beyond(path: Path, rewritten: Rewritten, macs: float) -> list[Case]:
+    """A text longer than caches hold, with the answers of the bundle's own stream: what is proved of it is that they do
+    not depend on how it is cut. None where that would take long. macs: of a token."""
+    graph = rewritten.graph
+    kept = kept_at_least(graph.kv or "full")
+    frames = min(kept + max(FEWEST_BEYOND, kept // 2), graph.max_frames or 1 << 44)
+    if keeps_all(graph.kv) or frames <= kept or frames * macs > MOST_MACS:
+        return []
+    rng = np.random.default_rng(13)
+    inputs = {s.name: noise(s, frames, rng, graph) for s in [*graph.inputs, *graph.statics]}
+    return streamed(path, [Case(inputs, {}, frames)], "native")

@@ -11,6 +11,7 @@ import numpy as np
 
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream
+from runnel.compiler.streaming.kinds.cache import keeps_all, kept_at_least
 from runnel.errors import InputError, Reason, Refused
 from runnel.runtime.io import open_source
 from runnel.runtime.program import load
@@ -169,6 +170,8 @@ def _noise(rewritten: Rewritten, first: Case) -> tuple[Arrays, Arrays]:
     frames = max(first.frames, hops * natural_hop(graph))
     if graph.max_frames is not None:
         frames = min(frames, graph.max_frames)
+    if not keeps_all(graph.kv):
+        frames = min(frames, kept_at_least(graph.kv or ""))
     rng = np.random.default_rng(11)
     recording = {s.name: noise(s, frames, rng, graph) for s in [*graph.inputs, *graph.statics]}
     try:

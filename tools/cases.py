@@ -9,6 +9,7 @@ import numpy as np
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream, StreamGraph
 from runnel.compiler.streaming.kinds.cache import keeps_all, kept_at_least
+from runnel.compiler.streaming.portable.cache import UNBOUNDED
 from runnel.compiler.streaming.report import Report
 from runnel.errors import InputError
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
@@ -37,7 +38,8 @@ def golden_cases(rewritten: Rewritten, figures: Report) -> list[Case]:
     if graph.max_frames is not None:
         lengths = [min(n, graph.max_frames) for n in lengths]
     if not keeps_all(graph.kv):
-        lengths = [min(n, kept_at_least(graph.kv or "")) for n in lengths]
+        most = min(kept_at_least(graph.kv or ""), UNBOUNDED if graph.modes else 1 << 44)
+        lengths = [min(n, most) for n in lengths]
     cases = []
     least = 1 if rewritten.states or graph.window else graph.shortest
     if least > 1 or graph.remainders[0] > 1:

@@ -37,6 +37,7 @@ def test_kernels_equal_onnxruntime_with_a_past(tmp_path: Path, name: str) -> Non
     )
     assert oracle.deviation(got, wanted) <= oracle.TOLERANCE
     assert manifest["backends"] == ["native"] and manifest["proof"]["against"] == "the offline model"
+    assert manifest["proof"]["frames"] == [24, 3, 48] and "what tokens are dropped" in manifest["proof"]["not_covered"]
 
 
 def test_a_bundle_says_what_its_caches_are(tmp_path: Path) -> None:
@@ -98,3 +99,10 @@ def test_a_ranking_that_is_no_output_is_refused(tmp_path: Path) -> None:
 def test_a_ranking_that_waits_for_what_it_ranks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="'worth', which waits for its own result"):
         runnel.compile(ranking_heads(one_output=True).model, tmp_path / "m.rnl", kv="retain=worth,budget=6,window=4")
+
+
+def test_rounded_weights_behind_a_policy(tmp_path: Path) -> None:
+    """Proved against the portable form with the same weights, as long as nothing is dropped."""
+    _, manifest = compiled(tmp_path, "coded_blocks", kv="sink=2,window=22", weights="fp16")
+    assert manifest["proof"]["against"] == "the portable form" and manifest["backends"] == ["native"]
+    assert 0 < manifest["modes"]["deviation"]["logits"]["max"] < 0.01
