@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from runnel.tools.cli import main
+from runnel.tools.deploy import programs
 
 
 def pushed(capsys, *words):
@@ -37,7 +38,8 @@ def test_a_version_is_pushed_updated_and_rolled_back(board, bundles, capsys):
     assert "no version before" in capsys.readouterr().err
 
 
-def test_an_emulated_arm_board(arm_board, bundles, capsys):
+def test_an_emulated_arm_board(arm_board, arm_programs, bundles, capsys):
+    assert arm_programs[1].stat().st_size <= programs.AGENT_BYTES
     first = pushed(capsys, bundles("gru", "aarch64"), "ssh://board")
     folder = arm_board.home / "runnel" / "gru"
     assert (folder / "current").readlink().name == first["id"]

@@ -13,7 +13,7 @@ from runnel.runtime.build_core import CORE
 from runnel.runtime.bundle import processor
 from runnel.tools import elf_check, emulate, toolchain
 
-AGENT_BYTES = 200_000  # the most of a stripped agent, which may have to go over a slow line
+AGENT_BYTES = 120_000  # the most of a stripped agent, which may have to go over a slow line
 
 
 def runner(arch: str) -> Path:
