@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runnel.compiler.streaming.report import Report
 from runnel.errors import InputError
 from runnel.files import replacing
 from runnel.runtime import native
 from runnel.runtime.paging import WAYS, size
 from runnel.targets.schema import Target
+
+if TYPE_CHECKING:  # a board has no compiler
+    from runnel.compiler.streaming.report import Report
 
 SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 4, 8)
