@@ -14,6 +14,7 @@ struct Arrival {
   int64_t token_class;
 };
 
+// Policies that share a function call it in a lambda: copying it would need code that runs before main.
 struct Policy {
   // The slots that these parameters take, at most.
   int64_t (*slots)(const int64_t* params);

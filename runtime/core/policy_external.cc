@@ -4,7 +4,15 @@
 namespace runnel {
 
 const Policy kExternalPolicy = {
-    kFullPolicy.slots, kFullPolicy.slot, nullptr, nullptr, kHeavyPolicy.attended,
+    [](const int64_t* params) { return kFullPolicy.slots(params); },
+    [](const Slots& slots, const Arrival& frame, const int64_t* params) {
+      return kFullPolicy.slot(slots, frame, params);
+    },
+    nullptr,
+    nullptr,
+    [](const Slots& slots, const Arrival& frame, const int64_t* params, const float* mass, int64_t group) {
+      kHeavyPolicy.attended(slots, frame, params, mass, group);
+    },
 };
 
 }  // namespace runnel

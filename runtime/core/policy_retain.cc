@@ -5,7 +5,13 @@
 namespace runnel {
 
 const Policy kRetainPolicy = {
-    kHeavyPolicy.slots, kHeavyPolicy.slot, [](const Arrival& frame) { return frame.retain; }, nullptr, nullptr,
+    [](const int64_t* params) { return kHeavyPolicy.slots(params); },
+    [](const Slots& slots, const Arrival& frame, const int64_t* params) {
+      return kHeavyPolicy.slot(slots, frame, params);
+    },
+    [](const Arrival& frame) { return frame.retain; },
+    nullptr,
+    nullptr,
 };
 
 }  // namespace runnel

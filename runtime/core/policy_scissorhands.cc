@@ -5,8 +5,10 @@
 namespace runnel {
 
 const Policy kScissorhandsPolicy = {
-    kHeavyPolicy.slots,
-    kHeavyPolicy.slot,
+    [](const int64_t* params) { return kHeavyPolicy.slots(params); },
+    [](const Slots& slots, const Arrival& frame, const int64_t* params) {
+      return kHeavyPolicy.slot(slots, frame, params);
+    },
     nullptr,
     nullptr,
     [](const Slots& slots, const Arrival&, const int64_t* params, const float* mass, int64_t group) {

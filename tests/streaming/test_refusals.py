@@ -141,7 +141,7 @@ def test_if_on_data() -> None:
 
 def test_an_op_of_a_foreign_domain() -> None:
     net, x = stack(2)
-    node = helper.make_node("Gelu", [x], ["y"], name="foreign", domain="com.microsoft")
+    node = helper.make_node("BiasDropout", [x], ["y"], name="foreign", domain="com.microsoft")
     net.nodes.append(node)
     graph = helper.make_graph(
         net.nodes, "net", net.inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, TIME])]
