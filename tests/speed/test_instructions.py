@@ -78,7 +78,7 @@ def cost(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     return of
 
 
-# The most instructions of a step, a tenth above what was counted. Asking for weights ahead of their use is a quarter of them.
+# The most instructions of a step, a tenth above what was counted. A quarter of them asks for weights ahead of use.
 MODELS: dict[str, tuple[Callable[[], bytes | Path], int]] = {
     "tcn": (tcn, 37_600),
     "gru": (lambda: recurrent("GRU", 256, 256), 104_200),
