@@ -77,6 +77,24 @@ int32_t CallShare(const void* context, int32_t share) {
   return CallKernel(call.kernel.code, call.instruction.arguments, pointer);
 }
 
+// Where a chosen unit of frame q lies, or where all slots begin; null where it was not chosen.
+void* UnitOf(const Step& step, const Operand& operand, int64_t q) {
+  const UnitTable& table = step.program.tables[operand.table];
+  const Pager* pager = step.program.pager;
+  const uint8_t* base = pager ? pager->UnitSlots(operand.table) : step.program.weights + table.offset;
+  if (operand.taps >= 0) {
+    const Buffer& buffer = step.program.buffers[operand.buffer];
+    const int64_t at = step.Slot(buffer, q);
+    if (at < 0) return nullptr;
+    const auto* list = reinterpret_cast<const int32_t*>(step.Memory(buffer) + at * buffer.frame_bytes);
+    const int64_t slots = pager ? pager->UnitSlotCount(operand.table) : table.units;
+    const int32_t slot = list[1 + operand.taps];
+    if (operand.taps >= list[0] || slot < 0 || slot >= slots) return nullptr;
+    base += slot * table.unit_bytes;
+  }
+  return const_cast<uint8_t*>(base) + operand.offset;
+}
+
 template <bool kOne>
 Binding BindRows(const Step& step, const Instruction& instruction, int64_t q, int64_t count, Arguments& arguments) {
   const int64_t rows = kOne ? 1 : count;
@@ -90,6 +108,11 @@ Binding BindRows(const Step& step, const Instruction& instruction, int64_t q, in
     if (operand->kind == OperandKind::kWeights) {
       const Pager* pager = step.program.pager;
       *next++ = const_cast<uint8_t*>(pager ? pager->At(*operand) : step.program.weights + operand->weights_offset);
+      continue;
+    }
+    if (operand->kind == OperandKind::kUnits) {
+      *next = UnitOf(step, *operand, q);
+      if (!*next++) return Binding::kBroken;
       continue;
     }
     if (operand->kind >= OperandKind::kFrame && operand->kind != OperandKind::kRing) {

@@ -34,6 +34,7 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
       --repeat_left;
     } else {
       top_level = static_cast<int32_t>(i);
+      repeat_at_ = instructions.size;
     }
     Instruction& instruction = instructions.data[instructions.size++];
     instruction = Instruction{};
@@ -54,6 +55,10 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
         break;
       case 7:
         ok = ReadFetch(at, size, i, top_level, instruction);
+        break;
+      case 8:
+        ok = ReadChoose(at, size, i, top_level, in_repeat, instruction);
+        if (instruction.chooses) instructions[top_level].chooses = true;
         break;
       case 4:
         return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SKIP_IF; update runnel");
@@ -176,7 +181,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   int64_t kind = Code(at), id = Code(at + 1), stride = Code(at + 2), offset = Code(at + 3), taps = Code(at + 4);
   int64_t dilation = Code(at + 5);
   auto n = static_cast<long long>(number);
-  if (!In(kind, 0, 7)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
+  if (!In(kind, 0, 8)) return FailWith(RN_UNSUPPORTED, "instruction %lld has an operand of unknown kind", n);
   operand = Operand{};
   operand.kind = static_cast<OperandKind>(kind);
   if (operand.kind == OperandKind::kWeights) {
@@ -191,6 +196,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
     return true;
   }
   if (operand.kind == OperandKind::kShare) return true;
+  if (operand.kind == OperandKind::kUnits) return ReadUnits(at, number, operand);
   if (operand.kind == OperandKind::kFrame) {
     if (!IsClock(id)) return Fail("instruction %lld names a clock that is not there", n);
     operand.buffer = static_cast<int32_t>(id);
@@ -281,44 +287,6 @@ bool Decoder::ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.source_length = static_cast<int32_t>(source_length);
   instruction.fill = static_cast<uint32_t>(fill);
   Writes(target, top_level);
-  return true;
-}
-
-bool Decoder::ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {
-  auto n = static_cast<long long>(number);
-  if (size != 12) return Fail("instruction %lld has a wrong size", n);
-  if (!ReadRange(at, number, instruction)) return false;
-  int64_t source = Code(at + 4), target = Code(at + 5), stride = Code(at + 6), offset = Code(at + 7);
-  int64_t table = Code(at + 8), row_bytes = Code(at + 9), rows = Code(at + 10), apart = Code(at + 11);
-  if (!IsBuffer(source) || !IsBuffer(target)) return Fail("instruction %lld names a buffer that is not there", n);
-  const Buffer& from = program_->buffers[source];
-  if (source == target || from.frame_bytes > 8 || row_bytes > program_->buffers[target].frame_bytes) {
-    return Fail("instruction %lld fetches rows by what is no number, or into too small a frame", n);
-  }
-  if (!In(stride, 0, kMaxFactor) || !In(offset, -kMaxFactor, kMaxFactor) || !In(row_bytes, 4, kMaxFactor) ||
-      row_bytes % 4 != 0 || !In(rows, 1, kMaxFactor) || !In(apart, 1, kMaxFactor)) {
-    return Fail("instruction %lld fetches from an impossible table", n);
-  }
-  int64_t last = 0, block = 0, bytes = 0;
-  if (__builtin_mul_overflow(bounds_[instruction.made], stride, &last) || last > kMaxCount) {
-    return Fail("instruction %lld has an operand that can pass frame 2^62", n);
-  }
-  if (__builtin_mul_overflow(apart, row_bytes, &block) || block > kMaxFactor ||
-      __builtin_mul_overflow((block + kPage - 1) / kPage * kPage, (rows + apart - 1) / apart, &bytes) ||
-      !In(table, 0, header_.weights_bytes) || bytes > header_.weights_bytes - table || table % 4 != 0) {
-    return Fail("instruction %lld fetches from outside the weights", n);
-  }
-  instruction.op = InstructionOp::kFetch;
-  instruction.source = static_cast<int32_t>(source);
-  instruction.target = static_cast<int32_t>(target);
-  instruction.stride = stride;
-  instruction.offset = offset;
-  instruction.table = table;
-  instruction.row_bytes = row_bytes;
-  instruction.rows = rows;
-  instruction.in_block = apart;
-  instruction.block_bytes = (block + kPage - 1) / kPage * kPage;
-  program_->buffers[target].last_writer = top_level;
   return true;
 }
 

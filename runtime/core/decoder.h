@@ -11,7 +11,7 @@
 
 namespace runnel {
 
-constexpr int64_t kCallWords = 10, kOperandWords = 6;
+constexpr int64_t kCallWords = 10, kOperandWords = 6, kChooseWords = 11;
 constexpr int64_t kMaxFactor = int64_t{1} << 31;  // strides, taps, mul, div …
 constexpr int64_t kMaxTable = int64_t{1} << 20;
 constexpr int64_t kMaxFramesOfStep = int64_t{1} << 24;
@@ -101,6 +101,10 @@ class Decoder {
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
   bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
+  bool ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_level, bool in_repeat,
+                  Instruction& instruction);
+  // An operand of kind UNITS, whose slots a CHOOSE of the same REPEAT gives.
+  bool ReadUnits(int64_t at, int64_t number, Operand& operand);
   bool ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
 
   const Sources& sources_;
@@ -111,8 +115,9 @@ class Decoder {
   int64_t caches_at_ = 0;
   int64_t code_at_ = 0, most_operands_ = 0, attend_work_ = 0;
   bool in_prefill_ = false;
-  int32_t twin_ = 0;     // the next instruction of the first entry point that one of the second may repeat
-  int64_t twin_at_ = 0;  // and its word
+  int32_t twin_ = 0;       // the next instruction of the first entry point that one of the second may repeat
+  int32_t repeat_at_ = 0;  // the first instruction of the present REPEAT
+  int64_t twin_at_ = 0;    // and its word
   Program* program_ = nullptr;
   Span<int64_t> bounds_;          // the highest value of each clock
   Span<int64_t> growth_, first_;  // the most that each clock advances in a step, and in the first

@@ -88,7 +88,9 @@ bool Pager::Mark(Program& program, Message message) {
   }
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) MarkForced(*code);
   for (Segment& segment : segments_) {
-    if (!segment.streams && !segment.table) segment.forced = true;  // what streams start with, and caches
+    segment.units = units_.Holds(segment.offset);
+    if (segment.units && (segment.streams || segment.table)) return fail("units share a segment with other weights");
+    if (!segment.streams && !segment.table && !segment.units) segment.forced = true;  // what streams start with, caches
   }
   return true;
 }
@@ -142,8 +144,10 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   due_next_ = due_ + instructions;
   for (int32_t i = 0; i < segments_.size; ++i) {
     const rn_segment& given = paging.segments[i];
-    segments_[i] = {given.offset, given.bytes, given.crc32c, false, false, false, false, false, base_ + given.offset};
+    segments_[i] = {given.offset, given.bytes, given.crc32c, false, false,
+                    false,        false,       false,        false, base_ + given.offset};
   }
+  if (units_.Open(program, paging, &storage_) != RN_OK) return fail(RN_NO_MEMORY, "not enough memory for the program");
   if (!Mark(program, message)) return RN_BAD_PLAN;
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
     for (int32_t i = 0; i < code->size; i += 1 + (*code)[i].body) {
@@ -183,7 +187,7 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
 }
 
 uint64_t Pager::Fixed() const {
-  uint64_t bytes = used_ + own_ + block_bytes_ * kBlocks;
+  uint64_t bytes = used_ + own_ + block_bytes_ * kBlocks + units_.fixed();
   for (const Segment& segment : segments_) bytes += segment.forced ? segment.bytes : 0;
   return bytes;
 }
@@ -192,11 +196,12 @@ uint64_t Pager::Fixed() const {
 bool Pager::Choose(uint64_t ram, int32_t streams) {
   uint64_t passing = 0, tables = 0;
   for (const Segment& segment : segments_) {
-    if (segment.forced) continue;
+    if (segment.forced || segment.units) continue;
     (segment.table ? tables : passing) += segment.bytes;
   }
   const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams);
-  const uint64_t fixed = Fixed() + states, least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
+  const uint64_t fixed = Fixed() + states + units_.least(),
+                 least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
   const uint64_t least = fixed + (least_slots * slot_bytes_ < passing ? least_slots * slot_bytes_ : passing);
   facts_.least = least;
   if (ram < least) return false;
@@ -208,10 +213,13 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
     room -= slots * slot_bytes_;
   }
   slots_ = static_cast<int32_t>(slots);
+  const uint64_t past = room > passing ? room - passing : 0;  // units have what weights of every step leave
+  const uint64_t chosen = units_.SetRoom(units_.least() + past);
   if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
-  uint64_t pinned = 0, passed = 0, table_room = room > passing ? room - passing : 0;
+  uint64_t pinned = 0, passed = 0, table_room = past + units_.least() - chosen;
   for (Segment& segment : segments_) {
     const bool before = segment.pinned;
+    if (segment.units) continue;
     if (segment.forced) {
       segment.pinned = true;
     } else if (segment.table) {
@@ -236,6 +244,7 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
   facts_.weights = weights_bytes_;
   facts_.pinned = facts_.streamed = facts_.tables = 0;
   for (const Segment& segment : segments_) {
+    if (segment.units) continue;
     (segment.pinned ? facts_.pinned : segment.table ? facts_.tables : facts_.streamed) += segment.bytes;
   }
   facts_.buffers = slots * slot_bytes_;
@@ -245,7 +254,7 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
                   for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
                   return forced;
                 }() +
-                facts_.pinned + facts_.buffers;
+                facts_.pinned + facts_.buffers + chosen - units_.least();
   return true;
 }
 
@@ -270,6 +279,7 @@ void Pager::Status(rn_paging_facts* facts) const {
   facts->io = storage_.way();
   facts->threads = storage_.threads();
   facts->direct = storage_.direct();
+  units_.Count(facts);
   pthread_mutex_unlock(&lock_);
 }
 

@@ -8,6 +8,7 @@
 #include "runnel_paging.h"
 #include "step.h"
 #include "storage.h"
+#include "units.h"
 
 namespace runnel {
 
@@ -37,6 +38,12 @@ class Pager {
   // A row of a table, null where it cannot be read.
   const uint8_t* Row(int64_t block_offset, int64_t inside);
 
+  // Units of a table (units.h). Choose: as Units::Choose; which are likely to follow, and where slots begin.
+  int Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
+  void Guess(int32_t table, const int32_t* ids, int32_t count) { units_.Guess(table, ids, count); }
+  const uint8_t* UnitSlots(int32_t table) const { return units_.Base(table); }
+  int32_t UnitSlotCount(int32_t table) const { return units_.Slots(table); }
+
   void Status(rn_paging_facts* facts) const;
   const char* error() const { return error_; }
   int SetRam(uint64_t ram, int32_t streams);
@@ -45,7 +52,7 @@ class Pager {
   struct Segment {
     uint64_t offset, bytes;
     uint32_t crc;
-    bool pinned, loaded, table, forced, streams;
+    bool pinned, loaded, table, forced, streams, units;
     const uint8_t* at;
   };
   // A segment on its way: in a buffer, or where it is pinned (slot -1).
@@ -75,7 +82,7 @@ class Pager {
   void Pop();
   void DropFrom(int32_t kept);
   void Restart(int32_t i);
-  int Fail(int32_t segment, int result);
+  int Fail(uint64_t offset, int result);
   int32_t FreeSlot() const;
   int32_t FreeTicket() const;
   Coming& Nth(int32_t k) { return coming_[(first_ + k) % kMostReads]; }
@@ -109,6 +116,7 @@ class Pager {
   uint64_t block_bytes_ = 0, clock_ = 0;
 
   Storage storage_;
+  Units units_;
   uint64_t file_offset_ = 0, used_ = 0, own_ = 0, stalled_ = 0;
   int64_t patience_ns_ = 0;
   rn_paging_facts facts_ = {};

@@ -12,13 +12,13 @@ constexpr double kQuarter = 1.189207115002721;  // a quarter of an octave
 
 }  // namespace
 
-int Pager::Fail(int32_t segment, int result) {
-  const auto offset = static_cast<unsigned long long>(segments_[segment].offset);
+int Pager::Fail(uint64_t offset, int result) {
   const char* why = result == kShortRead ? "the file ends before them"
                     : result == kTooSlow ? "storage takes longer than it may"
                     : result == 0        ? "they were altered or damaged"
                                          : ErrorText(result);
-  snprintf(error_, sizeof error_, "the weights from byte %llu on could not be read: %s", offset, why);
+  snprintf(error_, sizeof error_, "the weights from byte %llu on could not be read: %s",
+           static_cast<unsigned long long>(offset), why);
   return RN_STORAGE;
 }
 
@@ -33,16 +33,16 @@ int Pager::Await(Coming& coming) {
     ++facts_.waits;
     facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
   }
-  if (result == kTooSlow) return Fail(coming.segment, result);
+  if (result == kTooSlow) return Fail(segment.offset, result);
   ticket_used_[coming.ticket] = false;
   if (result != 0) {
     coming.ticket = -1;
-    return Fail(coming.segment, result);
+    return Fail(segment.offset, result);
   }
   const uint8_t* at = Memory(segment, coming.slot);
   if (rn_crc32c(at, segment.bytes, 0) != segment.crc) {
     coming.ticket = -1;
-    return Fail(coming.segment, 0);
+    return Fail(segment.offset, 0);
   }
   coming.whole = true;
   coming.ticket = -1;
@@ -138,7 +138,7 @@ void Pager::Plan(const Span<Instruction>& code, int32_t from, const bool* due) {
 void Pager::Begin(const Step* const* steps, int32_t count) {
   pthread_mutex_lock(&lock_);
   error_[0] = 0;
-  stalled_ = facts_.stall_ns;
+  stalled_ = facts_.stall_ns + units_.stall_ns();
   const Program& program = *program_;
   const Step& first = *steps[0];
   code_ = &first.code;
@@ -189,8 +189,14 @@ void Pager::Restart(int32_t i) {
   Fill();
 }
 
+int Pager::Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots) {
+  const int code = units_.Choose(table, ids, count, slots);
+  return code == RN_STORAGE ? Fail(units_.failed_at(), units_.failure()) : code;
+}
+
 int Pager::Use(int32_t i) {
   if (!due_[i]) return RN_OK;
+  units_.Pump();
   int code = RN_OK;
   for (int32_t attempt = 0; attempt < 2; ++attempt) {
     bool missing = false, fresh = true;
@@ -218,7 +224,7 @@ int Pager::Use(int32_t i) {
 void Pager::End(bool done) {
   int32_t bucket = 0;
   for (double most = 1000 * kQuarter;
-       bucket < RN_STALLS - 1 && static_cast<double>(facts_.stall_ns - stalled_) >= most;) {
+       bucket < RN_STALLS - 1 && static_cast<double>(facts_.stall_ns + units_.stall_ns() - stalled_) >= most;) {
     most *= kQuarter;
     ++bucket;
   }
@@ -255,7 +261,7 @@ const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
   facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
   ticket_used_[ticket] = false;
   if (result != 0 || rn_crc32c(to, segment.bytes, 0) != segment.crc) {
-    Fail(s, result);
+    Fail(segment.offset, result);
     return nullptr;
   }
   if (segment.pinned) {

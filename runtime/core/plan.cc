@@ -113,6 +113,7 @@ bool Decoder::Allocate() {
   size_t instructions = Place<Instruction>(bytes, most_instructions);
   size_t caches = Place<Cache>(bytes, header_.caches);
   size_t cache_heads = Place<int32_t>(bytes, header_.cache_heads);
+  size_t tables = Place<UnitTable>(bytes, header_.code / kChooseWords + 1);
   void* block = PlatformAlloc(bytes);
   if (!block) return FailWith(RN_NO_MEMORY, "not enough memory for the program");
   program_ = static_cast<Program*>(block);
@@ -129,6 +130,7 @@ bool Decoder::Allocate() {
   Bind(program_, program_->instructions, instructions, 0);
   Bind(program_, program_->caches, caches, header_.caches);
   Bind(program_, program_->cache_heads, cache_heads, header_.cache_heads);
+  Bind(program_, program_->tables, tables, 0);
   most_operands_ = most_operands;
   program_->weights = sources_.weights;
   program_->own_bytes = bytes;
@@ -372,7 +374,6 @@ void Decoder::Finish() {
   program.scratch_bytes = (header_.scratch_bytes + 63) & ~int64_t{63};
   program.work_at = (program.scratch_bytes + header_.clocks * 3 * 8 + program.tap_entries * 4 + 63) & ~int64_t{63};
   program.working_bytes = program.work_at + attend_work_;
-
   // Marks, from the outputs back, the clocks that they need; an earlier clock is visited later.
   for (int64_t i = 0; i < header_.clocks; ++i) bounds_[i] = 0;
   for (const Output& output : program.outputs) bounds_[output.made] = bounds_[output.length] = 1;

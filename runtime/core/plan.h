@@ -17,7 +17,8 @@ constexpr int kMaxArguments = 16;
 constexpr int kMaxApart = 16;
 constexpr int64_t kMaxGathered = int64_t{1} << 28;
 constexpr int64_t kStateHeaderBytes = 128;
-constexpr int64_t kPage = 4096;  // of storage: segments of the weights are multiples of it
+constexpr int64_t kPiece = int64_t{1} << 20;  // of a unit, that is read at once
+constexpr int64_t kPage = 4096;               // of storage: segments of the weights are multiples of it
 
 // Division of non-negative numbers by a constant without a division.
 struct Divider {
@@ -86,7 +87,8 @@ enum class OperandKind : int32_t {
   kLast = 4,
   kFrame = 5,
   kRing = 6,
-  kShare = 7
+  kShare = 7,
+  kUnits = 8
 };
 
 struct Operand {
@@ -95,11 +97,14 @@ struct Operand {
   int64_t weights_offset;
   int64_t stride, offset, taps, dilation;  // of kOut: offset and dilation are where in a frame, and how many bytes;
                                            // of kWeights: offset is how many bytes
+  // Of kUnits: the table; buffer is that of its slots, taps which of the chosen, -1 for where all slots begin, offset
+  // where in the unit.
+  int32_t table;
 
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
-enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6, kFetch = 7 };
+enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6, kFetch = 7, kChoose = 8 };
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
 // A kernel and the multiply-adds of one call.
@@ -131,6 +136,9 @@ struct Instruction {
   // FETCH, with source, target and offset
   int64_t stride;
   int64_t table, row_bytes, in_block, block_bytes;  // `rows` rows, in_block of them in a block
+  // CHOOSE, with source and target (-1: a guess that may be wrong)
+  int32_t units;  // its table
+  bool chooses;   // also of a REPEAT: whether its body chooses units
   // ATTEND. Buffers; -1: none
   int32_t cache, query, key, value, out, retain, positions;
 };
@@ -195,6 +203,15 @@ struct Span {
 
 class Pager;
 
+// Parts of the weights that are there when they were chosen: `units` of unit_bytes each, one after the other.
+struct UnitTable {
+  int64_t offset, units, unit_bytes;
+  int64_t sums;  // where the CRC32C of each unit's pieces lie
+  int32_t most;  // chosen at a time
+
+  int64_t Pieces() const { return (unit_bytes + kPiece - 1) / kPiece; }
+};
+
 struct Program {
   uint8_t hash[32];
   int64_t layout;  // hash of the plan's bytes: what the bytes of a state mean
@@ -221,6 +238,7 @@ struct Program {
   int32_t works;                   // calls and copies among them
   Span<Instruction> prefill;       // of the second: what states need and outputs do not; none: empty
   Span<Cache> caches;
+  Span<UnitTable> tables;
   Span<int32_t> cache_heads;  // for each head of each cache: 1 keeps all, 0 as the rules say, else its slots at most
   CacheRules rules;
   int64_t angle_pairs;  // the most of a cache

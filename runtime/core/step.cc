@@ -75,6 +75,44 @@ int64_t RowOf(const uint8_t* frame, int64_t bytes, int64_t rows) {
   return row < 0 ? 0 : row < rows ? row : rows - 1;
 }
 
+// The chosen units of frame q, null where the frame names none that can be.
+const int32_t* ListOf(const Step& step, const Instruction& instruction, int64_t q) {
+  const Buffer& source = step.program.buffers[instruction.source];
+  const int64_t at = step.Slot(source, q);
+  if (at < 0) return nullptr;
+  const auto* list = reinterpret_cast<const int32_t*>(step.Memory(source) + at * source.frame_bytes);
+  if (list[0] < 0 || list[0] > instruction.rows) return nullptr;
+  const int64_t units = step.program.tables[instruction.units].units;
+  for (int32_t i = 0; i < list[0]; ++i) {
+    if (list[1 + i] < 0 || list[1 + i] >= units) return nullptr;
+  }
+  return list;
+}
+
+int RunChoose(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  Pager* pager = step.program.pager;
+  for (int64_t q = low; q < high; ++q) {
+    const int32_t* list = ListOf(step, instruction, q);
+    if (!list) return RN_BAD_PLAN;
+    if (instruction.target < 0) {
+      if (pager) pager->Guess(instruction.units, list + 1, list[0]);
+      continue;
+    }
+    const Buffer& target = step.program.buffers[instruction.target];
+    const int64_t to = step.Slot(target, q);
+    if (to < 0) return RN_BAD_PLAN;
+    auto* slots = reinterpret_cast<int32_t*>(step.Memory(target) + to * target.frame_bytes);
+    slots[0] = list[0];
+    if (!pager) {
+      memmove(slots + 1, list + 1, static_cast<size_t>(list[0]) * sizeof(int32_t));
+    } else if (const int code = pager->Choose(instruction.units, list + 1, list[0], slots + 1)) {
+      return code;
+    }
+    if (target.margin) Mirror(target, step.Memory(target), to, 1, step.counters);
+  }
+  return RN_OK;
+}
+
 int RunFetch(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
   const Buffer& source = step.program.buffers[instruction.source];
   const Buffer& target = step.program.buffers[instruction.target];
@@ -106,6 +144,8 @@ int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_
       return RunAttend(step, instruction, low, high);
     case InstructionOp::kFetch:
       return RunFetch(step, instruction, low, high);
+    case InstructionOp::kChoose:
+      return RunChoose(step, instruction, low, high);
     default:
       return RunCopy(step, instruction, low, high);
   }
@@ -199,7 +239,7 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
     if (pager) {
       if (int status = pager->Use(i)) return status;
     }
-    if (count > 1 && gathered && code[i].together) {
+    if (count > 1 && gathered && code[i].together && !code[i].chooses) {
       if (int status = RunTogether(steps, count, i, gathered)) return status;
       continue;
     }

@@ -44,7 +44,7 @@ struct Storage::Pool {
   pthread_cond_t work, done;
   int file;
   bool closing;
-  int32_t waiting[kMostReads], first, count;
+  int32_t waiting[kTickets], first, count;
   Storage* storage;
   int32_t started;
   pthread_t thread[kMostReads];
@@ -138,7 +138,7 @@ void* Storage::Work(void* context) {
     while (!pool.count && !pool.closing) pthread_cond_wait(&pool.work, &pool.lock);
     if (pool.closing) break;
     Read& read = pool.storage->reads_[pool.waiting[pool.first]];
-    pool.first = (pool.first + 1) % kMostReads;
+    pool.first = (pool.first + 1) % kTickets;
     --pool.count;
     pthread_mutex_unlock(&pool.lock);
     const int result = ReadAll(pool.file, read);
@@ -155,7 +155,7 @@ void Storage::Submit(int32_t ticket, uint64_t offset, size_t bytes, uint8_t* to)
   read = {offset, bytes, to, kPending};
   if (pool_) {
     pthread_mutex_lock(&pool_->lock);
-    pool_->waiting[(pool_->first + pool_->count++) % kMostReads] = ticket;
+    pool_->waiting[(pool_->first + pool_->count++) % kTickets] = ticket;
     pthread_cond_signal(&pool_->work);
     pthread_mutex_unlock(&pool_->lock);
   } else if (ring_) {

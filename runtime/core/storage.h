@@ -7,7 +7,9 @@
 
 namespace runnel {
 
-constexpr int32_t kMostReads = 32;  // at a time
+constexpr int32_t kMostReads = 32;                     // of the pass at a time
+constexpr int32_t kUnitReads = 32;                     // of units at a time
+constexpr int32_t kTickets = kMostReads + kUnitReads;  // units have those from kMostReads on
 
 // A read that has no result yet.
 constexpr int kPending = -1;
@@ -28,7 +30,7 @@ class Storage {
   int Open(const char* path, int way, int32_t threads);
   void Close();
 
-  // Begins a read; `ticket` (below kMostReads) names it until Wait returned its result. offset, bytes and memory are
+  // Begins a read; `ticket` (below kTickets) names it until Wait returned its result. offset, bytes and memory are
   // multiples of 4096.
   void Submit(int32_t ticket, uint64_t offset, size_t bytes, uint8_t* to);
   // 0, an errno, kShortRead or kTooSlow; after kTooSlow the read goes on and can be waited for again. patience_ns: how
@@ -62,7 +64,7 @@ class Storage {
   int way_ = 0;
   bool direct_ = false;
   int32_t threads_ = 0;
-  Read reads_[kMostReads] = {};
+  Read reads_[kTickets] = {};
   Ring* ring_ = nullptr;
   Pool* pool_ = nullptr;
 };

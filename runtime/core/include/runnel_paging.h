@@ -16,6 +16,11 @@ extern "C" {
 // after the other, when its bytes are needed.
 enum rn_io { RN_IO_AUTO = 0, RN_IO_URING = 1, RN_IO_THREADS = 2, RN_IO_PLAIN = 3 };
 
+// What leaves memory for a unit (an expert) that was chosen and is not there: the one not chosen for longest, the one
+// chosen most seldom, the one least likely to be chosen in a time as long as it takes until its layer comes again, the
+// same with what was foreseen from the layer before; or none: whatever is chosen is read again.
+enum rn_units { RN_UNITS_LRU = 0, RN_UNITS_LFU = 1, RN_UNITS_COST = 2, RN_UNITS_PREDICT = 3, RN_UNITS_NONE = 4 };
+
 // What a bundle's manifest says of a part of the weights: multiples of 4096, at most 1 MiB, without gaps.
 typedef struct rn_segment {
   uint64_t offset, bytes;
@@ -24,7 +29,8 @@ typedef struct rn_segment {
 
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
-// patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time.
+// patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time. units: an rn_units;
+// when_chosen: units are read when they are chosen and never before.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
@@ -33,9 +39,17 @@ typedef struct rn_paging {
   int32_t io, threads, streams;
   uint64_t ram, elsewhere;
   int64_t patience_us;
+  int32_t units, when_chosen;
 } rn_paging;
 
 #define RN_STALLS 96
+
+// Units: bytes of all, and of the slots that hold some. Since open: chosen, found (of those, there when chosen), late
+// (on their way), reads of pieces and their bytes, nanoseconds that steps waited for them, guessed (begun before they
+// were chosen) and guessed_used.
+typedef struct rn_unit_facts {
+  uint64_t all, room, chosen, found, late, reads, bytes_read, stall_ns, guessed, guessed_used;
+} rn_unit_facts;
 
 // ram, least: the budget and the smallest possible one. peak: what is used at most. pinned and streamed: bytes of
 // weights in memory, and read in every pass over all instructions. tables: bytes of which only rows are read. buffers:
@@ -48,6 +62,7 @@ typedef struct rn_paging_facts {
   uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes;
   uint64_t stalls[RN_STALLS];
   int32_t io, threads, direct, reserved;
+  rn_unit_facts units;
 } rn_paging_facts;
 
 // rn_open for weights in a file. Fails with RN_NO_MEMORY, and the least budget in the message, where `ram` is too

@@ -1,0 +1,260 @@
+#include "units.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <initializer_list>
+
+#include "platform.h"
+
+namespace runnel {
+namespace {
+
+constexpr int32_t kMostScored = 1024;  // units of a table whose slots are compared with each other
+constexpr int32_t kMostLinked = 256;   // units of a table of which is known what follows what
+
+size_t Place(size_t& at, size_t bytes) {
+  const size_t start = (at + 15) & ~size_t{15};
+  at = start + bytes;
+  return start;
+}
+
+template <typename T>
+void Bind(Span<T>& span, void* memory, size_t at, int64_t count) {
+  span = {reinterpret_cast<T*>(static_cast<uint8_t*>(memory) + at), static_cast<int32_t>(count)};
+}
+
+uint8_t* Reserve(uint64_t bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return at == MAP_FAILED ? nullptr : static_cast<uint8_t*>(at);
+}
+
+}  // namespace
+
+Units::~Units() {
+  for (const Pool& pool : pools_) {
+    if (pool.base) munmap(pool.base, pool.unit_bytes * static_cast<uint64_t>(pool.most));
+  }
+  if (bounce_) munmap(bounce_, bounce_bytes_);
+  PlatformFree(memory_);
+}
+
+int32_t Units::PoolOf(int64_t unit_bytes) const {
+  for (int32_t p = 0; p < pools_.size; ++p) {
+    if (pools_[p].unit_bytes == static_cast<uint64_t>(unit_bytes)) return p;
+  }
+  return -1;
+}
+
+int Units::Open(const Program& program, const rn_paging& paging, Storage* storage) {
+  program_ = &program;
+  storage_ = storage;
+  file_offset_ = paging.offset;
+  patience_ns_ = paging.patience_us * 1000;
+  policy_ = paging.units;
+  ahead_ = !paging.when_chosen && paging.units != RN_UNITS_NONE;
+  for (Read& read : reads_) read = {-1, 0, false};
+  const int32_t tables = program.tables.size;
+  if (tables == 0) return RN_OK;
+  int64_t units = 0, chosen = 0, links = 0;
+  for (int32_t t = 0; t < tables; ++t) {
+    const UnitTable &table = program.tables[t], &next = program.tables[(t + 1) % tables];
+    units += table.units;
+    chosen += table.most;
+    const bool linked = policy_ == RN_UNITS_PREDICT && table.units <= kMostLinked && next.units <= kMostLinked;
+    links += linked ? table.units * next.units : 0;
+  }
+  if (units > INT32_MAX / 2) return RN_NO_MEMORY;
+  size_t bytes = 0;
+  const auto count = static_cast<size_t>(units);
+  const size_t table_at = Place(bytes, sizeof(Table) * static_cast<size_t>(tables));
+  const size_t pool_at = Place(bytes, sizeof(Pool) * static_cast<size_t>(tables));
+  const size_t slot_at = Place(bytes, sizeof(Slot) * count), unit_at = Place(bytes, sizeof(Unit) * count);
+  const size_t queue_at = Place(bytes, sizeof(int32_t) * count);
+  const size_t last_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
+  const size_t link_at = Place(bytes, sizeof(uint16_t) * static_cast<size_t>(links));
+  memory_ = PlatformAlloc(bytes);
+  if (!memory_) return RN_NO_MEMORY;
+  memset(memory_, 0, bytes);
+  books_ = bytes;
+  Bind(tables_, memory_, table_at, tables);
+  Bind(pools_, memory_, pool_at, 0);
+  Bind(slots_, memory_, slot_at, units);
+  Bind(units_, memory_, unit_at, units);
+  Bind(queue_, memory_, queue_at, units);
+  Bind(last_, memory_, last_at, chosen);
+  Bind(links_, memory_, link_at, links);
+  Layout(program);
+  for (Pool& pool : pools_) {
+    pool.base = Reserve(pool.unit_bytes * static_cast<uint64_t>(pool.most));
+    if (!pool.base) return RN_NO_MEMORY;
+    least_ += pool.unit_bytes * static_cast<uint64_t>(pool.least);
+  }
+  if (bounce_each_) {
+    bounce_bytes_ = bounce_each_ * kUnitReads;
+    if (!(bounce_ = Reserve(bounce_bytes_))) return RN_NO_MEMORY;
+  }
+  return RN_OK;
+}
+
+// Which units and slots belong to which table and pool.
+void Units::Layout(const Program& program) {
+  int32_t unit = 0, last = 0, link = 0;
+  const int32_t tables = tables_.size;
+  for (int32_t t = 0; t < tables; ++t) {
+    const UnitTable &given = program.tables[t], &next = program.tables[(t + 1) % tables];
+    int32_t p = PoolOf(given.unit_bytes);
+    if (p < 0) {
+      p = pools_.size++;
+      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, nullptr};
+    }
+    Pool& pool = pools_[p];
+    pool.most += static_cast<int32_t>(given.units);
+    if (pool.least < given.most) pool.least = given.most;
+    pool.scored &= given.units <= kMostScored;
+    const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
+    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, linked ? link : -1};
+    link += linked ? static_cast<int32_t>(given.units * next.units) : 0;
+    last += given.most;
+    for (int64_t i = 0; i < given.units; ++i) units_[unit++] = {-1, t, 0.0f, 0.0f};
+    all_ += static_cast<uint64_t>(given.units * given.unit_bytes);
+    if (given.unit_bytes % kPage || given.offset % kPage) {
+      const auto piece = static_cast<uint64_t>(given.unit_bytes < kPiece ? given.unit_bytes : kPiece);
+      const uint64_t each = (piece + 3 * kPage - 1) / kPage * kPage;
+      if (each > bounce_each_) bounce_each_ = each;
+    }
+  }
+  int32_t slot = 0;
+  for (int32_t p = 0; p < pools_.size; ++p) {
+    pools_[p].first = slot;
+    for (int32_t i = 0; i < pools_[p].most; ++i) slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, 0};
+  }
+  for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
+    for (const Instruction& instruction : *code) {
+      if (instruction.op == InstructionOp::kChoose && instruction.target < 0) tables_[instruction.units].told = true;
+    }
+  }
+}
+
+bool Units::Holds(uint64_t offset) const {
+  for (int32_t t = 0; t < tables_.size; ++t) {
+    const UnitTable& table = program_->tables[t];
+    const auto first = static_cast<uint64_t>(table.offset);
+    if (offset >= first && offset - first < static_cast<uint64_t>(table.units * table.unit_bytes)) return true;
+  }
+  return false;
+}
+
+uint64_t Units::SetRoom(uint64_t room) {
+  Drain();
+  queued_ = 0;
+  for (Slot& slot : slots_) slot.queued = false;
+  const double share = all_ > least_ ? static_cast<double>(room - least_) / static_cast<double>(all_ - least_) : 1.0;
+  room_ = 0;
+  for (Pool& pool : pools_) {
+    const double more = share >= 1 ? pool.most - pool.least : share * static_cast<double>(pool.most - pool.least);
+    const int32_t slots = pool.least + static_cast<int32_t>(more);
+    for (int32_t s = pool.first + slots; s < pool.first + pool.slots; ++s) {
+      Drop(s);
+      Unlink(s);
+    }
+    if (slots < pool.slots) {
+      madvise(pool.base + static_cast<uint64_t>(slots) * pool.unit_bytes,
+              static_cast<uint64_t>(pool.slots - slots) * pool.unit_bytes, MADV_DONTNEED);
+    }
+    const int32_t before = pool.slots;
+    pool.slots = slots;
+    for (int32_t s = pool.first + before; s < pool.first + slots; ++s) Link(s, false);
+    room_ += static_cast<uint64_t>(slots) * pool.unit_bytes;
+  }
+  return room_;
+}
+
+void Units::Count(rn_paging_facts* facts) const {
+  facts->units = facts_;
+  facts->units.all = all_;
+  facts->units.room = room_;
+  facts->reads += facts_.reads;
+  facts->bytes_read += facts_.bytes_read;
+  facts->stall_ns += facts_.stall_ns;
+}
+
+// Slots, from the one used last to the one not used for longest -------------------------------------------------------
+
+void Units::Link(int32_t s, bool newest) {
+  Slot& slot = slots_[s];
+  Pool& pool = pools_[slot.pool];
+  slot.newer = newest ? -1 : pool.oldest;
+  slot.older = newest ? pool.newest : -1;
+  if (slot.newer >= 0) slots_[slot.newer].older = s;
+  if (slot.older >= 0) slots_[slot.older].newer = s;
+  if (slot.newer < 0) pool.newest = s;
+  if (slot.older < 0) pool.oldest = s;
+}
+
+void Units::Unlink(int32_t s) {
+  Slot& slot = slots_[s];
+  Pool& pool = pools_[slot.pool];
+  (slot.newer < 0 ? pool.newest : slots_[slot.newer].older) = slot.older;
+  (slot.older < 0 ? pool.oldest : slots_[slot.older].newer) = slot.newer;
+  slot.newer = slot.older = -1;
+}
+
+// Makes a slot that of a unit of which nothing was read yet.
+void Units::Take(int32_t s, int32_t unit) {
+  Drop(s);
+  Slot& slot = slots_[s];
+  slot.unit = unit;
+  units_[unit].slot = s;
+  Unlink(s);
+  Link(s, true);
+}
+
+void Units::Drop(int32_t s) {
+  Slot& slot = slots_[s];
+  if (slot.unit >= 0) {
+    if (slot.guessed) --tables_[units_[slot.unit].table].guessed;
+    units_[slot.unit].slot = -1;
+    Unlink(s);
+    Link(s, false);
+  }
+  slot.unit = -1;
+  slot.begun = slot.done = 0;
+  slot.result = 0;
+  slot.altered = slot.guessed = false;
+  slot.chosen = 0;
+}
+
+// What is lost where a slot's unit goes: how likely it is to be chosen, the less the later its layer comes.
+float Units::Worth(const Slot& slot, int32_t now) const {
+  const Unit& unit = units_[slot.unit];
+  const Table& table = tables_[unit.table];
+  if (policy_ == RN_UNITS_LFU) return unit.used;
+  const int32_t ahead = (unit.table - now + tables_.size - 1) % tables_.size + 1;
+  const bool foreseen = policy_ == RN_UNITS_PREDICT && ahead == 1 && tables_.size > 1;
+  const float likely = foreseen ? unit.likely : unit.used / (table.choices + 1.0f);
+  return likely / static_cast<float>(ahead);
+}
+
+// The slot that a unit may have while table `now` is at work, -1 where none may go.
+int32_t Units::Victim(const Pool& pool, int32_t now, bool guess) const {
+  int32_t best = -1;
+  float least = 0.0f;
+  for (const bool foreseen : {false, true}) {  // what was foreseen and not yet asked for goes last
+    if (foreseen && guess) break;
+    for (int32_t s = pool.oldest; s >= 0; s = slots_[s].newer) {
+      const Slot& slot = slots_[s];
+      if (slot.unit < 0) return s;
+      if (slot.begun > slot.done || (slot.chosen && slot.chosen == turn_) || slot.guessed != foreseen) continue;
+      if (!pool.scored || policy_ == RN_UNITS_LRU || policy_ == RN_UNITS_NONE) return s;
+      const float worth = Worth(slot, now);
+      if (best >= 0 && worth >= least) continue;
+      best = s;
+      least = worth;
+    }
+    if (best >= 0) return best;
+  }
+  return -1;
+}
+
+}  // namespace runnel

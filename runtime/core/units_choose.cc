@@ -1,0 +1,156 @@
+// Choosing units, and beginning to read those that are likely to be chosen next.
+#include "units.h"
+
+namespace runnel {
+namespace {
+
+constexpr int32_t kHalved = 64;  // CHOOSEs of a table after which counts are halved
+
+}  // namespace
+
+int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) {
+  Table& table = tables_[t];
+  const Pool& pool = pools_[table.pool];
+  ++turn_;
+  Reap();
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t s = units_[table.first + ids[i]].slot;
+    if (s < 0 || slots_[s].chosen == turn_) continue;
+    if (policy_ == RN_UNITS_NONE && slots_[s].begun == slots_[s].done) {
+      Drop(s);
+      continue;
+    }
+    Slot& slot = slots_[s];
+    slot.chosen = turn_;
+    Unlink(s);
+    Link(s, true);
+    Whole(slot) ? ++facts_.found : ++facts_.late;
+    if (slot.guessed) {
+      slot.guessed = false;
+      --table.guessed;
+      ++facts_.guessed_used;
+    }
+  }
+  facts_.chosen += static_cast<uint64_t>(count);
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t unit = table.first + ids[i];
+    int32_t s = units_[unit].slot;
+    if (s < 0) {
+      while ((s = Victim(pool, t, false)) < 0) {
+        if (const int code = WaitOne()) return code;
+      }
+      Take(s, unit);
+      slots_[s].chosen = turn_;
+    }
+    while (slots_[s].begun < Pieces(slots_[s]) && Begin(s, false)) {
+    }
+    found[i] = s - pool.first;
+  }
+  for (int32_t i = 0; i < count; ++i) {
+    if (const int code = Await(units_[table.first + ids[i]].slot)) return code;
+  }
+  Note(t, ids, count);
+  return RN_OK;
+}
+
+// Remembers what was chosen, and begins to read what is likely to follow.
+void Units::Note(int32_t t, const int32_t* ids, int32_t count) {
+  Table& table = tables_[t];
+  if (table.guessed > 0) {  // wrong guesses may go from now on
+    for (int64_t u = 0; u < program_->tables[t].units; ++u) {
+      const int32_t s = units_[table.first + u].slot;
+      if (s >= 0) slots_[s].guessed = false;
+    }
+    table.guessed = 0;
+  }
+  if (!pools_[table.pool].scored) return;
+  if (++table.since == kHalved) {
+    table.since = 0;
+    table.choices *= 0.5f;
+    for (int64_t u = 0; u < program_->tables[t].units; ++u) units_[table.first + u].used *= 0.5f;
+  }
+  table.choices += 1.0f;
+  for (int32_t i = 0; i < count; ++i) {
+    units_[table.first + ids[i]].used += 1.0f;
+    last_[table.last + i] = ids[i];
+  }
+  table.chosen = count;
+  if (policy_ != RN_UNITS_PREDICT) return;
+  const int32_t before = (t + tables_.size - 1) % tables_.size;
+  const Table& from = tables_[before];
+  if (from.links >= 0 && tables_.size > 1) {
+    const int64_t width = program_->tables[t].units;
+    for (int32_t i = 0; i < from.chosen; ++i) {
+      uint16_t* row = links_.data + from.links + last_[from.last + i] * width;
+      for (int32_t k = 0; k < count; ++k) {
+        if (row[ids[k]] < UINT16_MAX) ++row[ids[k]];
+      }
+    }
+  }
+  Foresee(t);
+}
+
+// How likely the units of the table after `t` are to be chosen, by what followed the units chosen now.
+void Units::Foresee(int32_t t) {
+  const Table& table = tables_[t];
+  const int32_t n = (t + 1) % tables_.size;
+  const Table& next = tables_[n];
+  if (table.links < 0 || next.told || tables_.size < 2) return;
+  const int64_t width = program_->tables[n].units;
+  for (int64_t u = 0; u < width; ++u) {
+    float sum = 0.0f, all = 1.0f;
+    for (int32_t i = 0; i < table.chosen; ++i) {
+      const int64_t id = last_[table.last + i];
+      sum += links_[table.links + id * width + u];
+      all += units_[table.first + id].used;
+    }
+    units_[next.first + u].likely = sum / all;
+  }
+  for (int32_t k = 0; ahead_ && k < program_->tables[n].most; ++k) {
+    int32_t best = -1;
+    for (int32_t u = next.first; u < next.first + width; ++u) {
+      if (units_[u].slot >= 0 || units_[u].likely <= 0) continue;
+      if (best < 0 || units_[u].likely > units_[best].likely) best = u;
+    }
+    if (best < 0) break;
+    GuessOne(t, best);
+  }
+  Pump();
+}
+
+void Units::Guess(int32_t t, const int32_t* ids, int32_t count) {
+  if (!ahead_ || storage_->way() == RN_IO_PLAIN) return;
+  const Table& table = tables_[t];
+  const int64_t units = program_->tables[t].units;
+  if (pools_[table.pool].scored) {
+    for (int64_t u = 0; u < units; ++u) units_[table.first + u].likely = 0.0f;
+  }
+  for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely = 1.0f;
+  const int32_t now = (t + tables_.size - 1) % tables_.size;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t unit = table.first + ids[i], s = units_[unit].slot;
+    if (s < 0) {
+      GuessOne(now, unit);
+    } else if (slots_[s].begun == slots_[s].done || slots_[s].guessed) {
+      Unlink(s);  // it is wanted soon
+      Link(s, true);
+    }
+  }
+  Pump();
+}
+
+void Units::GuessOne(int32_t now, int32_t unit) {
+  if (storage_->way() == RN_IO_PLAIN) return;
+  Table& table = tables_[units_[unit].table];
+  const int32_t s = Victim(pools_[table.pool], now, true);
+  if (s < 0 || (slots_[s].queued && queued_ == queue_.size)) return;
+  Take(s, unit);
+  slots_[s].guessed = true;
+  ++table.guessed;
+  ++facts_.guessed;
+  if (slots_[s].queued) return;
+  slots_[s].queued = true;
+  queue_[(queue_first_ + queued_++) % queue_.size] = s;
+}
+
+}  // namespace runnel
