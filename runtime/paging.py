@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from runnel.runtime.bundle import Bundle
 
 WAYS = ("auto", "io_uring", "threads", "plain")
+KEPT = ("lru", "lfu", "cost", "predict", "none")
+"""What leaves memory for an expert that was chosen and is not there."""
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AUTO_SHARE = 0.8  # of what is free
 STALLS = 96  # quarters of octaves from a microsecond on
@@ -38,6 +40,7 @@ class _Paging(ctypes.Structure):
         ("segment_count", ctypes.c_int32), ("io", ctypes.c_int32), ("threads", ctypes.c_int32),
         ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
         ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
+        ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -47,12 +50,48 @@ NUMBERS = (
 )  # fmt: skip
 
 
+UNIT_NUMBERS = (
+    "all", "room", "chosen", "found", "late", "reads", "bytes_read", "stall_ns", "guessed", "guessed_used",
+)  # fmt: skip
+
+
+class _UnitFacts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in UNIT_NUMBERS]
+
+
 class _Facts(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_uint64) for name in NUMBERS),
         ("stalls", ctypes.c_uint64 * STALLS),
         *((name, ctypes.c_int32) for name in ("io", "threads", "direct", "reserved")),
+        ("units", _UnitFacts),
     ]
+
+
+@dataclass(frozen=True)
+class UnitFacts:
+    """Weights that are read when they are chosen, such as experts.
+
+    all, room: bytes of all of them, and of those that memory has room for. Since the program was opened: chosen; found,
+    those that were there, and late, those on their way; reads and bytes_read; stall_ns that steps waited for them;
+    guessed, read before they were chosen, and guessed_used.
+    """
+
+    all: int
+    room: int
+    chosen: int
+    found: int
+    late: int
+    reads: int
+    bytes_read: int
+    stall_ns: int
+    guessed: int
+    guessed_used: int
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of what was chosen that was there."""
+        return self.found / self.chosen if self.chosen else 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +125,7 @@ class PagingFacts:
     threads: int
     direct: bool
     stalls: tuple[int, ...]
+    units: UnitFacts
 
     @property
     def stall_ms_p50(self) -> float:
@@ -99,7 +139,13 @@ class PagingFacts:
 
     def figures(self, seconds: float) -> dict[str, object]:
         """What programs are told, after ``seconds`` of steps."""
-        return {
+        units = self.units
+        experts = {
+            "expert_bytes": units.all, "expert_room": units.room, "expert_hit_rate": units.hit_rate,
+            "expert_bytes_read": units.bytes_read, "expert_stall_ms": units.stall_ns / 1e6,
+            "experts_foreseen": units.guessed, "experts_foreseen_used": units.guessed_used,
+        }  # fmt: skip
+        return (experts if units.all else {}) | {
             "mode": self.mode,
             "ram_budget": self.ram,
             "ram_peak": self.peak,
@@ -116,9 +162,11 @@ class PagingFacts:
     @property
     def mode(self) -> str:
         """How the weights are kept, in words."""
-        if not self.streamed and not self.tables:
+        units = self.units
+        if not self.streamed and not self.tables and units.room == units.all:
             return "all in RAM"
-        return f"pinned {size(self.pinned)}, streaming {size(self.streamed)} per step"
+        experts = f", {size(units.room)} of {size(units.all)} of experts" if units.all else ""
+        return f"pinned {size(self.pinned)}, streaming {size(self.streamed)} per step{experts}"
 
     @property
     def hit_rate(self) -> float:
@@ -131,6 +179,7 @@ class Budget:
     """What a program's weights may use.
 
     ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time.
+    experts: which of KEPT; ahead: whether experts are read before they are chosen, where it can be foreseen.
     """
 
     ram: int
@@ -138,6 +187,8 @@ class Budget:
     threads: int = 0
     streams: int = 1
     patience: float | None = None
+    experts: str = "lru"
+    ahead: bool = True
 
 
 def size(count: int) -> str:
@@ -195,7 +246,7 @@ def paged(bundle: Bundle, budget: Budget) -> Paged:
     patience = 0 if budget.patience is None else max(1, int(budget.patience * 1e6))
     told = _Paging(
         os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
-        budget.streams, budget.ram, 0, patience,
+        budget.streams, budget.ram, 0, patience, KEPT.index(budget.experts), not budget.ahead,
     )  # fmt: skip
     return Paged(entry.size, told)
 
@@ -207,7 +258,8 @@ def status(handle: ctypes.c_void_p) -> PagingFacts | None:
         return None
     numbers = {name: int(getattr(found, name)) for name in NUMBERS}
     return PagingFacts(
-        **numbers, io=WAYS[found.io], threads=found.threads, direct=bool(found.direct), stalls=tuple(found.stalls)
+        **numbers, io=WAYS[found.io], threads=found.threads, direct=bool(found.direct), stalls=tuple(found.stalls),
+        units=UnitFacts(**{name: int(getattr(found.units, name)) for name in UNIT_NUMBERS}),
     )
 
 

@@ -55,6 +55,8 @@ const char* ValueOf(const char* text, const char* name) {
 Options ReadOptions(int count, char** words) {
   static const char* const kPolicies[] = {"error", "zero", "reset"};
   static const char* const kWays[] = {"auto", "io_uring", "threads", "plain"};
+  static const char* const kExperts[] = {"lru", "lfu", "cost", "predict", "none"};
+  static const char* const kSwitch[] = {"on", "off"};
   static const char* const kLate[] = {"catch-up", "drop"};
   Options options;
   for (int i = 0; i < count; ++i) {
@@ -111,6 +113,10 @@ Options ReadOptions(int count, char** words) {
       options.io_threads = static_cast<int>(ReadNumber(word, value, 1, 32));
     } else if (is("--patience")) {
       options.patience = ReadNumber(word, value, 1e-6, 1e6);
+    } else if (is("--experts")) {
+      options.experts = Choose(word, value, kExperts, 5);
+    } else if (is("--experts-ahead")) {
+      options.when_chosen = Choose(word, value, kSwitch, 2) == 1;
     } else if (is("--late")) {
       options.drop = Choose(word, value, kLate, 2) == 1;
     } else {
@@ -120,6 +126,9 @@ Options ReadOptions(int count, char** words) {
   if (!options.bundle) Refuse("name a bundle, m.rnl.");
   if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
     Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
+  }
+  if (!options.ram && (options.experts || options.when_chosen)) {
+    Refuse("--experts and --experts-ahead are for experts that pass through memory; give --ram.");
   }
   if (options.threads > 1 && options.core >= 0) Refuse("--core keeps all on one core; give --threads without it.");
   if (options.io == RN_IO_THREADS && !options.io_threads) Refuse("--io threads needs --io-threads.");
