@@ -258,7 +258,11 @@ def status(handle: ctypes.c_void_p) -> PagingFacts | None:
         return None
     numbers = {name: int(getattr(found, name)) for name in NUMBERS}
     return PagingFacts(
-        **numbers, io=WAYS[found.io], threads=found.threads, direct=bool(found.direct), stalls=tuple(found.stalls),
+        **numbers,
+        io=WAYS[found.io],
+        threads=found.threads,
+        direct=bool(found.direct),
+        stalls=tuple(found.stalls),
         units=UnitFacts(**{name: int(getattr(found.units, name)) for name in UNIT_NUMBERS}),
     )
 

@@ -145,7 +145,9 @@ class Blocks:
         """One float32 a block and output, in fewer bytes where that loses nothing."""
         flat = self._panels(values.reshape(-1, self.p.outputs).astype(np.float32))
         narrow = flat.astype(np.float16)
-        exact = self.half and np.array_equal(narrow.astype(np.float32), flat)
+        narrower = self.p.node.attrs.get("halves")  # of all units, where a kernel is for several
+        exact = np.array_equal(narrow.astype(np.float32), flat) if narrower is None else bool(narrower)
+        exact &= self.half
         return self.context.constant((id(self.p.node), name), narrow.view(np.int16) if exact else flat)
 
     def _real(self, value: Expr) -> Expr:

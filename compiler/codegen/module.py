@@ -17,6 +17,7 @@ from runnel.compiler.codegen import (
     attend,
     blocks,
     channels,
+    choices,
     columns,
     cuda,
     filters,
@@ -70,6 +71,8 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "matmul": _emit_matmul,
     "matmul_blocks": blocks.emit_matmul,
     "round_blocks": packed.emit_rounding,
+    "choose": choices.emit_choice,
+    "shares": choices.emit_shares,
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,
@@ -123,6 +126,12 @@ class KernelModule:
         self.threads |= dict.fromkeys(symbols, cuda.THREADS if group.shared and self.target.gpu else 1)
         variants = {context.rows: symbol for context, symbol in zip(forms, symbols)}
         return Kernel(finished[0][1], variants, symbols[-1] if apart else None)
+
+    def constants(self, group: Group, symbol: str) -> tuple[list[np.ndarray], bool]:
+        """The constants of a group's kernel, and whether it is otherwise the one of that name."""
+        function, args = self.emit(group, 1).finish()
+        same = bool(tvm_ffi.structural_equal(self._functions[symbol], function))
+        return [arg.data for arg in args if arg.data is not None], same
 
     def emit(self, group: Group, rows: int) -> Context:
         """The kernel of a group for a number of rows, as statements that are not yet a function."""

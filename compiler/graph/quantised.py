@@ -329,16 +329,18 @@ def integer_form(graph: Graph) -> None:
     """Write every quantised part of the graph in integers, in place. Where sums changed from float32 to int32, the
     offline model of the proof (``graph.proto``) becomes this form."""
     quantised = {"DequantizeLinear", "QuantizeLinear", "QLinearConv", "QLinearMatMul"}
-    if not any(n.op in quantised or n.op.startswith(("QLinear", "QGemm", "MatMulNBits")) for n in graph.nodes):
+    written = ("QLinear", "QGemm", "MatMulNBits", "MoE", "QMoE")
+    if not any(n.op in quantised or n.op.startswith(written) for n in graph.nodes):
         return
     from runnel.compiler.graph.blocks import weights_in_blocks
+    from runnel.compiler.graph.experts import experts_in_one_form
     from runnel.compiler.graph.tables import tables
 
     fold(graph, keep=("DequantizeLinear",))
     rewriter = Rewriter(graph)
     rewriter.run()
     changed = rewriter.sums + tables(graph)
-    changed += weights_in_blocks(graph)
+    changed += weights_in_blocks(graph) + experts_in_one_form(graph)
     fold(graph)
     if changed:
         graph.exported, graph.proto = graph.proto, to_proto(graph)

@@ -8,7 +8,7 @@ import numpy as np
 
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, Step
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Signal, Step
 from runnel.compiler.lowering.work import macs
 from runnel.compiler.streaming.count import Count
 
@@ -23,7 +23,7 @@ ANCHORS = {
     "softmax",
     "log_softmax",
 }
-ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence", "attend"}
+ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence", "attend", "choose", "shares"}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
@@ -48,6 +48,11 @@ class FusedStep:
         return next((s for s in self.steps if s.node.op in ANCHORS | REDUCTIONS), None)
 
     @property
+    def chosen(self) -> Step | None:
+        """The step whose constants are those of a chosen unit."""
+        return next((s for s in self.steps if s.chosen is not None), None)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of one output frame."""
         return sum(macs(s.node) for s in self.steps)
@@ -61,13 +66,13 @@ class FusedStep:
         return self.steps[-1].length
 
 
-def fuse(low: Lowering) -> list[FusedStep | Cached | Copy | Fetch]:
+def fuse(low: Lowering) -> list[FusedStep | Cached | Choose | Copy | Fetch]:
     """Groups in an order that keeps every producer before its readers."""
     kept = {view.signal for view, _ in low.outputs.values()}
-    groups: list[FusedStep | Cached | Copy | Fetch] = []
+    groups: list[FusedStep | Cached | Choose | Copy | Fetch] = []
     makers: dict[Signal, FusedStep] = {}
     for step in low.steps:
-        if isinstance(step, (Copy, Cached, Fetch)):
+        if isinstance(step, (Copy, Cached, Choose, Fetch)):
             groups.append(step)
             continue
         group = FusedStep([step], list(step.reads), step.loop)

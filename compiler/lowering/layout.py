@@ -18,7 +18,7 @@ from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.fuse import ANCHORS, CELLS, MOVING, NUMBERED, REDUCTIONS
 from runnel.compiler.lowering.images import Order, gain, is_image_conv, turned
 from runnel.compiler.lowering.lower import Lowering
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Signal, Step, View
 
 _POOLS = ("max_pool", "avg_pool")
 _AXIS = {"concat": 0, "gather": 0, "softmax": -1, "log_softmax": -1}
@@ -51,7 +51,7 @@ class _Layout:
         self.region: dict[Signal, list[Signal]] = {}
         self.balance: dict[Signal, float] = {}
         self.last: dict[Signal, int] = {}
-        self.steps: list[Step | Cached | Copy | Fetch] = []
+        self.steps: list[Step | Cached | Choose | Copy | Fetch] = []
         self.again: dict[tuple[Signal, tuple[int, ...]], Signal] = {}
         self.carried = {signal for _, signal in low.feedback}
         self.fixed = {*low.inputs, *low.statics, *self.carried}
@@ -63,7 +63,7 @@ class _Layout:
 
     def run(self) -> None:
         for step in self.low.steps:
-            channels, out = 0 if isinstance(step, (Cached, Fetch)) else self._channels(step) or 0, step.output
+            channels, out = 0 if isinstance(step, (Cached, Choose, Fetch)) else self._channels(step) or 0, step.output
             free = out not in self.fixed and out.unit == 1
             if free and 1 < channels < out.elements and turned(out.shape, channels):
                 self.last[out] = channels
@@ -92,7 +92,7 @@ class _Layout:
                 found.add(self.convolutions[out])
         return found
 
-    def _join(self, step: Step | Cached | Copy | Fetch) -> None:
+    def _join(self, step: Step | Cached | Choose | Copy | Fetch) -> None:
         """Put a signal in the region of what it is made of."""
         region = [step.output]
         for read in step.reads if isinstance(step, Step) else [step.read]:  # type: ignore[union-attr]
@@ -192,12 +192,16 @@ class _Layout:
 
     # What steps become -----------------------------------------------------------------------------------------------
 
-    def _rewrite(self, step: Step | Cached | Copy | Fetch) -> None:
+    def _rewrite(self, step: Step | Cached | Choose | Copy | Fetch) -> None:
         out = step.output
         if isinstance(step, Cached):
             new = {r: self._given(r, step.loop) for r in step.reads}
             retain, positions = (new[r] if r else None for r in (step.retain, step.positions))
             self.steps.append(replace(step, reads=list(new.values()), retain=retain, positions=positions))
+            return
+        if isinstance(step, Choose):
+            step.reads = [self._given(r, step.loop) for r in step.reads]
+            self.steps.append(step)
             return
         if isinstance(step, (Copy, Fetch)):
             if out not in self.last:

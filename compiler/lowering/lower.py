@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.graph.blocks import Blocks
+from runnel.compiler.lowering import experts as _experts  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
 from runnel.compiler.lowering.registry import LOWERERS
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Operand, Read, Signal, Step, View
+from runnel.compiler.lowering.signals import (
+    Cached,
+    Choose,
+    Copy,
+    Fetch,
+    NoKernel,
+    Operand,
+    Read,
+    Signal,
+    Step,
+    Table,
+    View,
+)
 from runnel.compiler.lowering.split import SEGMENT_BYTES, segment_bytes, split_large
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
@@ -30,7 +43,7 @@ class Lowering:
 
     def __init__(self, graph: StreamGraph) -> None:
         self.graph = graph
-        self.steps: list[Step | Cached | Copy | Fetch] = []
+        self.steps: list[Step | Cached | Choose | Copy | Fetch] = []
         self.signals: list[Signal] = []
         self.views: dict[Stream, View] = {}
         self.inputs: list[Signal] = []
@@ -203,6 +216,16 @@ class Lowering:
         read.count = signal.made
         self.steps.append(Fetch(read, signal, table))
         return View(signal, 0, 1, shape, signal.length)
+
+    def choose(self, node: StreamNode, table: Table, units: View, guess: bool = False) -> View:
+        """The slots of the units that each frame of ``units`` names."""
+        fact = node.output.fact
+        name = f"{node.output.name}/{'guess' if guess else 'slots'}"
+        signal = self.signal(name, () if guess else units.shape, "int32", fact.made, fact.length)
+        read = self.read(units)
+        read.count, read.loop = signal.made, 0 if guess else self.loop
+        self.steps.append(Choose([read], signal, table, guess, read.loop))
+        return View(signal, 0, 1, signal.shape, signal.length)
 
     # Time -----------------------------------------------------------------------------------------------------------
 

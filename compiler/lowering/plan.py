@@ -16,9 +16,11 @@ from runnel.compiler.lowering.caches import Caches
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
+from runnel.compiler.lowering.movers import Movers
 from runnel.compiler.lowering.segments import Segments
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Read, Signal, View
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
+from runnel.compiler.lowering.units import UnitTables
 from runnel.compiler.lowering.words import describe, dtype_number, fill_bits, layout
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
@@ -29,8 +31,8 @@ SCHEMA = 2
 ALIGN = 64
 STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
-CALL, REPEAT, COPY, ATTEND, FETCH = 1, 2, 3, 6, 7
-WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
+CALL, REPEAT, ATTEND = 1, 2, 6
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE, UNITS = range(9)
 MOST_TABLE = 16  # taps beyond which frames with padding are read as one run too
 
 
@@ -80,6 +82,7 @@ class Planner:
         self.low = arranged(low, module.target.lanes, module.unsigned, module.multiplies_fours)
         self.groups = fuse(self.low)
         self.weights = Segments(self.low.segment_bytes)
+        self.units = UnitTables(module, self.weights)
         self.rings: dict[Signal, Ring] = {}
         self.order: list[Signal] = []
         self.symbols: list[tuple[str, int, int]] = []  # kernels that are called: name, pointers, multiply-adds
@@ -129,7 +132,11 @@ class Planner:
         nodes = tuple(s.node for s in group.steps)
         out = group.output
         shared = group.macs >= LEAST_SHARED
-        return self.module.add(Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group), shared))
+        made = Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group), shared)
+        kernel = self.module.add(made)
+        if group.chosen is not None:
+            self.units.add(group.chosen, made, kernel)
+        return kernel
 
     @staticmethod
     def _contiguous(read: Read) -> bool:
@@ -267,14 +274,14 @@ class Planner:
                 code += [REPEAT, 5, *self._pair(group), body]
                 instructions += 1
             loop = 0 if isinstance(group, (Copy, Fetch)) else group.loop
-            if isinstance(group, (Copy, Fetch)):
-                code += self._copy(group) if isinstance(group, Copy) else self._fetch(group)
+            if isinstance(group, (Choose, Copy, Fetch)):
+                code += Movers(self.weights, self.units, self._clock, self.order.index).words(group)
             else:
                 code += self._attend(group) if isinstance(group, Cached) else self._call(group, kernels[i])
             instructions += 1
         return code, instructions
 
-    def _pair(self, group: FusedStep | Cached) -> tuple[int, int]:
+    def _pair(self, group: FusedStep | Cached | Choose) -> tuple[int, int]:
         return self._clock(group.count, group.output.name), self._clock(group.length, group.output.name)
 
     def _attend(self, group: Cached) -> list[int]:
@@ -289,7 +296,8 @@ class Planner:
         operands: list[list[int]] = []
         pointers = 0
         for arg in kernel.args:
-            operands.append(self._operand(arg, reads, group))
+            constants = sum(other.role == "const" for other in kernel.args[: len(operands)])
+            operands.append(self._operand(arg, reads, group, constants))
             pointers += 2 if operands[-1][0] == RING or (operands[-1][0] == IN and operands[-1][4] > 1) else 1
 
         def number(symbol: str, rows: int) -> int:
@@ -306,9 +314,13 @@ class Planner:
         flat = [w for operand in operands for w in operand]
         return [CALL, 2 + len(head) + len(flat), *head, *flat]
 
-    def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep) -> list[int]:
+    def _operand(self, arg: Arg, reads: dict[Any, Read], group: FusedStep, number: int) -> list[int]:
         if arg.role == "const":
             assert arg.data is not None
+            if group.chosen is not None and group.chosen.chosen is not None:
+                offset, size = self.units.place(group.chosen, number)
+                chosen = group.chosen.chosen
+                return [UNITS, self.order.index(chosen.slots), 0, offset, chosen.place, size]
             return [WEIGHTS, self.weights.add(arg.data), 0, arg.data.nbytes, 1, 0]
         if arg.role == "number":
             assert arg.length is not None
@@ -336,26 +348,6 @@ class Planner:
         item = group.output.item_bytes
         place, made = step.place * item, frame_elements(step.node.output.shape) * item
         return place, min(made, group.output.frame_bytes - place)
-
-    def _copy(self, copy: Copy) -> list[int]:
-        out, source = copy.output, copy.read.signal
-        fill = fill_bits(copy.fill, out)
-        words = [
-            self._clock(out.made, out.name), self._clock(out.length, out.name), self.order.index(source),
-            self.order.index(out),
-            copy.read.offset, copy.mode, self._clock(source.length, source.name), fill,
-        ]  # fmt: skip
-        return [COPY, 2 + len(words), *words]
-
-    def _fetch(self, fetch: Fetch) -> list[int]:
-        out, read = fetch.output, fetch.read
-        offset, apart = self.weights.table(fetch.table)
-        words = [
-            self._clock(out.made, out.name), self._clock(out.length, out.name), self.order.index(read.signal),
-            self.order.index(out), read.stride, read.offset, offset, fetch.table.nbytes // len(fetch.table),
-            len(fetch.table), apart,
-        ]  # fmt: skip
-        return [FETCH, 2 + len(words), *words]
 
     def _words(self, code: list[int], entries: list[int], image: Image, state: int, scratch: int) -> list[int]:
         buffers: list[int] = []

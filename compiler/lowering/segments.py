@@ -61,6 +61,19 @@ class Segments:
                 self.close()
         return self._placed[key], apart
 
+    def units(self, data: bytearray, sums: np.ndarray) -> list[int]:
+        """Where units that are read when they are chosen lie, and their checksums: in segments of their own."""
+        self.close()
+        at = len(self.data)
+        self.data += data
+        self.constant_bytes += len(data)
+        while len(self.data) > self._starts[-1] + self._most:
+            self._starts.append(self._starts[-1] + self._most)
+        self.close()
+        found = [at, self.add(sums)]
+        self.close()
+        return found
+
     def close(self) -> None:
         """What comes next begins a segment."""
         if len(self.data) > self._starts[-1]:

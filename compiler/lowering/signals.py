@@ -119,15 +119,41 @@ Operand: TypeAlias = "View | np.ndarray | None"
 
 
 @dataclass(eq=False)
+class Table:
+    """Units of weights that are read when they are chosen. units: how many; most: chosen at a time."""
+
+    name: str
+    units: int
+    most: int
+
+
+@dataclass(eq=False)
+class Chosen:
+    """The constants of a step are those of a unit that was chosen.
+
+    slots: what says which. place: which of its units. part: the name of these constants in the unit.
+    inputs: for each unit, what the step's node has as constants (None where it has none, and where it has a value).
+    """
+
+    table: Table
+    slots: Signal
+    place: int
+    part: str
+    inputs: list[tuple[np.ndarray | None, ...]]
+
+
+@dataclass(eq=False)
 class Step:
     """One frame node and where its operands come from. loop: steps with the same number above 0 alternate frame by
-    frame. place: where the step's frame begins in the output's, in elements, None where it is the whole of it."""
+    frame. place: where the step's frame begins in the output's, in elements, None where it is the whole of it. chosen:
+    where its constants are those of a unit."""
 
     node: FrameNode
     reads: list[Read]
     output: Signal
     loop: int = 0
     place: int | None = None
+    chosen: Chosen | None = None
 
     @property
     def count(self) -> Count:
@@ -151,6 +177,26 @@ class Cached:
     output: Signal
     retain: Read | None = None
     positions: Read | None = None
+    loop: int = 0
+
+    @property
+    def count(self) -> Count:
+        return self.output.made
+
+    @property
+    def length(self) -> Count:
+        return self.output.length
+
+
+@dataclass(eq=False)
+class Choose:
+    """Frame n of ``reads``, a number of units and the units, is made available: the output says in which slots they
+    are. guess: they are only likely to be chosen, and nothing is made."""
+
+    reads: list[Read]
+    output: Signal
+    table: Table
+    guess: bool = False
     loop: int = 0
 
     @property

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, Read, Step
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Step
 
 SEGMENT_BYTES = 1 << 20  # the most bytes of a segment of the weights
 SEGMENTS = 32  # that a program has at least, if it has more weights than stay in a processor's cache
@@ -17,20 +17,24 @@ PANEL = 4 * LANES  # outputs that a part has a multiple of, so that its kernel w
 AXES = {"matmul": (-1, -1), "conv": (0, 1), "matmul_blocks": (-1, -1)}  # op -> where outputs lie: weights, frame
 
 
-AnyStep: TypeAlias = "Step | Cached | Copy | Fetch"
+AnyStep: TypeAlias = "Step | Cached | Choose | Copy | Fetch"
 
 
 def segment_bytes(steps: list[AnyStep]) -> int:
     """The most bytes of a segment of these steps' weights: smaller ones for fewer weights, so that a few of them are a
     small part of all."""
-    total = int(sum(_bytes(step.node) for step in steps if isinstance(step, Step)))
+    total = int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None))
     return SEGMENT_BYTES if total <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
 
 
 def weight_bytes(steps: list[AnyStep]) -> dict[str, int]:
-    """Bytes of weights: ``streamed``, what every step reads, and ``tables``, of which it reads rows."""
+    """Bytes of weights: ``streamed``, what every step reads, ``tables``, of which it reads rows, ``experts``, of which
+    it reads those that are chosen, and ``chosen``, what that makes."""
+    parts = {(s.chosen.table, s.chosen.part): s for s in steps if isinstance(s, Step) and s.chosen is not None}
     return {
-        "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step))),
+        "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None)),
+        "experts": int(sum(_bytes(step.node) * table.units for (table, _), step in parts.items())),
+        "chosen": int(sum(_bytes(step.node) * table.most for (table, _), step in parts.items())),
         "tables": sum(step.table.nbytes for step in steps if isinstance(step, Fetch)),
     }
 
@@ -45,7 +49,7 @@ def split_large(steps: list[AnyStep], most: int) -> list[AnyStep]:
 
 def _parts(step: Step, most: int) -> list[Step]:
     node = step.node
-    if node.op not in AXES or step.output.unit != 1 or node.attrs.get("group", 1) != 1:
+    if node.op not in AXES or step.chosen is not None or step.output.unit != 1 or node.attrs.get("group", 1) != 1:
         return [step]
     weight = node.inputs[1]
     if not isinstance(weight, np.ndarray) or weight.ndim < 2 or not isinstance(node.inputs[0], FrameValue):

@@ -18,7 +18,12 @@ LEAST_SHARED = 1 << 17
 def rows_apart(group: FusedStep) -> int:
     """The rows of such a call; 0 where a frame uses its weights more than twice, or where there are few."""
     anchor = group.anchor
-    if anchor is None or anchor.node.op not in ("conv", "matmul") or any(s.node.op in NUMBERED for s in group.steps):
+    if (
+        anchor is None
+        or anchor.chosen is not None
+        or anchor.node.op not in ("conv", "matmul")
+        or any(s.node.op in NUMBERED for s in group.steps)
+    ):
         return 0
     weights = anchor.node.inputs[1]
     if not isinstance(weights, np.ndarray) or weights.size < LEAST_WEIGHTS or macs(anchor.node) > 2 * weights.size:

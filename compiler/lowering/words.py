@@ -9,8 +9,10 @@ import numpy as np
 
 from runnel.compiler.codegen.module import Kernel
 from runnel.compiler.lowering.fuse import FusedStep
-from runnel.compiler.lowering.signals import Cached, Copy, Fetch, NoKernel, Signal
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Signal
 from runnel.compiler.streaming.ir import Stream
+
+_OF_THE_CORE = {Cached: "attention", Choose: "choose", Fetch: "fetch", Copy: "copy"}
 
 
 def fill_bits(fill: float, signal: Signal) -> int:
@@ -41,7 +43,7 @@ def dtype_number(dtype: str) -> int:
 
 
 def describe(
-    groups: Sequence[FusedStep | Cached | Copy | Fetch], kernels: Sequence[Kernel | None]
+    groups: Sequence[FusedStep | Cached | Choose | Copy | Fetch], kernels: Sequence[Kernel | None]
 ) -> list[dict[str, Any]]:
     """What each instruction makes, of which ops, by which entry of the image; none for what the core does itself."""
     described = []
@@ -50,6 +52,6 @@ def describe(
             ops = "+".join(s.node.op for s in group.steps)
             described.append({"output": group.output.name, "ops": ops, "symbol": kernel.variants[1]})
         else:
-            ops = "attention" if isinstance(group, Cached) else "fetch" if isinstance(group, Fetch) else "copy"
+            ops = next(name for kind, name in _OF_THE_CORE.items() if isinstance(group, kind))
             described.append({"output": group.output.name, "ops": ops, "symbol": ""})
     return described

@@ -170,6 +170,9 @@ class Pointwise(StreamNode):
         first = self.streams[0].frame_shape
         if self.op == "ConvTranspose":
             return int(np.prod(first[-(len(sizes[0]) - 2) :], dtype=np.int64)) * int(np.prod(sizes[0]))
+        if self.op == "MoE":
+            both = [w for w in (self.inputs[2], self.inputs[4]) if isinstance(w, np.ndarray)]
+            return int(self.attrs.get("k", 1)) * sum(int(np.prod(w.shape[1:])) for w in both)
         if self.op in ("GRU", "LSTM", "RNN"):
             return sum(int(np.prod(s)) for s in sizes[:2]) * (first[0] if first else 1)
         return 0

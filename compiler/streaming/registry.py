@@ -70,7 +70,7 @@ WITHOUT_RULE = {
 DOMAINS = ("", "ai.onnx", "runnel")
 """Domains whose ops have rules by their name: the standard's, and our own nodes."""
 
-CONTRIBUTED = frozenset({("com.microsoft", "MatMulNBits")})
+CONTRIBUTED = frozenset(("com.microsoft", op) for op in ("MatMulNBits", "MoE", "QMoE"))
 """Ops of other domains that have rules."""
 
 

@@ -1,0 +1,126 @@
+"""Mixtures of experts inside a frame: a choice, the chosen experts one after the other, and their sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runnel.compiler.graph.blocks import Blocks
+from runnel.compiler.graph.experts import Stacked
+from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.pointwise import handler
+from runnel.compiler.lowering.signals import Chosen, NoKernel, Table, View
+from runnel.compiler.lowering.weights import block_operands, coded
+from runnel.compiler.streaming.ir import Pointwise, Stream
+
+if TYPE_CHECKING:
+    from runnel.compiler.lowering.lower import Lowering
+
+
+@handler("MoE")
+def mixture(low: Lowering, node: Pointwise) -> View:
+    x, scores = (low.view(s) for s in node.streams[:2])
+    parts = [v for v in [*node.inputs[2:], None, None][:4] if not isinstance(v, Stream)]
+    first, first_bias, second, second_bias = parts
+    if len(node.streams) > 2 or first is None or second is None or x.signal.dtype != "float32":
+        raise NoKernel("has experts that depend on time, or activations other than float32")
+    count, k = len(first), int(node.attrs.get("k", 1))
+    if int(np.prod(scores.shape)) != count or int(np.prod(x.shape)) != first.shape[2]:
+        raise NoKernel("has several rows in a frame")
+    if not 0 < k <= count:
+        raise NoKernel(f"chooses {k} of {count} experts")
+    x, scores = x.reshaped((first.shape[2],)), scores.reshaped((count,))
+    shares = low.step(node, "softmax", [scores], (count,), {"axis": 0})
+    chosen = low.step(node, "choose", [scores], (1 + k,), {"k": k}, "int32")
+    normalised = bool(node.attrs.get("normalize_routing_weights", 0))
+    shares = low.step(node, "shares", [shares, chosen], (k,), {"normalised": normalised})
+    table = Table(node.name, count, k)
+    outer = low.loop
+    low.loop = outer or low.new_loop()
+    slots = low.choose(node, table, chosen)
+    total: View | None = None
+    for place in range(k):
+        held = _product(low, node, x, first, first_bias, Chosen(table, slots.signal, place, "first", []))
+        held = _activated(low, node, held)
+        made = _product(low, node, held, second, second_bias, Chosen(table, slots.signal, place, "second", []))
+        share = low.step(node, "slice", [shares], (1,), {"starts": [place], "ends": [place + 1], "steps": [1]})
+        made = low.elementwise(node, "mul", [made, share], {})
+        total = made if total is None else low.elementwise(node, "add", [total, made], {})
+    low.loop = outer
+    assert total is not None
+    return total
+
+
+def _product(
+    low: Lowering, node: Pointwise, x: View, weights: np.ndarray, bias: np.ndarray | None, chosen: Chosen
+) -> View:
+    """x by the matrix (outputs, inputs) of the chosen expert, plus its bias."""
+    op, attrs, constants = _constants(low, weights)
+    biases = [
+        None if bias is None else np.ascontiguousarray(b, np.float32) for b in (bias if bias is not None else weights)
+    ]
+    chosen.inputs = [(None, *arrays, b) for arrays, b in zip(constants, biases, strict=True)]
+    read = low.read(x)
+    output = FrameValue(f"{node.name}/{chosen.part}", (weights.shape[1],), "float32")
+    fact = node.output.fact
+    signal = low.signal(
+        f"{node.output.name}/{chosen.part}{chosen.place}", output.shape, "float32", fact.made, fact.length
+    )
+    made = low.add(FrameNode(op, (read.value, *chosen.inputs[0][1:]), output, attrs), [read], signal)
+    low.steps[-1].chosen = chosen  # type: ignore[union-attr]
+    return made
+
+
+def _constants(low: Lowering, weights: np.ndarray) -> tuple[str, dict[str, Any], list[tuple[np.ndarray | None, ...]]]:
+    """The op, its attributes, and its constants but for the bias, expert by expert."""
+    blocks: list[list[Blocks]] | None = None
+    if isinstance(weights, Stacked):
+        blocks = [[b.merged()] for b in weights.blocks]
+        if len({(b.bits, b.block, b.zeros is None) for (b,) in blocks}) > 1:
+            blocks = [[b] for b in weights.blocks]
+    else:
+        found = [coded(low.graph.modes, [np.ascontiguousarray(w.T, np.float32)]) for w in weights]
+        if all(f is not None for f in found):
+            blocks = [f for f in found if f is not None]
+    if blocks is None:
+        return "matmul", {}, [(np.ascontiguousarray(w.T, np.float32),) for w in weights]
+    made = [block_operands(b) for b in blocks]
+    if any(attrs != made[0][1] for _, attrs in made):
+        raise NoKernel("has experts of several bit widths")
+    scales = [operands[1] for operands, _ in made]
+    halves = all(s is None or np.array_equal(s.astype(np.float16).astype(np.float32), s) for s in scales)
+    zeros = any(operands[2] is not None for operands, _ in made)
+    full = [
+        (codes, scale, zero if zero is not None or not zeros else np.zeros_like(scale))
+        for (codes, scale, zero), _ in made
+    ]
+    return "matmul_blocks", made[0][1] | {"halves": halves}, full
+
+
+def _activated(low: Lowering, node: Pointwise, x: View) -> View:
+    kind = node.attrs.get("activation_type", "relu")
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    attrs = node.attrs
+    if kind == "identity":
+        return x
+    if kind == "relu":
+        return low.elementwise(node, "relu", [x], {})
+    if kind == "gelu":
+        return low.elementwise(node, "gelu", [x], {"approximate": "tanh"})
+    if kind == "silu":
+        return low.elementwise(node, "mul", [x, low.elementwise(node, "sigmoid", [x], {})], {})
+    half = x.shape[0] // 2
+    gate, value = (
+        low.step(node, "slice", [x], (half,), {"starts": [i], "ends": [2 * half], "steps": [2]}) for i in range(2)
+    )
+    limit = float(attrs.get("swiglu_limit", np.inf))
+    if np.isfinite(limit):
+        gate = low.elementwise(node, "clip", [gate], {"min": None, "max": limit})
+        value = low.elementwise(node, "clip", [value], {"min": -limit, "max": limit})
+    alpha, beta = (float(attrs.get(f"activation_{n}", d)) for n, d in (("alpha", 1.0), ("beta", 0.0)))
+    inner = gate if alpha == 1 else low.elementwise(node, "mul", [gate, np.array(alpha, np.float32)], {})
+    gate = low.elementwise(node, "mul", [gate, low.elementwise(node, "sigmoid", [inner], {})], {})
+    if beta:
+        value = low.elementwise(node, "add", [value, np.array(beta, np.float32)], {})
+    return low.elementwise(node, "mul", [gate, value], {})
