@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,10 +36,12 @@ def mixture(low: Lowering, node: Pointwise) -> View:
     chosen = low.step(node, "choose", [scores], (1 + k,), {"k": k}, "int32")
     normalised = bool(node.attrs.get("normalize_routing_weights", 0))
     shares = low.step(node, "shares", [shares, chosen], (k,), {"normalised": normalised})
-    table = Table(node.name, count, k)
+    likely = _foreseen(low, node)
     outer = low.loop
     low.loop = outer or low.new_loop()
-    slots = low.choose(node, table, chosen)
+    slots, table = low.choose(node, _table(low, node), chosen), _table(low, node)
+    if likely is not None:
+        low.choose(node, _table(low, likely[0]), likely[1], guess=True)
     total: View | None = None
     for place in range(k):
         held = _product(low, node, x, first, first_bias, Chosen(table, slots.signal, place, "first", []))
@@ -50,6 +53,63 @@ def mixture(low: Lowering, node: Pointwise) -> View:
     low.loop = outer
     assert total is not None
     return total
+
+
+def _table(low: Lowering, node: Pointwise) -> Table:
+    weights = node.inputs[2]
+    assert isinstance(weights, np.ndarray)
+    found: Table = low.shared.setdefault(("experts", node), Table(node.name, len(weights), int(node.attrs.get("k", 1))))
+    return found
+
+
+def _foreseen(low: Lowering, node: Pointwise) -> tuple[Pointwise, View] | None:
+    """The mixture of the next layer, and what it would choose of what this one chooses by."""
+    nodes = low.graph.nodes
+    after = nodes[nodes.index(node) + 1 :]
+    following = next((n for n in after if isinstance(n, Pointwise) and n.op == "MoE"), None)
+    own, other = (None if n is None else _router(n.streams[1]) for n in (node, following))
+    if following is None or own is None or other is None or own.x not in low.views:
+        return None
+    x = low.view(own.x)
+    if x.signal.dtype != "float32" or int(np.prod(x.shape)) != other.weight.shape[0]:
+        return None
+    x = x.reshaped((other.weight.shape[0],))
+    scores = low.linear(node, x, other.weight, other.bias, (other.weight.shape[1],))
+    k = int(following.attrs.get("k", 1))
+    return following, low.step(node, "choose", [scores], (1 + k,), {"k": k}, "int32")
+
+
+@dataclass
+class _Router:
+    x: Stream
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+def _router(scores: Stream) -> _Router | None:
+    """The product that gives scores; None where they are made otherwise."""
+    bias: np.ndarray | None = None
+    node = scores.node
+    while isinstance(node, Pointwise):
+        constants = [x for x in node.inputs if isinstance(x, np.ndarray)]
+        if node.op in ("Reshape", "Squeeze", "Unsqueeze", "Identity"):
+            node = node.streams[0].node
+        elif node.op == "Add" and len(constants) == 1 and bias is None:
+            bias = constants[0].astype(np.float32).reshape(-1)
+            node = node.streams[0].node
+        elif node.op in ("MatMul", "Gemm") and isinstance(weight := node.inputs[1], np.ndarray) and weight.ndim == 2:
+            plain = all(float(node.attrs.get(a, 1)) == 1 for a in ("alpha", "beta"))
+            if not plain or not isinstance(node.inputs[0], Stream) or (len(constants) > 1 and bias is not None):
+                return None
+            weight = weight.T if node.attrs.get("transB") else weight
+            if len(constants) > 1:
+                bias = constants[1].astype(np.float32).reshape(-1)
+            if bias is not None and bias.size != weight.shape[1]:
+                return None
+            return _Router(node.inputs[0], np.ascontiguousarray(weight, np.float32), bias)
+        else:
+            return None
+    return None
 
 
 def _product(

@@ -223,7 +223,7 @@ class Lowering:
         name = f"{node.output.name}/{'guess' if guess else 'slots'}"
         signal = self.signal(name, () if guess else units.shape, "int32", fact.made, fact.length)
         read = self.read(units)
-        read.count, read.loop = signal.made, 0 if guess else self.loop
+        read.count, read.loop = signal.made, self.loop
         self.steps.append(Choose([read], signal, table, guess, read.loop))
         return View(signal, 0, 1, signal.shape, signal.length)
 

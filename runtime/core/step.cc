@@ -213,6 +213,13 @@ Range RangeOf(const Step& step, const Instruction& instruction) {
 
 namespace {
 
+// Begins to read what a later frame of the same REPEAT chooses, where that is known.
+void ForeseeFrame(const Step& step, const Instruction& choose, int32_t repeat, int64_t q) {
+  Pager* pager = step.program.pager;
+  if (!pager || step.program.buffers[choose.source].last_writer == repeat) return;
+  if (const int32_t* list = ListOf(step, choose, q)) pager->Guess(choose.units, list + 1, list[0]);
+}
+
 template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
   const Instruction* code = step.code.data + i;
@@ -222,8 +229,13 @@ int RunInstruction(const Step& step, int32_t i) {
       if (int status = RunProfiled<kProfiled>(step, *code, range.low, range.high)) return status;
     } else {
       for (int64_t q = range.low; q < range.high; ++q) {
+        const bool last = q + 1 == range.high;
         for (int32_t k = 1; k <= code->body; ++k) {
-          if (int status = RunProfiled<kProfiled>(step, code[k], q, q + 1)) return status;
+          const Instruction& part = code[k];
+          const bool guess = part.op == InstructionOp::kChoose && part.target < 0;
+          if (guess && !last) continue;  // units of later instructions: they have to wait for these
+          if (int status = RunProfiled<kProfiled>(step, part, q, q + 1)) return status;
+          if (part.chooses && !last) ForeseeFrame(step, part, i, q + 1);
         }
       }
     }
