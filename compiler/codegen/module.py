@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -81,6 +82,10 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
 }
 
 
+class _AtFirstLoop(Exception):
+    """A kernel of which only the constants are wanted."""
+
+
 def gathered(group: Group) -> Group:
     """The group with each input's rows side by side."""
     inputs = {value: replace(access, row_pitch=access.taps * access.pitch) for value, access in group.inputs.items()}
@@ -132,6 +137,19 @@ class KernelModule:
         function, args = self.emit(group, 1).finish()
         same = bool(tvm_ffi.structural_equal(self._functions[symbol], function))
         return [arg.data for arg in args if arg.data is not None], same
+
+    def packed(self, group: Group) -> list[np.ndarray]:
+        """The constants that an anchor packs before it begins its first loop."""
+        context = Context(group, self.target, 1, self.tuning)
+        anchor = next(node for node in group.nodes if node.op in ANCHORS)
+
+        def stop(*_: Any) -> Any:
+            raise _AtFirstLoop
+
+        context.b.loop = context.spread = stop  # type: ignore[method-assign]
+        with suppress(_AtFirstLoop):
+            ANCHORS[anchor.op](context, anchor)
+        return [arg.data for arg in context.args if arg.data is not None]
 
     def emit(self, group: Group, rows: int) -> Context:
         """The kernel of a group for a number of rows, as statements that are not yet a function."""

@@ -41,15 +41,31 @@ class UnitTables:
         if chosen.part in laid.parts:
             return
         shared = any(arg.role == "share" for arg in kernel.args)
+
+        def of(inputs: tuple[np.ndarray | None, ...]) -> Group:
+            nodes = tuple(_with(n, inputs) if n.output is step.node.output else n for n in group.nodes)
+            return replace(group, nodes=nodes, shared=shared)
+
+        # What is packed at once, and what is the same for all, make up the constants of any numbers.
+        other = tuple(None if c is None else c + np.ones((), c.dtype) for c in chosen.inputs[0])
+        full, same = self._module.constants(of(other), kernel.variants[1])
+        own = self._module.packed(of(other))
+        rest = [arg.data for arg in kernel.args if arg.data is not None][len(own) :]
+        quick = len(own) + len(rest) == len(full) and all(
+            np.array_equal(a, b) for a, b in zip(full, [*own, *rest], strict=True)
+        )
         found: list[list[np.ndarray]] = []
         for inputs in chosen.inputs:
-            nodes = tuple(_with(n, inputs) if n.output is step.node.output else n for n in group.nodes)
-            arrays, same = self._module.constants(replace(group, nodes=nodes, shared=shared), kernel.variants[1])
-            if not same:
-                raise NoKernel(
-                    f"has experts that differ in more than their numbers ({chosen.part} of {chosen.table.name})"
-                )
-            found.append(arrays)
+            if quick:
+                found.append([*self._module.packed(of(inputs)), *rest])
+            else:
+                arrays, alike = self._module.constants(of(inputs), kernel.variants[1])
+                found.append(arrays)
+                same &= alike
+        if not same or any(
+            (a.dtype, a.shape) != (b.dtype, b.shape) for arrays in found for a, b in zip(arrays, found[0], strict=True)
+        ):
+            raise NoKernel(f"has experts that differ in more than their numbers ({chosen.part} of {chosen.table.name})")
         laid.parts[chosen.part] = found
 
     def place(self, step: Step, number: int) -> tuple[int, int]:
