@@ -146,7 +146,7 @@ class KernelModule:
         def stop(*_: Any) -> Any:
             raise _AtFirstLoop
 
-        context.b.loop = context.spread = stop  # type: ignore[method-assign]
+        context.b.loop = context.spread = stop  # type: ignore[method-assign, assignment]
         with suppress(_AtFirstLoop):
             ANCHORS[anchor.op](context, anchor)
         return [arg.data for arg in context.args if arg.data is not None]

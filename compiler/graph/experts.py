@@ -60,8 +60,10 @@ def _coded(r: Rewriter, node: Node) -> Node | None:
     for which, (codes, scales, bias, zeros) in places.items():
         if not _name(node, codes):
             continue
-        arrays = [r.constant(node, i) if _name(node, i) else None for i in (codes, scales, zeros)]
-        stacked = None if arrays[0] is None or arrays[1] is None else _stacked(*arrays, own[which], block)  # type: ignore[arg-type]
+        packed, steps, middles = (r.constant(node, i) if _name(node, i) else None for i in (codes, scales, zeros))
+        if packed is None or steps is None:
+            return None
+        stacked = _stacked(packed, steps, middles, own[which], block)
         if stacked is None:
             return None
         names += [_kept(r, stacked), _name(node, bias)]
@@ -153,9 +155,12 @@ def _joined(first: np.ndarray, second: np.ndarray | None, order: np.ndarray) -> 
             kinds = {(b.bits, b.block, b.zeros is None) for b in parts}
             if len(kinds) > 1:
                 break
-            sides = [np.concatenate([getattr(b, f) for b in parts], 1)[:, order] for f in ("codes", "scales")]
-            zeros = None if parts[0].zeros is None else np.concatenate([b.zeros for b in parts], 1)[:, order]
-            found.append(Blocks(parts[0].bits, parts[0].block, *(np.ascontiguousarray(s) for s in sides), zeros))
+            made, steps = (np.concatenate([getattr(b, f) for b in parts], 1)[:, order] for f in ("codes", "scales"))
+            zeros = None
+            if parts[0].zeros is not None:
+                zeros = np.ascontiguousarray(np.concatenate([b.zeros for b in parts], 1)[:, order])
+            made, steps = np.ascontiguousarray(made), np.ascontiguousarray(steps)
+            found.append(Blocks(parts[0].bits, parts[0].block, made, steps, zeros))
         else:
             return _of(found)
     return np.ascontiguousarray(np.concatenate([np.asarray(w) for w in both], 1)[:, order])

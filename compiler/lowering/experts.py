@@ -151,7 +151,7 @@ def _constants(low: Lowering, weights: np.ndarray) -> tuple[str, dict[str, Any],
     scales = [operands[1] for operands, _ in made]
     halves = all(s is None or np.array_equal(s.astype(np.float16).astype(np.float32), s) for s in scales)
     zeros = any(operands[2] is not None for operands, _ in made)
-    full = [
+    full: list[tuple[np.ndarray | None, ...]] = [
         (codes, scale, zero if zero is not None or not zeros else np.zeros_like(scale))
         for (codes, scale, zero), _ in made
     ]
