@@ -20,7 +20,7 @@ from runnel.runtime.backends.native import NativeProgram, aligned
 
 HERE = Path(__file__).resolve().parent
 STATE, SCRATCH = 1, 2
-WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE = range(8)
+WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE, UNITS = range(9)
 FILL, REFLECT, EDGE = range(3)
 needs_core = not native.LIBRARY.exists() or shutil.which("cc") is None
 SKIP = "needs the native core and a C compiler"
@@ -150,6 +150,12 @@ class Plan:
     def fetch(self, made: int, length: int, source: int, target: int, table: int, row: int, rows: int, apart: int,
               stride: int = 1, offset: int = 0) -> None:  # fmt: skip
         self.code += [7, 12, made, length, source, target, stride, offset, table, row, rows, apart]
+        self.instructions += 1
+
+    def choose(
+        self, made: int, length: int, source: int, target: int, table: int, units: int, unit: int, sums: int, most: int
+    ) -> None:
+        self.code += [8, 11, made, length, source, target, table, units, unit, sums, most]
         self.instructions += 1
 
     def input(self, buffer: int, outer: int = 1, inner: int | None = None) -> None:

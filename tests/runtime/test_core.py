@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from plans import SKIP, Plan, conv_plan, kernels, needs_core
 from test_plans import ending, recurrence
+from test_units import choosing
 
 from runnel.runtime import build_core, native
 
@@ -70,6 +71,8 @@ def seeds() -> list[Plan]:
         recurrence(3, [[1.0, 2.0]]),
         ending(2),
         upsampled,
+        choosing()[0],
+        choosing(place=-1)[0],
     ]
 
 
