@@ -119,6 +119,7 @@ struct Instruction {
   Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
   int32_t rows_apart;
   bool shared;  // whether workers may share a call: it has a kShare operand
+  bool plain;   // a CALL whose operands are all of kWeights, kIn, kRun and kOut
   int32_t first_operand, operands, arguments;
   // REPEAT
   int32_t body;

@@ -174,21 +174,46 @@ Range RangeOf(const Step& step, const Instruction& instruction) {
 namespace {
 
 template <bool kProfiled>
+int RunRepeat(const Step& step, const Instruction* code, int64_t low, int64_t high) {
+  for (int64_t q = low; q < high; ++q) {
+    for (int32_t k = 1; k <= code->body; ++k) {
+      if (int status = RunProfiled<kProfiled>(step, code[k], q, q + 1)) return status;
+    }
+  }
+  return RN_OK;
+}
+
+template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
   const Instruction* code = step.code.data + i;
   const Range range = RangeOf(step, *code);
   if (range.low < range.high) {
     if (code->op != InstructionOp::kRepeat) {
       if (int status = RunProfiled<kProfiled>(step, *code, range.low, range.high)) return status;
-    } else {
-      for (int64_t q = range.low; q < range.high; ++q) {
-        for (int32_t k = 1; k <= code->body; ++k) {
-          if (int status = RunProfiled<kProfiled>(step, code[k], q, q + 1)) return status;
-        }
-      }
+    } else if (int status = RunRepeat<kProfiled>(step, code, range.low, range.high)) {
+      return status;
     }
   }
   return step.lengths ? FillTails(step, i) : RN_OK;
+}
+
+// RunAll for one stream that goes on, with all weights in memory.
+int RunSteady(const Step& step) {
+  const Instruction* end = step.code.data + step.code.size;
+  for (const Instruction* code = step.code.data; code != end; code += 1 + code->body) {
+    const int64_t low = step.before[code->made], high = step.after[code->made];
+    if (low >= high) continue;
+    int status = RN_OK;
+    if (code->plain && high - low == 1) {
+      status = RunPlain(step, *code, low);
+    } else if (code->op != InstructionOp::kRepeat) {
+      status = RunOne(step, *code, low, high);
+    } else {
+      status = RunRepeat<false>(step, code, low, high);
+    }
+    if (status) return status;
+  }
+  return RN_OK;
 }
 
 template <bool kProfiled>
@@ -215,6 +240,8 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
 int RunSteps(const Step* const* steps, int32_t count, uint8_t* gathered) {
   for (int32_t k = 0; k < count; ++k) ++steps[k]->counters.steps;
   Pager* pager = steps[0]->program.pager;
+  const Step& first = *steps[0];
+  if (count == 1 && !pager && !first.lengths && !first.stale && !first.help.profile) return RunSteady(first);
   if (pager) pager->Begin(steps, count);
   const int code =
       steps[0]->help.profile ? RunAll<true>(steps, count, gathered) : RunAll<false>(steps, count, gathered);
