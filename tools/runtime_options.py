@@ -8,7 +8,7 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
-from runnel.runtime.paging import WAYS
+from runnel.runtime.paging import SLOW, WAYS
 from runnel.runtime.program import Program
 from runnel.tools.measure import THREADS
 from runnel.tools.units import positive
@@ -23,15 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--io", choices=WAYS, default="auto", help="how weights are read (default: auto)")
     parser.add_argument("--io-threads", type=positive, default=0, metavar="N", help="of --io threads")
     parser.add_argument("--patience", type=float, metavar="S", help="the most seconds that a read may take")
+    parser.add_argument(
+        "--slow", choices=SLOW, default="stop", help="what a read beyond --patience does: stop, or warn once and go on"
+    )
 
 
 def runtime(args: argparse.Namespace, streams: int = 1) -> runnel.Runtime:
     """Raises InputError for what makes no sense."""
-    if args.ram is None and (args.io != "auto" or args.io_threads or args.patience is not None):
-        raise InputError("--io, --io-threads and --patience are for weights that pass through memory; give --ram too.")
+    told = args.io != "auto" or args.io_threads or args.patience is not None or args.slow != "stop"
+    if args.ram is None and told:
+        raise InputError("--io, --io-threads, --patience and --slow are for weights beyond memory; give --ram too.")
     ram = int(args.ram) if args.ram is not None and args.ram.isdigit() else args.ram
     return runnel.Runtime(
-        args.threads, ram=ram, io=args.io, io_threads=args.io_threads, streams=streams, patience=args.patience
+        args.threads,
+        ram=ram,
+        io=args.io,
+        io_threads=args.io_threads,
+        streams=streams,
+        patience=args.patience,
+        slow=args.slow,
     )
 
 

@@ -55,6 +55,7 @@ const char* ValueOf(const char* text, const char* name) {
 Options ReadOptions(int count, char** words) {
   static const char* const kPolicies[] = {"error", "zero", "reset"};
   static const char* const kWays[] = {"auto", "io_uring", "threads", "plain"};
+  static const char* const kSlow[] = {"stop", "warn"};
   static const char* const kLate[] = {"catch-up", "drop"};
   Options options;
   for (int i = 0; i < count; ++i) {
@@ -111,6 +112,8 @@ Options ReadOptions(int count, char** words) {
       options.io_threads = static_cast<int>(ReadNumber(word, value, 1, 32));
     } else if (is("--patience")) {
       options.patience = ReadNumber(word, value, 1e-6, 1e6);
+    } else if (is("--slow")) {
+      options.slow = Choose(word, value, kSlow, 2);
     } else if (is("--late")) {
       options.drop = Choose(word, value, kLate, 2) == 1;
     } else {
@@ -121,6 +124,8 @@ Options ReadOptions(int count, char** words) {
   if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
     Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
   }
+  if (options.slow && !(options.patience > 0))
+    Refuse("--slow warn needs --patience, the seconds that a read may take.");
   if (options.threads > 1 && options.core >= 0) Refuse("--core keeps all on one core; give --threads without it.");
   if (options.io == RN_IO_THREADS && !options.io_threads) Refuse("--io threads needs --io-threads.");
   return options;

@@ -21,7 +21,7 @@ struct Options {
   double pixel_offset = 0, pixel_scale = 255;  // a pixel p is (p - offset) / scale
   uint64_t ram = 0;                            // bytes; 0: no budget
   double patience = 0;
-  int io = 0, io_threads = 0;
+  int io = 0, io_threads = 0, slow = 0;
   int threads = 1;
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;

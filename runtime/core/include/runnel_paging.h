@@ -16,6 +16,10 @@ extern "C" {
 // after the other, when its bytes are needed.
 enum rn_io { RN_IO_AUTO = 0, RN_IO_URING = 1, RN_IO_THREADS = 2, RN_IO_PLAIN = 3 };
 
+// What becomes of a step whose read takes longer than `patience_us`: it fails with RN_STORAGE, or goes on slowly, which
+// rn_paging_facts counts (late).
+enum rn_slow { RN_SLOW_STOP = 0, RN_SLOW_GO_ON = 1 };
+
 // What a bundle's manifest says of a part of the weights: multiples of 4096, at most 1 MiB, without gaps.
 typedef struct rn_segment {
   uint64_t offset, bytes;
@@ -24,7 +28,7 @@ typedef struct rn_segment {
 
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
-// patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time.
+// patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
@@ -33,19 +37,21 @@ typedef struct rn_paging {
   int32_t io, threads, streams;
   uint64_t ram, elsewhere;
   int64_t patience_us;
+  int32_t slow, reserved;
 } rn_paging;
 
 #define RN_STALLS 96
 
 // ram, least: the budget and the smallest possible one. peak: what is used at most. pinned and streamed: bytes of
 // weights in memory, and read in every pass over all instructions. tables: bytes of which only rows are read. buffers:
-// bytes of buffers that reads go to. Since open: reads, bytes_read, checked (segments that were in time and whole),
-// waits (those that a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes.
+// bytes of buffers that reads go to. Since open: reads, bytes_read, uses (of segments that pass), waits (those that
+// a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes, late (waits beyond
+// the patience).
 // stalls[i]: passes that waited for 2^(i / 4) microseconds or more, and less than 2^((i + 1) / 4); [0] also for less.
 // io, threads, direct (whether the system's cache is passed by): what was opened.
 typedef struct rn_paging_facts {
   uint64_t ram, least, peak, weights, pinned, streamed, tables, buffers;
-  uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes;
+  uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes, late;
   uint64_t stalls[RN_STALLS];
   int32_t io, threads, direct, reserved;
 } rn_paging_facts;
