@@ -159,7 +159,8 @@ struct Cache {
   const double* slopes;          // (heads)
   const float* ranks;            // (slots, 2, pairs): cosines and sines of ranks, for keys that are stored unturned
   const float* sinks;            // (heads)
-  const uint8_t *turn_query, *turn_key, *store, *attend;
+  int32_t rows;                  // frames that attend_rows takes, 0: there is none
+  const uint8_t *turn_query, *turn_key, *store, *attend, *attend_rows;
   int64_t macs;  // of one query and one kept slot
 };
 
