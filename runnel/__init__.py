@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runnel.errors import BundleError, InputError, InternalError, Reason, Refused, RunnelError, StreamError
+    from runnel.errors import (
+        BundleError,
+        InputError,
+        InternalError,
+        Reason,
+        Refused,
+        RunnelError,
+        SlowStorage,
+        StreamError,
+    )
     from runnel.runtime.program import load
     from runnel.runtime.runtime import Runtime
     from runnel.tools.build import compile_model as compile
@@ -23,6 +32,7 @@ __all__ = [
     "Refused",
     "RunnelError",
     "Runtime",
+    "SlowStorage",
     "StreamError",
     "compile",
     "inspect",

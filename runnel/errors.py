@@ -30,6 +30,10 @@ class StreamError(InputError):
     """A stream was used in a way that its contract does not allow."""
 
 
+class SlowStorage(UserWarning):
+    """Weights come slower than patience allows, and the program goes on, as it was told to."""
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why one node cannot stream: its name, its op, the reason, what to do about it, and the named modes (such as

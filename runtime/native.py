@@ -9,7 +9,7 @@ from pathlib import Path
 from runnel.errors import InputError, InternalError
 
 LIBRARY = Path(__file__).resolve().parent / "_lib" / "librunnel.so"
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 # rn_code of runnel.h
 OK, BAD_ARGUMENT, BAD_PLAN, NO_MEMORY, NOT_FINITE, CAPACITY = range(6)

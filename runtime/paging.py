@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runnel.errors import InputError
+from runnel.errors import InputError, SlowStorage, StreamError
 from runnel.runtime import native
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 WAYS = ("auto", "io_uring", "threads", "plain")
 KEPT = ("lru", "lfu", "cost", "predict", "none")
 """What leaves memory for an expert that was chosen and is not there."""
+SLOW = ("stop", "warn")
+STEPS = ("rn_push_on", "rn_push_many_on", "rn_prefill", "rn_flush")
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AUTO_SHARE = 0.8  # of what is free
 STALLS = 96  # quarters of octaves from a microsecond on
@@ -40,13 +44,14 @@ class _Paging(ctypes.Structure):
         ("segment_count", ctypes.c_int32), ("io", ctypes.c_int32), ("threads", ctypes.c_int32),
         ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
         ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
-        ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
+        ("slow", ctypes.c_int32), ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
 NUMBERS = (
     "ram", "least", "peak", "weights", "pinned", "streamed", "tables", "buffers", "reads", "bytes_read", "uses",
-    "waits", "stall_ns", "dropped", "rows", "passes",
+    "waits", "stall_ns", "dropped", "rows", "passes", "late",
 )  # fmt: skip
 
 
@@ -102,7 +107,7 @@ class PagingFacts:
     pinned, streamed, tables, buffers: bytes of weights; of those that stay in memory, that are read in every pass, and
     of which only rows are read; of buffers. Since the program was opened: reads and bytes_read; uses of segments that
     pass, of which waits had to be waited for, stall_ns in all; dropped: read and not used; rows of tables; passes over
-    the instructions. io: how reads run; direct: past the system's cache.
+    the instructions; late: waits beyond the patience. io: how reads run; direct: past the system's cache.
     """
 
     ram: int
@@ -121,6 +126,7 @@ class PagingFacts:
     dropped: int
     rows: int
     passes: int
+    late: int
     io: str
     threads: int
     direct: bool
@@ -154,6 +160,7 @@ class PagingFacts:
             "read_bytes_per_s": self.bytes_read / seconds if seconds > 0 else 0.0,
             "stall_ms_p50": self.stall_ms_p50,
             "hit_rate": self.hit_rate,
+            "late_reads": self.late,
             "io": self.io,
             "direct": self.direct,
             "interpreter_bytes": interpreter_bytes(),
@@ -178,8 +185,9 @@ class PagingFacts:
 class Budget:
     """What a program's weights may use.
 
-    ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time.
-    experts: which of KEPT; ahead: whether experts are read before they are chosen, where it can be foreseen.
+    ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time;
+    slow: what becomes of a longer one. experts: which of KEPT; ahead: whether experts are read before they are chosen,
+    where it can be foreseen.
     """
 
     ram: int
@@ -187,6 +195,7 @@ class Budget:
     threads: int = 0
     streams: int = 1
     patience: float | None = None
+    slow: str = "stop"
     experts: str = "lru"
     ahead: bool = True
 
@@ -246,9 +255,41 @@ def paged(bundle: Bundle, budget: Budget) -> Paged:
     patience = 0 if budget.patience is None else max(1, int(budget.patience * 1e6))
     told = _Paging(
         os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
-        budget.streams, budget.ram, 0, patience, KEPT.index(budget.experts), not budget.ahead,
+        budget.streams, budget.ram, 0, patience, SLOW.index(budget.slow), KEPT.index(budget.experts), not budget.ahead,
+        0,
     )  # fmt: skip
     return Paged(entry.size, told)
+
+
+class Watched:
+    """The core's functions for a program that may be slow: it is said once, after the first step that was."""
+
+    def __init__(self, core: Any, handle: ctypes.c_void_p, name: str, patience: float | None) -> None:
+        self._core, self._handle, self._name, self._patience, self._said = core, handle, name, patience, False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._core, name)
+        return self._stepping(found) if name in STEPS else found
+
+    def _stepping(self, call: Callable[..., int]) -> Callable[..., int]:
+        def step(*arguments: object) -> int:
+            code = call(*arguments)
+            if not self._said:
+                self._look()
+            return code
+
+        return step
+
+    def _look(self) -> None:
+        facts = status(self._handle)
+        if facts is None or not facts.late:
+            return
+        self._said = True
+        warnings.warn(
+            f"storage is slow: '{self._name}' waited longer than {self._patience} s for weights and goes on; by now it "
+            f"waited {facts.stall_ns / 1e9:.3f} s in {facts.passes} passes, {size(facts.streamed)} each.",
+            SlowStorage, stacklevel=4,
+        )  # fmt: skip
 
 
 def status(handle: ctypes.c_void_p) -> PagingFacts | None:
@@ -271,7 +312,11 @@ def move(handle: ctypes.c_void_p, ram: int | str, streams: int) -> None:
     """Gives a program another budget. Raises InputError."""
     if status(handle) is None:
         raise InputError("all weights of this program are in memory; load it with a budget of RAM to change that.")
-    if native.library().rn_set_ram(handle, parse_ram(ram), streams) != native.OK:
+    code = native.library().rn_set_ram(handle, parse_ram(ram), streams)
+    if code == native.STORAGE:
+        said = native.library().rn_paging_error(handle).decode(errors="replace")
+        raise StreamError(f"{said}; set the budget again when the storage answers.")
+    if code != native.OK:
         least = status(handle)
         assert least is not None
         raise InputError(f"a budget of {ram} is too small for this program; give at least {least.least} bytes.")

@@ -25,18 +25,19 @@ class Runtime:
 
     ram: bytes (or "256M", "auto") that each program may use, with ``streams`` streams; what of its weights does not fit
     passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto", "io_uring",
-    "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take before a push fails, None for
-    any time. experts: what leaves memory for an expert that was chosen and is not there, "lru", "lfu", "cost",
-    "predict", or "none" to keep none; experts_ahead: whether experts are read before they are chosen.
+    "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any time. slow: what
+    happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning). experts: what leaves
+    memory for an expert that was chosen and is not there, "lru", "lfu", "cost", "predict", or "none" to keep none;
+    experts_ahead: whether experts are read before they are chosen.
     """
 
     def __init__(
         self, workers: int = 1, ram: int | str | None = None, io: str = "auto", io_threads: int = 0, streams: int = 1,
-        patience: float | None = None, experts: str = "lru", experts_ahead: bool = True,
+        patience: float | None = None, slow: str = "stop", experts: str = "lru", experts_ahead: bool = True,
     ) -> None:  # fmt: skip
         self.budget: Budget | None = None
         if ram is not None:
-            from runnel.runtime.paging import KEPT, WAYS, Budget, parse_ram
+            from runnel.runtime.paging import KEPT, SLOW, WAYS, Budget, parse_ram
 
             if io not in WAYS:
                 raise InputError(f"there is no way of reading '{io}'; use one of {', '.join(WAYS)}.")
@@ -44,9 +45,12 @@ class Runtime:
                 raise InputError(f"reads run on 1 to {MOST_WORKERS} threads, not {io_threads}; give io_threads.")
             if streams < 0 or (patience is not None and not patience > 0):
                 raise InputError("streams are 0 or more, and patience is more than 0 seconds.")
+            if slow not in SLOW or (slow == "warn" and patience is None):
+                raise InputError("slow is 'stop', or 'warn' with a patience in seconds; give one of these.")
             if experts not in KEPT:
                 raise InputError(f"there is no way of keeping experts '{experts}'; use one of {', '.join(KEPT)}.")
-            self.budget = Budget(parse_ram(ram), io, io_threads, streams, patience, experts, experts_ahead)
+            told = (io, io_threads, streams, patience, slow, experts, experts_ahead)
+            self.budget = Budget(parse_ram(ram), *told)
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
             raise InputError(f"a runtime has 1 to {MOST_WORKERS} workers, not {workers!r}.")
         self.workers = workers

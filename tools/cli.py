@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 import runnel
-from runnel.errors import Refused, RunnelError
+from runnel.errors import Refused, RunnelError, SlowStorage
 
 COMMANDS = (
     "inspect", "compile", "run", "generate", "chat", "serve", "verify", "bench", "tune", "push", "rollback", "sign",
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that being ended cleans up as Ctrl-C does
     try:
-        code: int = args.main(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code: int = args.main(args)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush stays quiet
@@ -71,6 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _report(error, args)
     return code
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A sentence of ours as such, anything else as Python shows it."""
+    if issubclass(category, SlowStorage):
+        print(f"runnel: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _report(error: Exception, args: Any) -> int:

@@ -47,8 +47,8 @@ class Shape:
         return 10000.0 ** (-np.arange(self.size // 2) * 2 / self.size)
 
 
-def own_program(shape: Shape, kv: str) -> NativeProgram:
-    """A program whose only step is the attention."""
+def own_program(shape: Shape, kv: str, hop: int = 1) -> NativeProgram:
+    """A program whose only step is the attention, for up to ``hop`` tokens in one step."""
     time_, streams = Count.time(), []
     nodes: list[StreamNode] = []
     for name, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
@@ -60,10 +60,10 @@ def own_program(shape: Shape, kv: str) -> NativeProgram:
     scale = shape.size**-0.5
     nodes.append(CachedAttend("y", "CachedAttention", [*streams], y, scale=scale, rotary=Rotary(shape.frequencies)))
     graph = StreamGraph("attention", streams, {"y": y}, nodes, 17, kv=kv)
-    native = Planner(lower(graph), 1, KernelModule(Target.host())).build()
+    native = Planner(lower(graph), hop, KernelModule(Target.host())).build()
     ports = [{"name": s.name, "dtype": "float32", "axis": 2, "shape": list(s.shape)} for s in (*streams, y)]
     manifest = {
-        "name": "attention", "hop": 1, "latency_frames": 0, "program_hash": "00" * 32, "inputs": ports[:3],
+        "name": "attention", "hop": hop, "latency_frames": 0, "program_hash": "00" * 32, "inputs": ports[:3],
         "outputs": ports[3:], "clock": {"rate": None}, "kv": None,
     }  # fmt: skip
     weights = aligned(len(native.weights))

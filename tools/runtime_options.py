@@ -8,7 +8,7 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
-from runnel.runtime.paging import KEPT, WAYS
+from runnel.runtime.paging import KEPT, SLOW, WAYS
 from runnel.runtime.program import Program
 from runnel.tools.measure import THREADS
 from runnel.tools.units import positive
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--io", choices=WAYS, default="auto", help="how weights are read (default: auto)")
     parser.add_argument("--io-threads", type=positive, default=0, metavar="N", help="of --io threads")
     parser.add_argument("--patience", type=float, metavar="S", help="the most seconds that a read may take")
+    parser.add_argument(
+        "--slow", choices=SLOW, default="stop", help="what a read beyond --patience does: stop, or warn once and go on"
+    )
     parser.add_argument("--experts", choices=KEPT, default="lru", help="which experts stay in memory (default: lru)")
     parser.add_argument(
         "--experts-ahead", choices=("on", "off"), default="on", help="read experts before they are chosen (default: on)"
@@ -31,14 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def runtime(args: argparse.Namespace, streams: int = 1) -> runnel.Runtime:
     """Raises InputError for what makes no sense."""
-    if args.ram is None and (args.io != "auto" or args.io_threads or args.patience is not None):
-        raise InputError("--io, --io-threads and --patience are for weights that pass through memory; give --ram too.")
+    told = args.io != "auto" or args.io_threads or args.patience is not None or args.slow != "stop"
+    if args.ram is None and told:
+        raise InputError("--io, --io-threads, --patience and --slow are for weights beyond memory; give --ram too.")
     if args.ram is None and (args.experts != "lru" or args.experts_ahead != "on"):
         raise InputError("--experts and --experts-ahead are for experts that pass through memory; give --ram too.")
     ram = int(args.ram) if args.ram is not None and args.ram.isdigit() else args.ram
     return runnel.Runtime(
         args.threads, ram=ram, io=args.io, io_threads=args.io_threads, streams=streams, patience=args.patience,
-        experts=args.experts, experts_ahead=args.experts_ahead == "on",
+        slow=args.slow, experts=args.experts, experts_ahead=args.experts_ahead == "on",
     )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def block_of(target: Target, shape: CacheShape) -> int:
     return 1 if shape.ranked else width_of(target)
 
 
-class _Function:
+class Function:
     """A kernel under construction: its builder and its pointers in order."""
 
     def __init__(self, target: Target) -> None:
@@ -89,14 +89,14 @@ class _Function:
         return tirx.PrimFunc(self._params, self.b.body(), ir.PrimType("int32"))
 
 
-def _stored_as(bits: int) -> str:
+def stored_as(bits: int) -> str:
     return {32: "float32", 8: "int8", 4: "uint8"}[bits]
 
 
 def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: bool = False) -> Any:
     """turn(rows, angles, turned): ``heads`` rows of a key's size, turned (or not) and scaled. Interleaved pairs are
     told apart: first their first features, then their second ones."""
-    f = _Function(target)
+    f = Function(target)
     b, rows, angles, turned = f.b, f.pointer("rows"), f.pointer("angles"), f.pointer("turned")
     size, pairs, start = shape.key_dim, shape.pairs, shape.start
 
@@ -128,14 +128,14 @@ def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: 
 def store(target: Target, shape: CacheShape) -> Any:
     """store(key, value, keys, values, key_scales, value_scales, words): rows of all KV heads; words: the KV head, the
     slot."""
-    f = _Function(target)
+    f = Function(target)
     b, block = f.b, block_of(target, shape)
     key, value = f.pointer("key"), f.pointer("value")
-    keys, values = f.pointer("keys", _stored_as(shape.key_bits)), f.pointer("values", _stored_as(shape.value_bits))
+    keys, values = f.pointer("keys", stored_as(shape.key_bits)), f.pointer("values", stored_as(shape.value_bits))
     key_scales, value_scales = f.pointer("key_scales"), f.pointer("value_scales")
     words = f.pointer("words", "int32")
     head, slot = b.let(b.load_vector(words, 0, 1)), b.let(b.load_vector(words, 1, 1))
-    rows = shape.key_dim * shape.key_bits // 32 if shape.key_bits == 32 else shape.key_dim * shape.key_bits // 8
+    rows = shape.key_dim * shape.key_bits // (32 if shape.key_bits == 32 else 8)
     place = b.let(tirx.truncdiv(slot, int32(block)) * (rows * block) + tirx.truncmod(slot, int32(block)))
     row = _coded(b, key, head * shape.key_dim, shape.key_dim, shape.key_bits, key_scales, slot)
     if block == 1:  # a loop would become a call of memcpy
@@ -172,8 +172,8 @@ def _coded(
     top = tops[0]
     for other in tops[1:]:
         top = ops.maximum(b, top, other)
-    zero = constant(0.0, "float32")
-    inverse = b.let(tirx.Select(top > zero, constant(float(largest), "float32") / top, zero))
+    zero, most = constant(0.0, "float32"), constant(float(largest), "float32")
+    inverse = b.let(tirx.Select(top > zero, most / top, zero))
     b.store_vector(scales, slot, b.let(top * constant(1.0 / largest, "float32")))
     codes = b.local("int32", size)
     for first, lanes in pieces(size):
@@ -187,24 +187,23 @@ def _coded(
     packed = b.local("uint8", size // 2)
     for first, lanes in pieces(size // 2):
         low, high = (b.load_vector(codes, first + half, lanes) for half in (0, size // 2))
-        both = (low + constant(8, "int32", lanes)) | (
-            (high + constant(8, "int32", lanes)) << constant(4, "int32", lanes)
-        )
+        eight, four = constant(8, "int32", lanes), constant(4, "int32", lanes)
+        both = (low + eight) | ((high + eight) << four)
         b.store_vector(packed, first, tirx.Cast(vector_type("uint8", lanes), both))
     return packed, int32(0)
 
 
-class _Attend:
+class AttendKernel:
     """attend(query, keys, values, key_scales, value_scales, words, scores, bias, sinks, ranks, angles, out); words: the
     KV head, how many slots are kept, and before which of them the second queries count."""
 
     def __init__(self, target: Target, shape: CacheShape) -> None:
         self.target, self.shape, self.block = target, shape, width_of(target)
-        self.f = _Function(target)
+        self.f = Function(target)
         self.b = self.f.b
         self.query = self.f.pointer("query")
-        self.keys = self.f.pointer("keys", _stored_as(shape.key_bits))
-        self.values = self.f.pointer("values", _stored_as(shape.value_bits))
+        self.keys = self.f.pointer("keys", stored_as(shape.key_bits))
+        self.values = self.f.pointer("values", stored_as(shape.value_bits))
         self.key_scales, self.value_scales = self.f.pointer("key_scales"), self.f.pointer("value_scales")
         words = self.f.pointer("words", "int32")
         self.scores, self.bias = self.f.pointer("scores"), self.f.pointer("bias")
@@ -226,7 +225,7 @@ class _Attend:
             with b.repeat(tirx.truncdiv(self.split + (self.block - 1), int32(self.block)), "block") as block:
                 self._scores(block, int32(queries), self.split - block * self.block)
         with b.loop(shape.group, "query") as g:
-            self._softmax(g)
+            self._softmax(g * shape.pitch, self.head * shape.group + g, shape.group * shape.pitch + g)
         self._values()
         if shape.value_bits < 32:
             with b.loop(shape.group, "query") as g:
@@ -241,29 +240,39 @@ class _Attend:
 
     def _scores(self, block: Expr, queries: Expr, before: Expr | None) -> None:
         """The scores of a block of slots, or of those of its first ``before`` ones."""
-        b, shape, width = self.b, self.shape, self.block
-        for first, count in self._groups(width):
-            sums = [b.local("float32", width) for _ in range(count)]
-            for memory in sums:
-                b.store_vector(memory, 0, constant(0.0, "float32", width))
+        shape, pitch = self.shape, self.shape.pitch
+        for first, count in self._groups(self.block):
             base = queries + (self.head * shape.group + first) * shape.key_dim
-            halves = 2 if shape.key_bits == 4 else 1
-            rows = shape.key_dim // halves
-            with b.loop(rows, "feature") as row:
-                codes = b.load_vector(self.keys, (block * rows + row) * width, width)
-                for half, key in enumerate(_elements(b, codes, shape.key_bits)):
-                    for g, memory in enumerate(sums):
-                        q = b.load_vector(self.query, base + g * shape.key_dim + half * rows + row, 1)
-                        b.store_vector(memory, 0, b.fma(splat(q, width), key, b.load_vector(memory, 0, width)))
-            for g, memory in enumerate(sums):
-                score = b.load_vector(memory, 0, width)
-                if shape.key_bits != 32:
-                    score = b.let(score * b.load_vector(self.key_scales, block * width, width))
-                at = (first + g) * shape.pitch + block * width
-                if before is not None:
-                    lane = tirx.Ramp(int32(0), int32(1), width)
-                    score = tirx.Select(lane < splat(before, width), score, b.load_vector(self.scores, at, width))
-                b.store_vector(self.scores, at, score)
+            into = (first * pitch + block * self.block, pitch)
+            self._tile(self.keys, self.key_scales, block, count, base, into, before)
+
+    def _tile(
+        self, keys: Buffer, scales: Buffer, block: Expr, count: int, queries: Expr, into: tuple[Expr, int],
+        before: Expr | None = None,
+    ) -> None:  # fmt: skip
+        """Scores of a block of ``keys`` for ``count`` queries that lie behind each other. into: where those of the
+        first go, and how far behind those of the next."""
+        b, shape, width = self.b, self.shape, self.block
+        sums = [b.local("float32", width) for _ in range(count)]
+        for memory in sums:
+            b.store_vector(memory, 0, constant(0.0, "float32", width))
+        halves = 2 if shape.key_bits == 4 else 1
+        rows = shape.key_dim // halves
+        with b.loop(rows, "feature") as row:
+            codes = b.load_vector(keys, (block * rows + row) * width, width)
+            for half, key in enumerate(elements(b, codes, shape.key_bits)):
+                for g, memory in enumerate(sums):
+                    q = b.load_vector(self.query, queries + g * shape.key_dim + half * rows + row, 1)
+                    b.store_vector(memory, 0, b.fma(splat(q, width), key, b.load_vector(memory, 0, width)))
+        for g, memory in enumerate(sums):
+            score = b.load_vector(memory, 0, width)
+            if shape.key_bits != 32:
+                score = b.let(score * b.load_vector(scales, block * width, width))
+            at = into[0] + g * into[1]
+            if before is not None:
+                first = tirx.Ramp(int32(0), int32(1), width) < splat(before, width)
+                score = tirx.Select(first, score, b.load_vector(self.scores, at, width))
+            b.store_vector(self.scores, at, score)
 
     def _ranked(self, slot: Expr) -> None:
         """The scores of one slot, whose key is turned to its rank first."""
@@ -272,7 +281,7 @@ class _Attend:
         row = b.local("float32", size)
         stored = size // (2 if shape.key_bits == 4 else 1)
         for at, lanes in pieces(stored):
-            parts = _elements(b, b.load_vector(self.keys, slot * stored + at, lanes), shape.key_bits)
+            parts = elements(b, b.load_vector(self.keys, slot * stored + at, lanes), shape.key_bits)
             for half, part in enumerate(parts):
                 b.store_vector(row, half * stored + at, part)
         rank = b.let(b.load_vector(self.ranks, slot, 1))
@@ -286,7 +295,7 @@ class _Attend:
         with b.loop(shape.group, "query") as g:
             base = (self.head * shape.group + g) * size
             totals: list[Expr] = []
-            for at, lanes in _tiles(size, self.target.lanes):
+            for at, lanes in tiles(size, self.target.lanes):
                 q, k = b.load_vector(self.query, base + at, lanes), b.load_vector(row, at, lanes)
                 if totals and lanes_of(totals[-1]) == lanes:
                     totals[-1] = b.let(b.fma(q, k, totals[-1]))
@@ -299,11 +308,10 @@ class _Attend:
                 score = b.let(score * b.load_vector(self.key_scales, slot, 1))
             b.store_vector(self.scores, g * shape.pitch + slot, score)
 
-    def _softmax(self, g: Expr) -> None:
-        """Turns the scores of a query head into weights that are still to be divided by their sum; its inverse lies
-        behind all scores."""
+    def _softmax(self, base: Expr, head: Expr, inverse_at: Expr) -> None:
+        """Turns the scores of a query head into weights that are still to be divided by their sum, whose inverse it
+        gives beside them."""
         b, shape, width = self.b, self.shape, self.block
-        base = g * shape.pitch
         tops, sums = b.local("float32", width), b.local("float32", width)
         b.store_vector(tops, 0, constant(LOWEST, "float32", width))
         b.store_vector(sums, 0, constant(0.0, "float32", width))
@@ -320,10 +328,8 @@ class _Attend:
             b.store_vector(self.scores, at, s)
             b.store_vector(tops, 0, ops.maximum(b, b.load_vector(tops, 0, width), s))
         top = tree(b, b.load_vector(tops, 0, width), lambda p, q: ops.maximum(b, p, q))
-        sink = None
-        if shape.sinks:
-            sink = b.let(b.load_vector(self.sinks, self.head * shape.group + g, 1))
-            top = ops.maximum(b, top, sink)
+        sink = b.let(b.load_vector(self.sinks, head, 1)) if shape.sinks else None
+        top = top if sink is None else ops.maximum(b, top, sink)
         with b.repeat(self.blocks, "block") as block:
             at = base + block * width
             w = m.exp(b, b.let(b.load_vector(self.scores, at, width) - splat(top, width)))
@@ -332,14 +338,13 @@ class _Attend:
         total = tree_sum(b, b.load_vector(sums, 0, width))
         if sink is not None:
             total = b.let(total + m.exp(b, b.let(sink - top)))
-        inverse = b.let(constant(1.0, "float32") / total)
-        b.store_vector(self.scores, shape.group * shape.pitch + g, inverse)
+        b.store_vector(self.scores, inverse_at, b.let(constant(1.0, "float32") / total))
 
     def _values(self) -> None:
         shape = self.shape
         halves = 2 if shape.value_bits == 4 else 1
         size = shape.value_dim // halves
-        for at, lanes in _tiles(size, self.target.lanes * 4 // halves):
+        for at, lanes in tiles(size, self.target.lanes * 4 // halves):
             for first, count in self._groups(lanes * halves):
                 self._weighted(first, count, at, lanes, halves, size)
 
@@ -350,8 +355,8 @@ class _Attend:
         for memory in (x for row in sums for x in row):
             b.store_vector(memory, 0, constant(0.0, "float32", lanes))
         with b.repeat(self.count, "slot") as slot:
-            parts = [b.let(x) for x in
-                     _elements(b, b.load_vector(self.values, slot * size + at, lanes), shape.value_bits)]  # fmt: skip
+            codes = b.load_vector(self.values, slot * size + at, lanes)
+            parts = [b.let(x) for x in elements(b, codes, shape.value_bits)]
             for g, row in enumerate(sums):
                 weight = b.load_vector(self.scores, (first + g) * shape.pitch + slot, 1)
                 if shape.value_bits != 32:
@@ -359,14 +364,13 @@ class _Attend:
                 for memory, part in zip(row, parts, strict=True):
                     b.store_vector(memory, 0, b.fma(splat(weight, lanes), part, b.load_vector(memory, 0, lanes)))
         for g, row in enumerate(sums):
-            inverse = b.load_vector(self.scores, shape.group * shape.pitch + first + g, 1)
+            inverse = splat(b.load_vector(self.scores, shape.group * shape.pitch + first + g, 1), lanes)
             place = (self.head * shape.group + first + g) * shape.value_dim + at
             for half, memory in enumerate(row):
-                result = b.let(b.load_vector(memory, 0, lanes) * splat(inverse, lanes))
-                b.store_vector(self.out, place + half * size, result)
+                b.store_vector(self.out, place + half * size, b.let(b.load_vector(memory, 0, lanes) * inverse))
 
 
-def _tiles(size: int, widest: int) -> Iterator[tuple[int, int]]:
+def tiles(size: int, widest: int) -> Iterator[tuple[int, int]]:
     """(first, lanes): ``size`` elements as vectors of at most ``widest``, a power of two."""
     at = 0
     while at < size:
@@ -377,7 +381,7 @@ def _tiles(size: int, widest: int) -> Iterator[tuple[int, int]]:
         at += lanes
 
 
-def _elements(b: Builder, codes: Expr, bits: int) -> Sequence[Expr]:
+def elements(b: Builder, codes: Expr, bits: int) -> Sequence[Expr]:
     """Stored elements as float32; two vectors where a byte holds two."""
     lanes = lanes_of(codes)
     if bits == 32:
@@ -391,5 +395,5 @@ def _elements(b: Builder, codes: Expr, bits: int) -> Sequence[Expr]:
 
 
 def attend(target: Target, shape: CacheShape) -> Any:
-    """The kernel of one KV head, see ``_Attend``."""
-    return _Attend(target, shape).make()
+    """The kernel of one KV head, see ``AttendKernel``."""
+    return AttendKernel(target, shape).make()

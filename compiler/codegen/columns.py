@@ -15,8 +15,10 @@ from runnel.compiler.codegen.arithmetic import Arithmetic
 from runnel.compiler.codegen.builder import Expr, constant, int32, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
 from runnel.compiler.codegen.dots import Dots
+from runnel.compiler.codegen.groups import Narrow, is_narrow
 from runnel.compiler.codegen.images import Tile, cut, image_axes
 from runnel.compiler.codegen.linear import view_of
+from runnel.compiler.codegen.memory import LANES
 from runnel.compiler.codegen.quads import Codes, Dense
 from runnel.compiler.codegen.window import Axis, windows
 from runnel.compiler.lowering.frame import FrameNode
@@ -143,26 +145,29 @@ class Filters(Codes):
 
 
 def emit_conv(context: Context, node: FrameNode) -> bool:
-    """conv of images of codes, dense or with a filter a channel, or of frames with a filter a channel; False for
-    others, and where there are no dots."""
+    """conv of images of codes, or of frames in groups narrower than a vector; False for others, and where there are no
+    dots."""
     x, sums = view_of(context, node), Arithmetic.of(context.b, node)
     w, groups = np.asarray(node.inputs[1]), int(node.attrs.get("group", 1))
     dots = Dots.of(context.target, sums, str(x.value.dtype), w)
     outputs, inputs, taps, *kernel = w.shape
-    frames = not kernel and groups > 1  # a frame of channels alone is an image of one place
-    if dots is None or not (frames or node.attrs.get("channels_last") == "both"):
+    image = node.attrs.get("channels_last") == "both"
+    if dots is None or not (image or (groups > 1 and not kernel)):  # a frame of channels alone is an image of one place
         return False
     node = replace(node, attrs=node.attrs | {"channels_last": "both"})
     sizes, out = x.value.shape[1:-1], node.output.shape[1:-1]
     each = groups == x.value.shape[-1] == outputs
-    if (groups > 1 and not each) or taps != x.access.taps or inputs * groups != x.value.shape[-1]:
+    if taps != x.access.taps or inputs * groups != x.value.shape[-1]:
+        return False
+    narrow = groups > 1 and is_narrow(min(context.target.lanes, LANES), dots, inputs, outputs // groups)
+    if not (image or each or narrow):
         return False
     axes = image_axes(node, sizes, out, kernel)
     if prod(kernel) == 1 and sizes == out and all(a.in_step == 1 and not a.first for a in axes):
         axes = [windows(prod(sizes), prod(out), 1, 1, 1, 0)]
-    packed = w.reshape(outputs, inputs, taps, -1, axes[-1].taps).transpose(2, 3, 4, 1, 0)
+    packed = w.reshape(groups, outputs // groups, inputs, taps, -1, axes[-1].taps).transpose(0, 3, 4, 5, 2, 1)
     if each:
-        Filters(context, node, x, axes, packed[:, :, :, 0], dots).emit()
+        Filters(context, node, x, axes, np.moveaxis(packed[..., 0, 0], 0, -1), dots).emit()
     else:
-        Dense(context, node, x, axes, packed, dots).emit()
+        (Narrow if narrow else Dense)(context, node, x, axes, packed, dots).emit()
     return True

@@ -2,7 +2,7 @@
 
 The codes of one place's input channels lie side by side, so that four of them are one word for all lanes. Sums begin
 with what the zero point adds over all places; places in the padding take their part of that back. Integer sums have no
-order. Convolutions with a filter a channel are in columns.py.
+order. Convolutions with a filter a channel are in columns.py, groups narrower than a vector in groups.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Codes(Image):
         super().__init__(context, node, x, axes)
         self.dots = dots
         self.taps, self.above, self.inner_places = places.shape[:3]
-        self.pitch = round_up(self.outputs, self.lanes)
+        self.pitch = round_up(self.outputs, self.lanes) + self.lanes  # the last group's vector may begin anywhere
         self.zero_code = Arithmetic.of(context.b, node).zero
         zero = self._offset()
         self.starts = self._row("start", (bias - zero * places.astype(np.int64).sum((0, 1, 2)))[None])
@@ -114,62 +114,68 @@ class Codes(Image):
 
 
 class Dense(Codes):
-    """All input channels to all output channels; vectors over outputs, words of codes in every lane."""
+    """All inputs of a group to all its outputs; vectors over outputs, words of codes in every lane."""
 
     def __init__(
         self, context: Context, node: FrameNode, x: View, axes: Sequence[Axis], w: np.ndarray, dots: Dots
     ) -> None:
-        """w: (taps, outer places, inner places, inputs, outputs)."""
-        super().__init__(context, node, x, axes, w.sum(3, dtype=np.int64), dots)
+        """w: (groups, taps, outer places, inner places, inputs, outputs)."""
+        super().__init__(context, node, x, axes, places_of(w), dots)
         inner = self.axes[-1]
+        self.groups, self.each, self.wide = len(w), w.shape[-2], w.shape[-1]
         # Places whose channels fill no words share them with their neighbours.
-        self.joined = bool(self.inputs % dots.size) and inner.step == 1 and inner.taps > 1
-        runs = w.reshape(*w.shape[:2], 1, -1, self.outputs) if self.joined else w
-        self.runs, self.length = runs.shape[2], runs.shape[3]
+        self.joined = self.groups == 1 and bool(self.inputs % dots.size) and inner.step == 1 and inner.taps > 1
+        runs = w.reshape(*w.shape[:3], 1, -1, self.wide) if self.joined else w
+        self.runs, self.length = runs.shape[3], runs.shape[4]
         self.words = -(-self.length // dots.size)
         # The last word ends where the run ends, so that it can be loaded whole; codes seen before have weights of 0.
         self.last_word = max(self.length - dots.size, 0)
-        vectors = self.wide_vectors(self.outputs)
-        depth = prod(runs.shape[:3]) * self.words
+        vectors = self.wide_vectors(self.wide)
+        depth = prod(runs.shape[1:4]) * self.words
         schedule = context.schedule("codes", "int32", inner.count, len(vectors), self.lanes, depth)
         self.positions, self.most = schedule.rows, schedule.vectors
         self.panels = [vectors[i : i + self.most] for i in range(0, len(vectors), self.most)]
-        full = np.zeros((*runs.shape[:3], self.words * dots.size, self.pitch), dots.dtype)
+        full = np.zeros((*runs.shape[:4], self.words * dots.size, round_up(self.wide, self.lanes)), dots.dtype)
         whole = (self.words - 1) * dots.size
         ahead = whole - self.last_word
-        full[..., :whole, : self.outputs] = runs[..., :whole, :]
-        full[..., whole + ahead : whole + ahead + self.length - whole, : self.outputs] = runs[..., whole:, :]
-        groups = full.reshape(*runs.shape[:3], self.words, dots.size, self.pitch).swapaxes(-1, -2)
-        parts = [groups[..., p[0][0] : p[0][0] + sum(v[1] for v in p), :].reshape(-1) for p in self.panels]
-        self.memory = context.constant((id(node), "w"), np.concatenate(parts))
+        full[..., :whole, : self.wide] = runs[..., :whole, :]
+        full[..., whole + ahead : whole + ahead + self.length - whole, : self.wide] = runs[..., whole:, :]
+        words = full.reshape(*runs.shape[:4], self.words, dots.size, -1).swapaxes(-1, -2)
+        panels = [words[..., p[0][0] : p[0][0] + sum(v[1] for v in p), :].reshape(len(w), -1) for p in self.panels]
+        packed = np.concatenate(panels, axis=1)
+        self.group_size = packed.shape[1]
+        self.memory = context.constant((id(node), "w"), packed)
 
     def emit(self) -> None:
         """All rows, panels of outputs, and positions."""
         b = self.b
         whole = [p for p in self.panels if len(p) == self.most and all(v[1] == v[2] == self.lanes for v in p)]
-        with b.loop(self.context.rows, "row") as row:
+        with b.loop(self.context.rows, "row") as row, b.loop(self.groups, "g") as group:
             self.context.row = row
             if whole:
                 with b.loop(len(whole), "panel") as panel:
-                    self._panel(panel * (self.most * self.lanes), whole[0])
+                    self._panel(group, panel * (self.most * self.lanes), whole[0])
             for p in self.panels[len(whole) :]:
-                self._panel(int32(p[0][0]), [(first - p[0][0], lanes, real) for first, lanes, real in p])
+                self._panel(group, int32(p[0][0]), [(first - p[0][0], lanes, real) for first, lanes, real in p])
 
-    def _panel(self, channel: Expr, vectors: Vectors) -> None:
+    def _panel(self, group: Expr, first: Expr, vectors: Vectors) -> None:
         for tile in cut(self.axes[-1], self.positions):
             with self.positions_of(tile) as (outer, start):
-                self._tile(channel, vectors, outer, start, tile)
+                self._tile(group, first, vectors, outer, start, tile)
 
-    def _tile(self, channel: Expr, vectors: Vectors, outer: list[Expr], start: Expr, tile: Tile) -> None:
-        b = self.b
+    def _tile(
+        self, group: Expr, of_group: Expr, vectors: Vectors, outer: list[Expr], start: Expr, tile: Tile
+    ) -> None:  # fmt: skip
+        """of_group: the first output channel, counted within the group."""
+        b, channel = self.b, group * self.wide + of_group
         totals = [[b.local("int32", lanes) for _, lanes, _ in vectors] for _ in range(tile.size)]
         for j, (first, lanes, _) in enumerate(vectors):
             self.begin(channel + first, lanes, [row[j] for row in totals])
         width = sum(lanes for _, lanes, _ in vectors)
-        panel = channel * (self.taps * self.above * self.runs * self.words * self.dots.size)
+        panel = of_group * (self.taps * self.above * self.runs * self.words * self.dots.size) + group * self.group_size
 
         def inside(offset: Expr, number: Expr) -> None:
-            base = b.let(offset + self.inner_at(start, int32(0)))
+            base = b.let(offset + self.inner_at(start, int32(0)) + group * self.each)
             packed = b.let(panel + number * (self.runs * self.words * width * self.dots.size))
             self._row_of_window(base, packed, number, tile, channel, vectors, totals)
 
@@ -197,7 +203,7 @@ class Dense(Codes):
                 load = partial(self._mixed, base, flat=flat, tile=tile)
                 self._step(packed + word * (width * size), vectors, totals, everywhere, load)
             return
-        if tile.inside is None and inner.step == 1 and not self.length % size:
+        if tile.inside is None and inner.step == 1 and self.groups == 1 and not self.length % size:
             self._words(base, packed, self.runs * self.words, vectors, totals, everywhere)
             return
         for n in range(inner.taps):
@@ -274,6 +280,12 @@ class Dense(Codes):
             return b.let(b.load_vector(self.x.memory, at + flat[0], len(flat)))
         loaded = [b.load_vector(self.x.memory, at + k, 1) if c is None else c for k, c in zip(flat, codes, strict=True)]
         return b.let(tirx.Shuffle(loaded, list(range(len(loaded)))))
+
+
+def places_of(w: np.ndarray) -> np.ndarray:
+    """The sums of each place's weights. w: (groups, taps, outer places, inner places, inputs, outputs)."""
+    sums = np.moveaxis(w.sum(4, dtype=np.int64), 0, 3)
+    return sums.reshape(*sums.shape[:3], -1)
 
 
 def _with_bias(context: Context, node: FrameNode) -> tuple[FrameNode, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from runnel.compiler.codegen import cached
 from runnel.compiler.codegen.cached import CacheShape
+from runnel.compiler.codegen.cached_rows import attend_rows, rows_of
 from runnel.compiler.codegen.module import KernelModule
 from runnel.compiler.lowering.frame import round_up
 from runnel.compiler.lowering.lower import Lowering
@@ -17,7 +18,7 @@ from runnel.compiler.lowering.signals import Cached, NoKernel
 from runnel.compiler.streaming.kinds.cache import CachedAttend, Rotary
 from runnel.kv import POLICIES, POSITIONS, KvSpec, parse
 
-TURN_POINTERS, STORE_POINTERS, ATTEND_POINTERS = 3, 7, 12
+TURN_POINTERS, STORE_POINTERS, ATTEND_POINTERS, ROWS_POINTERS = 3, 7, 12, 13
 WORD = 1 << 64
 # 2 pi to 60 digits, so that a turn is right to the last of its 128 bits.
 TWO_PI = Fraction(6283185307179586476925286766559005768394338798750211641949889, 10**60)
@@ -28,19 +29,21 @@ Symbol = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class _Kernels:
-    """Names of the kernels of one cache."""
+    """Names of the kernels of one cache. rows: how many frames attend_rows takes, 0: there is none."""
 
     turn_query: str
     turn_key: str
     store: str
     attend: str
+    rows: int
+    attend_rows: str
 
 
 class Caches:
     """The caches of a program in the order of their instructions. Raises NoKernel where one has no kernels."""
 
-    def __init__(self, low: Lowering, steps: list[Cached], module: KernelModule) -> None:
-        self.steps, self.module = steps, module
+    def __init__(self, low: Lowering, steps: list[Cached], module: KernelModule, hop: int) -> None:
+        self.steps, self.module, self.hop = steps, module, hop
         self.rules = self._rules(low) if steps else KvSpec()
         self.heads = [self._heads(step.node) for step in steps]
         self.shapes = [self._shape(step.node, heads) for step, heads in zip(steps, self.heads, strict=True)]
@@ -102,11 +105,16 @@ class Caches:
 
     def _kernels(self, shape: CacheShape) -> _Kernels:
         target, symbol = self.module.target, self.module.symbol
+        rows = rows_of(shape)
+        if 2 * self.hop < rows:
+            rows = 0
         return _Kernels(
             symbol(cached.turn(target, shape, shape.heads, shape.scale)),
             symbol(cached.turn(target, shape, shape.kv_heads, 1.0, shape.ranked)),
             symbol(cached.store(target, shape)),
             symbol(cached.attend(target, shape)),
+            rows,
+            symbol(attend_rows(target, shape)) if rows else "",
         )
 
     def words(self, weights: Weights, symbols: list[Symbol]) -> list[int]:
@@ -145,7 +153,8 @@ class Caches:
             kernel(kernels.turn_query, TURN_POINTERS), kernel(kernels.turn_key, TURN_POINTERS),
             kernel(kernels.store, STORE_POINTERS), kernel(kernels.attend, ATTEND_POINTERS),
             shape.key_dim + shape.value_dim, shape.start, shape.pitch,
-            -1 if rotary is None or not shape.ranked else weights(ranks(rotary, shape.pitch)), 0, 0, 0,
+            -1 if rotary is None or not shape.ranked else weights(ranks(rotary, shape.pitch)), kernels.rows,
+            kernel(kernels.attend_rows, ROWS_POINTERS) if kernels.rows else -1, 0,
         ]  # fmt: skip
 
 

@@ -23,14 +23,15 @@ def turned(shape: Sequence[int], channels: int) -> Order | None:
 
 
 def is_image_conv(node: FrameNode) -> bool:
-    """Whether a node is a convolution that can put its channels last: a dense one, or a filter a channel."""
+    """Whether a node is a convolution that can put its channels last: dense, in groups, or a filter a channel."""
     if node.op != "conv" or "channels_last" in node.attrs:
         return False
     x, w = node.inputs[:2]
     assert x is not None and w is not None
     group, outputs, spatial = int(node.attrs.get("group", 1)), w.shape[0], w.shape[3:]
-    each = group == outputs == x.shape[1]
-    return len(spatial) >= 1 and outputs >= _FEWEST and prod(node.output.shape[2:]) > 1 and (group == 1 or each)
+    # Codes of neighbouring channels are multiplied together, however few a group has.
+    wide = group == outputs == x.shape[1] or x.dtype != "float32" or outputs // group >= _FEWEST
+    return len(spatial) >= 1 and outputs >= _FEWEST and prod(node.output.shape[2:]) > 1 and wide
 
 
 def gain(node: FrameNode, lanes: int) -> float:
@@ -42,11 +43,10 @@ def gain(node: FrameNode, lanes: int) -> float:
         return 4.0 * macs(node)  # only neighbouring channels are multiplied four at a time
     shape, kernel = node.output.shape, node.inputs[1].shape[3:]  # type: ignore[union-attr]
     row = shape[-1] if prod(kernel) > 1 else prod(shape[2:])
-    filled, channels = (
-        row / round_up(row, lanes),
-        shape[1] / round_up(shape[1], min(lanes, 1 << (shape[1].bit_length()))),
-    )
-    if int(node.attrs.get("group", 1)) > 1:
+    group, each = int(node.attrs.get("group", 1)), node.inputs[1].shape[1] == 1  # type: ignore[union-attr]
+    wide = shape[1] if each else shape[1] // group
+    filled, channels = row / round_up(row, lanes), wide / round_up(wide, min(lanes, 1 << wide.bit_length()))
+    if group > 1 and each:
         before, after = 0.2 * filled, 0.6 * channels
     elif row < 8:
         before, after = 0.25 * channels, 0.9 * channels

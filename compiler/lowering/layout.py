@@ -123,6 +123,8 @@ class _Layout:
         if node.op in _POOLS:
             read = step.reads[0]
             return shape[1] if self.last.get(read.signal) == read.value.shape[1] else None
+        if node.op == "unfold":
+            return self.last[step.reads[0].signal] if self._unfolded(step) is not None else None
         order = self._output_order(step)
         if order is None or self._attributes(node, order) is None:
             return None
@@ -149,6 +151,12 @@ class _Layout:
             yield reader
             if node.op not in _STILL | _SAME_RANK and prod(node.output.shape) == signal.elements:
                 yield from self._readers_behind(reader.output)
+
+    def _unfolded(self, step: Step) -> Order | None:
+        """The order that puts the channels of frames last, where taps become an axis behind them; else None."""
+        read = step.reads[0]
+        own = turned(read.value.shape, self.last[read.signal]) if read.signal in self.last else None
+        return own if own is not None and int(step.node.attrs["axis"]) >= own[0] else None
 
     def _output_order(self, step: Step) -> Order | None:
         """The order of an output's axes that puts the channels of all that it is made of last."""
@@ -214,6 +222,8 @@ class _Layout:
             self._window(step)
         elif node.op == "transpose":
             self._transpose(step)
+        elif node.op == "unfold" and out in self.last:
+            self._unfold(step)
         elif (order := self._output_order(step)) is not None and (
             out in self.last or _in_order(node.output.shape, order)
         ):
@@ -239,6 +249,12 @@ class _Layout:
             last = None
         attrs = node.attrs | {"channels_last": "both" if last else "output"}
         self._finish(step, attrs, (1, *shape[2:], shape[1]), [last] + [None] * (len(node.inputs) - 1))
+
+    def _unfold(self, step: Step) -> None:
+        own, shape = self._unfolded(step), step.node.output.shape
+        assert own is not None
+        attrs = {"axis": int(step.node.attrs["axis"]) - own[0]}
+        self._finish(step, attrs, (*shape[own[0] :], *shape[: own[0]]), [own])
 
     def _transpose(self, step: Step) -> None:
         node, read = step.node, step.reads[0]

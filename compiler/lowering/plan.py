@@ -89,7 +89,7 @@ class Planner:
 
     def build(self, progress: Callable[[str, float | None], None] | None = None) -> NativeProgram:
         kernels = [self._kernel(g) if isinstance(g, FusedStep) else None for g in self.groups]
-        self.caches = Caches(self.low, [g for g in self.groups if isinstance(g, Cached)], self.module)
+        self.caches = Caches(self.low, [g for g in self.groups if isinstance(g, Cached)], self.module, self.hop)
         if progress:
             progress("compiling kernels", None)
         image = self.module.build()

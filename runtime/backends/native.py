@@ -60,11 +60,14 @@ class NativeProgram(Program):
     ) -> None:  # fmt: skip
         super().__init__(manifest)
         self._handle = ctypes.c_void_p()
-        self._core = native.library()
+        self._core: Any = native.library()
         self._workers = (runtime or Runtime()).handle
         self._kept = (weights, image, runtime)
         self._poison = poison
         open_program(manifest, plan, weights, image, self._handle)
+        budget = runtime.budget if runtime is not None else None
+        if budget is not None and budget.slow == "warn":
+            self._core = paging.Watched(self._core, self._handle, manifest["name"], budget.patience)
         self.block_bytes = int(self._core.rn_state_bytes(self._handle))
         self.has_caches = int(self._core.rn_cache_words(self._handle, None, None, 0)) > 0
         check_ports(self.manifest, self._handle, self.inputs, self.outputs)

@@ -57,6 +57,7 @@ Options ReadOptions(int count, char** words) {
   static const char* const kWays[] = {"auto", "io_uring", "threads", "plain"};
   static const char* const kExperts[] = {"lru", "lfu", "cost", "predict", "none"};
   static const char* const kSwitch[] = {"on", "off"};
+  static const char* const kSlow[] = {"stop", "warn"};
   static const char* const kLate[] = {"catch-up", "drop"};
   Options options;
   for (int i = 0; i < count; ++i) {
@@ -117,6 +118,8 @@ Options ReadOptions(int count, char** words) {
       options.experts = Choose(word, value, kExperts, 5);
     } else if (is("--experts-ahead")) {
       options.when_chosen = Choose(word, value, kSwitch, 2) == 1;
+    } else if (is("--slow")) {
+      options.slow = Choose(word, value, kSlow, 2);
     } else if (is("--late")) {
       options.drop = Choose(word, value, kLate, 2) == 1;
     } else {
@@ -130,6 +133,8 @@ Options ReadOptions(int count, char** words) {
   if (!options.ram && (options.experts || options.when_chosen)) {
     Refuse("--experts and --experts-ahead are for experts that pass through memory; give --ram.");
   }
+  if (options.slow && !(options.patience > 0))
+    Refuse("--slow warn needs --patience, the seconds that a read may take.");
   if (options.threads > 1 && options.core >= 0) Refuse("--core keeps all on one core; give --threads without it.");
   if (options.io == RN_IO_THREADS && !options.io_threads) Refuse("--io threads needs --io-threads.");
   return options;

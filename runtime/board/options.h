@@ -23,7 +23,7 @@ struct Options {
   int experts = 0;  // an rn_units
   bool when_chosen = false;
   double patience = 0;
-  int io = 0, io_threads = 0;
+  int io = 0, io_threads = 0, slow = 0;
   int threads = 1;
   int nonfinite = 0, priority = 0, core = -1;
   bool realtime = false, drop = false, json = false;

@@ -34,6 +34,7 @@ rn_bundle* OpenBundle(const Options& options) {
   paging.patience_us = static_cast<int64_t>(options.patience * 1e6);
   paging.units = options.experts;
   paging.when_chosen = options.when_chosen;
+  paging.slow = options.slow;
   const int code = rn_load_paged(options.bundle, options.ram ? &paging : nullptr, &bundle, message, sizeof message);
   if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
   RequireSignature(bundle, options.bundle);
@@ -104,7 +105,18 @@ void Player::Explain(int code, int64_t frames) const {
     Refuse("an input sample is NaN or infinite after frame %lld; mend the input, or give --on-nonfinite zero.",
            static_cast<long long>(position()));
   }
-  Fail("%s.", rn_message(code));
+  Fail("%s.", code == RN_STORAGE ? rn_paging_error(program_) : rn_message(code));
+}
+
+void Player::WatchStorage() {
+  rn_paging_facts facts;
+  if (slow_said_ || rn_paging_status(program_, &facts) != RN_OK || !facts.late) return;
+  slow_said_ = true;
+  fprintf(stderr,
+          "runnel-run: storage is slow: a step waited longer than --patience for weights and goes on; by now %.3f s of "
+          "waiting in %llu passes of %.1f MiB each.\n",
+          static_cast<double>(facts.stall_ns) * 1e-9, static_cast<unsigned long long>(facts.passes),
+          static_cast<double>(facts.streamed) / 1048576);
 }
 
 void Player::Set(int32_t input, const void* value) {
@@ -163,6 +175,7 @@ void Player::Push(const void* const* inputs, int64_t frames) {
     code = push();
   }
   if (code != RN_OK) Explain(code, frames);
+  if (!slow_said_) WatchStorage();
 }
 
 bool Player::MayEnd(char* message, size_t bytes) const {

@@ -64,6 +64,8 @@ class Player {
 
  private:
   void Grow(const int64_t* frames);
+  // Says once that storage is slow.
+  void WatchStorage();
   [[noreturn]] void Explain(int code, int64_t frames) const;
 
   const rn_bundle* bundle_;
@@ -78,6 +80,7 @@ class Player {
   int64_t* capacity_;
   int64_t* written_;
   int64_t* due_;
+  bool slow_said_ = false;
 };
 
 }  // namespace runnel_run

@@ -7,8 +7,9 @@
 namespace runnel {
 namespace {
 
-constexpr int64_t kTurnArguments = 3, kStoreArguments = 7, kAttendArguments = 12;
+constexpr int64_t kTurnArguments = 3, kStoreArguments = 7, kAttendArguments = 12, kRowsArguments = 13;
 constexpr int64_t kMostHeads = 1024;
+constexpr int64_t kMostQueries = 256;  // of one KV head that attend together
 constexpr int64_t kMostDistances = int64_t{1} << 24;
 
 }  // namespace
@@ -79,7 +80,8 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   if (!In(block, 1, 1024) || !In(pairs, 0, key_dim / 2) || !In(distances, 0, kMostDistances) ||
       !In(pitch, 1, kMostSlots + 1024) || pitch % block != 0 || pitch % 16 != 0 || key_dim * word(5) % 8 != 0 ||
       value_dim * word(6) % 8 != 0 || !In(word(11), 0, kMostDim) || !In(word(12), 0, kMaxFrames) ||
-      !In(word(21), 0, kMaxMacs >> 32) || !In(word(22), 0, key_dim - 2 * pairs)) {
+      !In(word(21), 0, kMaxMacs >> 32) || !In(word(22), 0, key_dim - 2 * pairs) || !In(word(25), 0, block) ||
+      word(25) * (heads / kv_heads) > kMostQueries) {
     return Fail("cache %lld has an impossible layout", n);
   }
   cache.heads = static_cast<int32_t>(heads);
@@ -96,6 +98,7 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   cache.window = word(12);
   cache.distances = static_cast<int32_t>(distances);
   cache.macs = word(21);
+  cache.rows = static_cast<int32_t>(word(25));
   const auto factor = static_cast<uint32_t>(word(8));
   memcpy(&cache.factor, &factor, sizeof factor);
   const void *turns, *sections, *bias, *slopes, *sinks, *ranks;
@@ -114,6 +117,9 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   if (pairs > 0 && (ranks != nullptr) != Ranked(*program_)) {
     return Fail("cache %lld has ranks where its policy needs none, or none where it does", n);
   }
+  if (cache.rows > 0 && (ranks || bias || slopes)) {
+    return Fail("cache %lld has frames attend together that see slots in unlike ways", n);
+  }
   for (int64_t p = 0; sections && p < pairs; ++p) {
     if (!In(cache.sections[p], 0, cache.axes - 1)) return Fail("cache %lld turns by a position that is not there", n);
   }
@@ -124,8 +130,10 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   } kernels[] = {{17, kTurnArguments, &cache.turn_query},
                  {18, kTurnArguments, &cache.turn_key},
                  {19, kStoreArguments, &cache.store},
-                 {20, kAttendArguments, &cache.attend}};
+                 {20, kAttendArguments, &cache.attend},
+                 {26, kRowsArguments, &cache.attend_rows}};
   for (const auto& kernel : kernels) {
+    if (kernel.word == 26 && cache.rows == 0) continue;
     const int64_t index = word(kernel.word);
     if (!In(index, 0, header_.kernels - 1) || Word(kernels_at_ + index * 3 + 1) != kernel.arguments) {
       return Fail("cache %lld names a kernel that is not there, or of another kind", n);

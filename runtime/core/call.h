@@ -36,6 +36,10 @@ int CallKernels(const Step& step, const Instruction& instruction, const Entry& k
 // Keeps the margins of what the call wrote.
 void Written(const Step& step, const Arguments& arguments);
 
+// Runs one row of a plain CALL, all of whose weights are in memory: the same as RunCall, in a third of its
+// instructions.
+int RunPlain(const Step& step, const Instruction& instruction, int64_t q);
+
 // Runs a CALL for rows [low, high).
 int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64_t high);
 

@@ -133,12 +133,14 @@ bool Decoder::ReadCall(int64_t at, int64_t size, int64_t number, int32_t top_lev
   instruction.first_operand = program_->operands.size;
   instruction.operands = static_cast<int32_t>(operands);
   instruction.rows = 1;
+  instruction.plain = true;
   int64_t taps = 0;
   for (int64_t i = 0; i < operands; ++i) {
     Operand& operand = program_->operands[program_->operands.size++];
     if (!ReadOperand(at + kCallWords + i * kOperandWords, number, instruction, operand)) return false;
     instruction.arguments += operand.Pointers();
     instruction.shared |= operand.kind == OperandKind::kShare;
+    instruction.plain &= operand.kind <= OperandKind::kRun;
     if (operand.Pointers() == 2) taps += operand.kind == OperandKind::kRing ? 2 : operand.taps;
     if (operand.kind == OperandKind::kOut) Writes(operand.buffer, top_level);
   }

@@ -163,6 +163,7 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   used_ = used + paging.elsewhere;
   file_offset_ = paging.offset;
   patience_ns_ = paging.patience_us * 1000;
+  goes_on_ = paging.slow == RN_SLOW_GO_ON;
   if (!Choose(paging.ram, paging.streams)) {
     if (message.text && message.bytes) {
       snprintf(message.text, message.bytes, "it needs at least %llu bytes of memory and may use %llu",
@@ -285,7 +286,10 @@ void Pager::Status(rn_paging_facts* facts) const {
 
 int Pager::SetRam(uint64_t ram, int32_t streams) {
   pthread_mutex_lock(&lock_);
-  DropFrom(0);
+  if (const int code = DropFrom(0)) {
+    pthread_mutex_unlock(&lock_);
+    return code;
+  }
   pass_size_ = pass_now_ = next_ = popped_ = 0;
   const rn_paging_facts before = facts_;
   const bool fits = Choose(ram, streams);

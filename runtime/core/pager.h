@@ -78,10 +78,12 @@ class Pager {
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
   void Fill();
+  int WaitFor(int32_t ticket, int32_t segment, bool* waited);
   int Await(Coming& coming);
-  void Pop();
-  void DropFrom(int32_t kept);
-  void Restart(int32_t i);
+  int Release(Coming& coming);
+  int Pop();
+  int DropFrom(int32_t kept);
+  int Restart(int32_t i);
   int Fail(uint64_t offset, int result);
   int32_t FreeSlot() const;
   int32_t FreeTicket() const;
@@ -114,11 +116,14 @@ class Pager {
   uint8_t* blocks_ = nullptr;
   Block block_[kBlocks];
   uint64_t block_bytes_ = 0, clock_ = 0;
+  int32_t late_row_ = -1;  // the ticket of a row that was given up and still comes
 
   Storage storage_;
   Units units_;
   uint64_t file_offset_ = 0, used_ = 0, own_ = 0, stalled_ = 0;
   int64_t patience_ns_ = 0;
+  bool goes_on_ = false;  // where storage is slow
+  int begun_ = 0;         // what Begin came to
   rn_paging_facts facts_ = {};
   char error_[256] = "";
   mutable pthread_mutex_t lock_;

@@ -22,22 +22,30 @@ int Pager::Fail(uint64_t offset, int result) {
   return RN_STORAGE;
 }
 
+// Waits for a read, as long as patience lasts or for ever. The ticket stays in use where patience ended.
+int Pager::WaitFor(int32_t ticket, int32_t segment, bool* waited) {
+  const int64_t from = WorkClock();
+  int result = storage_.Wait(ticket, patience_ns_, waited);
+  if (result == kTooSlow) {
+    bool again;
+    ++facts_.late;
+    if (goes_on_) result = storage_.Wait(ticket, 0, &again);
+  }
+  if (*waited) facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
+  if (result != kTooSlow) ticket_used_[ticket] = false;
+  return result ? Fail(segments_[segment].offset, result) : RN_OK;
+}
+
 // Waits until a segment is there and whole.
 int Pager::Await(Coming& coming) {
   if (coming.whole) return RN_OK;
   Segment& segment = segments_[coming.segment];
   bool waited = false;
-  const int64_t from = WorkClock();
-  const int result = storage_.Wait(coming.ticket, patience_ns_, &waited);
-  if (waited) {
-    ++facts_.waits;
-    facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
-  }
-  if (result == kTooSlow) return Fail(segment.offset, result);
-  ticket_used_[coming.ticket] = false;
-  if (result != 0) {
-    coming.ticket = -1;
-    return Fail(segment.offset, result);
+  const int code = WaitFor(coming.ticket, coming.segment, &waited);
+  facts_.waits += waited;
+  if (code != RN_OK) {
+    if (!ticket_used_[coming.ticket]) coming.ticket = -1;
+    return code;
   }
   const uint8_t* at = Memory(segment, coming.slot);
   if (rn_crc32c(at, segment.bytes, 0) != segment.crc) {
@@ -92,34 +100,34 @@ void Pager::Fill() {
   }
 }
 
-// Forgets the first of the segments on their way.
-void Pager::Pop() {
-  Coming& coming = Nth(0);
-  if (coming.ticket >= 0) {  // not used: its buffer is free when the read is over
+// Frees the buffer of a segment on its way: when the read is over, where it was not used.
+int Pager::Release(Coming& coming) {
+  if (coming.ticket >= 0) {
     bool waited;
-    storage_.Wait(coming.ticket, 0, &waited);
+    const int result = storage_.Wait(coming.ticket, goes_on_ ? 0 : patience_ns_, &waited);
+    if (result == kTooSlow) return Fail(coming.segment, result);
     ticket_used_[coming.ticket] = false;
     ++facts_.dropped;
   }
   if (coming.slot >= 0) slot_used_[coming.slot] = false;
+  return RN_OK;
+}
+
+// Forgets the first of the segments on their way.
+int Pager::Pop() {
+  if (const int code = Release(Nth(0))) return code;
   first_ = (first_ + 1) % kMostReads;
   --count_;
   ++popped_;
+  return RN_OK;
 }
 
 // Keeps the first `kept` of the segments on their way.
-void Pager::DropFrom(int32_t kept) {
-  while (count_ > kept) {
-    Coming& coming = Nth(count_ - 1);
-    if (coming.ticket >= 0) {
-      bool waited;
-      storage_.Wait(coming.ticket, 0, &waited);
-      ticket_used_[coming.ticket] = false;
-      ++facts_.dropped;
-    }
-    if (coming.slot >= 0) slot_used_[coming.slot] = false;
-    --count_;
+int Pager::DropFrom(int32_t kept) {
+  for (; count_ > kept; --count_) {
+    if (const int code = Release(Nth(count_ - 1))) return code;
   }
+  return RN_OK;
 }
 
 // Adds what the instructions from `from` on need.
@@ -174,19 +182,20 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
          (Nth(kept).whole || Nth(kept).ticket >= 0)) {
     ++kept;
   }
-  DropFrom(kept);
-  next_ = kept;
-  Fill();
   ++facts_.passes;
+  begun_ = DropFrom(kept);
+  next_ = kept;
+  if (begun_ == RN_OK) Fill();
 }
 
 // Begins the pass again at instruction `i`: what is on its way is not what it needs.
-void Pager::Restart(int32_t i) {
-  DropFrom(0);
+int Pager::Restart(int32_t i) {
+  if (const int code = DropFrom(0)) return code;
   pass_size_ = popped_ = next_ = 0;
   Plan(*code_, i, due_);
   pass_now_ = pass_size_;
   Fill();
+  return RN_OK;
 }
 
 int Pager::Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots) {
@@ -195,7 +204,7 @@ int Pager::Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slo
 }
 
 int Pager::Use(int32_t i) {
-  if (!due_[i]) return RN_OK;
+  if (!due_[i] || begun_ != RN_OK) return begun_;
   units_.Pump();
   int code = RN_OK;
   for (int32_t attempt = 0; attempt < 2; ++attempt) {
@@ -209,15 +218,16 @@ int Pager::Use(int32_t i) {
         missing = true;
         return;
       }
-      for (; fresh && k > 0; --k) Pop();
+      for (; fresh && k > 0 && code == RN_OK; --k) code = Pop();
+      if (code != RN_OK) return;
       fresh = false;
       code = Await(Nth(k));
       ++facts_.uses;
     });
     if (code != RN_OK || !missing) break;
-    Restart(i);
+    code = Restart(i);
   }
-  Fill();
+  if (code == RN_OK) Fill();
   return code;
 }
 
@@ -229,7 +239,8 @@ void Pager::End(bool done) {
     ++bucket;
   }
   ++facts_.stalls[bucket];
-  while (done && count_ > 0 && popped_ < pass_now_) Pop();
+  while (done && count_ > 0 && popped_ < pass_now_ && Pop() == RN_OK) {
+  }
   if (done) Fill();
   pthread_mutex_unlock(&lock_);
 }
@@ -247,8 +258,15 @@ const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
     }
     if (block_[b].used < block_[at].used) at = b;
   }
+  if (late_row_ >= 0) {  // it goes to memory that this one may take
+    bool waited;
+    if (WaitFor(late_row_, s, &waited) != RN_OK && ticket_used_[late_row_]) return nullptr;
+    late_row_ = -1;
+  }
   int32_t ticket;
-  while ((ticket = FreeTicket()) < 0) Pop();
+  while ((ticket = FreeTicket()) < 0) {
+    if (Pop() != RN_OK) return nullptr;
+  }
   uint8_t* to = segment.pinned ? base_ + segment.offset : blocks_ + static_cast<uint64_t>(at) * block_bytes_;
   if (!segment.pinned) block_[at].segment = -1;
   ticket_used_[ticket] = true;
@@ -256,12 +274,12 @@ const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
   facts_.bytes_read += segment.bytes;
   storage_.Submit(ticket, file_offset_ + segment.offset, segment.bytes, to);
   bool waited = false;
-  const int64_t from = WorkClock();
-  const int result = storage_.Wait(ticket, 0, &waited);
-  facts_.stall_ns += static_cast<uint64_t>(WorkClock() - from);
-  ticket_used_[ticket] = false;
-  if (result != 0 || rn_crc32c(to, segment.bytes, 0) != segment.crc) {
-    Fail(segment.offset, result);
+  if (WaitFor(ticket, s, &waited) != RN_OK) {
+    if (ticket_used_[ticket]) late_row_ = ticket;
+    return nullptr;
+  }
+  if (rn_crc32c(to, segment.bytes, 0) != segment.crc) {
+    Fail(segment.offset, 0);
     return nullptr;
   }
   if (segment.pinned) {

@@ -124,6 +124,7 @@ struct Instruction {
   Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
   int32_t rows_apart;
   bool shared;  // whether workers may share a call: it has a kShare operand
+  bool plain;   // a CALL whose operands are all of kWeights, kIn, kRun and kOut
   int32_t first_operand, operands, arguments;
   // REPEAT
   int32_t body;
@@ -166,7 +167,8 @@ struct Cache {
   const double* slopes;          // (heads)
   const float* ranks;            // (slots, 2, pairs): cosines and sines of ranks, for keys that are stored unturned
   const float* sinks;            // (heads)
-  const uint8_t *turn_query, *turn_key, *store, *attend;
+  int32_t rows;                  // frames that attend_rows takes, 0: there is none
+  const uint8_t *turn_query, *turn_key, *store, *attend, *attend_rows;
   int64_t macs;  // of one query and one kept slot
 };
 

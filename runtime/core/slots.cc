@@ -28,6 +28,18 @@ void Slots::Move(int64_t from, int64_t to) const {
   if (ranks_) ranks_[to] = ranks_[from];
 }
 
+void Slots::Copy(int64_t slot, const Block& block, int64_t place) const {
+  const size_t item = cache_.key_bits == 32 ? 4 : 1;
+  int64_t step, rows;
+  const uint8_t* key = KeyAt(slot, &step, &rows);
+  uint8_t* copied = block.keys + place * static_cast<int64_t>(item);
+  for (int64_t i = 0; i < rows; ++i) memcpy(copied + i * step, key + i * step, item);
+  const int64_t bytes = ValueBytes(cache_, 1);
+  memcpy(block.values + place * bytes, values_ + slot * bytes, static_cast<size_t>(bytes));
+  if (cache_.key_bits < 32) memcpy(block.key_scales + place * 4, key_scales_ + slot * 4, 4);
+  if (cache_.value_bits < 32) memcpy(block.value_scales + place * 4, value_scales_ + slot * 4, 4);
+}
+
 void Slots::Recount(int64_t slot) const {
   if (!ranks_) return;
   const bool replaced = slot < head_.count;

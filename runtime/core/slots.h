@@ -6,6 +6,11 @@
 
 namespace runnel {
 
+// A block of slots outside of a cache.
+struct Block {
+  uint8_t *keys, *values, *key_scales, *value_scales;
+};
+
 class Slots {
  public:
   // work: room for two words a slot. ranked: whether slots know how many older ones there are.
@@ -41,6 +46,8 @@ class Slots {
   // Notes what a frame takes the place of, and puts it back. slot: where the frame goes, or went.
   void Note(uint8_t* undo, int64_t slot) const;
   void Undo(const uint8_t* undo) const;
+  // Copies what lies in a slot to a place of another block, whose keys, values and scales lie where these say.
+  void Copy(int64_t slot, const Block& block, int64_t place) const;
   // Reads a slot's key, as it was turned, and its value.
   void Read(int64_t slot, float* key, float* value) const;
   // Puts the mean of two slots, each with the weight of the frames that it holds, into the second; the key of the first

@@ -221,26 +221,52 @@ void ForeseeFrame(const Step& step, const Instruction& choose, int32_t repeat, i
 }
 
 template <bool kProfiled>
+int RunRepeat(const Step& step, const Instruction* code, int64_t low, int64_t high) {
+  const auto repeat = static_cast<int32_t>(code - step.code.data);
+  for (int64_t q = low; q < high; ++q) {
+    const bool last = q + 1 == high;
+    for (int32_t k = 1; k <= code->body; ++k) {
+      const Instruction& part = code[k];
+      const bool guess = part.op == InstructionOp::kChoose && part.target < 0;
+      if (guess && !last) continue;  // units of later instructions: they have to wait for these
+      if (int status = RunProfiled<kProfiled>(step, part, q, q + 1)) return status;
+      if (part.chooses && !last) ForeseeFrame(step, part, repeat, q + 1);
+    }
+  }
+  return RN_OK;
+}
+
+template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
   const Instruction* code = step.code.data + i;
   const Range range = RangeOf(step, *code);
   if (range.low < range.high) {
     if (code->op != InstructionOp::kRepeat) {
       if (int status = RunProfiled<kProfiled>(step, *code, range.low, range.high)) return status;
-    } else {
-      for (int64_t q = range.low; q < range.high; ++q) {
-        const bool last = q + 1 == range.high;
-        for (int32_t k = 1; k <= code->body; ++k) {
-          const Instruction& part = code[k];
-          const bool guess = part.op == InstructionOp::kChoose && part.target < 0;
-          if (guess && !last) continue;  // units of later instructions: they have to wait for these
-          if (int status = RunProfiled<kProfiled>(step, part, q, q + 1)) return status;
-          if (part.chooses && !last) ForeseeFrame(step, part, i, q + 1);
-        }
-      }
+    } else if (int status = RunRepeat<kProfiled>(step, code, range.low, range.high)) {
+      return status;
     }
   }
   return step.lengths ? FillTails(step, i) : RN_OK;
+}
+
+// RunAll for one stream that goes on, with all weights in memory.
+int RunSteady(const Step& step) {
+  const Instruction* end = step.code.data + step.code.size;
+  for (const Instruction* code = step.code.data; code != end; code += 1 + code->body) {
+    const int64_t low = step.before[code->made], high = step.after[code->made];
+    if (low >= high) continue;
+    int status = RN_OK;
+    if (code->plain && high - low == 1) {
+      status = RunPlain(step, *code, low);
+    } else if (code->op != InstructionOp::kRepeat) {
+      status = RunOne(step, *code, low, high);
+    } else {
+      status = RunRepeat<false>(step, code, low, high);
+    }
+    if (status) return status;
+  }
+  return RN_OK;
 }
 
 template <bool kProfiled>
@@ -267,6 +293,8 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
 int RunSteps(const Step* const* steps, int32_t count, uint8_t* gathered) {
   for (int32_t k = 0; k < count; ++k) ++steps[k]->counters.steps;
   Pager* pager = steps[0]->program.pager;
+  const Step& first = *steps[0];
+  if (count == 1 && !pager && !first.lengths && !first.stale && !first.help.profile) return RunSteady(first);
   if (pager) pager->Begin(steps, count);
   const int code =
       steps[0]->help.profile ? RunAll<true>(steps, count, gathered) : RunAll<false>(steps, count, gathered);

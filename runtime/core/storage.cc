@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint32_t kRingEntries = 64;
 constexpr size_t kAlignment = 4096;
+constexpr int32_t kTries = 8;  // for a place in a full queue
 
 int64_t Now() {
   timespec time;
@@ -108,6 +109,10 @@ void Storage::Close() {
     pool_ = nullptr;
   }
   if (ring_) {
+    for (const Read& read : reads_) {  // the kernel writes to memory that may be the caller's no more
+      bool waited;
+      if (read.result == kPending) Wait(static_cast<int32_t>(&read - reads_), 0, &waited);
+    }
     munmap(ring_->sqes, ring_->sqes_bytes);
     munmap(ring_->cq, ring_->cq_bytes);
     munmap(ring_->sq, ring_->sq_bytes);
@@ -120,13 +125,20 @@ void Storage::Close() {
 }
 
 int Storage::ReadAll(int file, const Read& read) {
+  size_t again = SIZE_MAX;  // where a read began anew
   for (size_t have = 0; have < read.bytes;) {
     const ssize_t got = pread(file, read.to + have, read.bytes - have, static_cast<off_t>(read.offset + have));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return errno;
-    if (got == 0) return kShortRead;
-    have += static_cast<size_t>(got);
-    if (have < read.bytes && have % kAlignment != 0) return kShortRead;  // the end of the file
+    if (got > 0) {
+      have += static_cast<size_t>(got);
+    } else if (got == 0) {
+      return kShortRead;
+    } else if (errno == EINVAL && have % kAlignment) {  // past the cache reads begin at multiples
+      have -= have % kAlignment;
+      if (have == again) return kShortRead;
+      again = have;
+    } else if (errno != EINTR) {
+      return errno;
+    }
   }
   return 0;
 }
@@ -171,10 +183,14 @@ void Storage::Submit(int32_t ticket, uint64_t offset, size_t bytes, uint8_t* to)
     ring_->sq_array[at] = at;
     __atomic_store_n(ring_->sq_tail, tail + 1, __ATOMIC_RELEASE);
     long sent;
+    int32_t tries = 0;
     do {
       sent = syscall(__NR_io_uring_enter, ring_->file, 1, 0, 0, nullptr, 0);
-    } while (sent < 0 && (errno == EINTR || errno == EAGAIN || errno == EBUSY));
-    if (sent < 1) read.result = sent < 0 ? errno : EIO;
+      if (sent < 0 && errno != EINTR) Reap();
+    } while (sent < 0 && (errno == EINTR || ((errno == EAGAIN || errno == EBUSY) && ++tries < kTries)));
+    if (sent == 1) return;
+    __atomic_store_n(ring_->sq_tail, tail, __ATOMIC_RELEASE);  // the queue is full, or the ring does not take it
+    read.result = ReadAll(file_, read);
   }
 }
 
@@ -197,11 +213,11 @@ int Storage::Wait(int32_t ticket, int64_t patience_ns, bool* waited) {
     return WaitRing(ticket, patience_ns);
   }
   if (!pool_) {
-    if (read.result == kPending) {
-      *waited = true;
-      read.result = ReadAll(file_, read);
-    }
-    return read.result;
+    if (read.result != kPending) return read.result;
+    *waited = true;
+    const int64_t from = Now();
+    read.result = ReadAll(file_, read);
+    return patience_ns && Now() - from > patience_ns ? kTooSlow : read.result;
   }
   timespec until = {};
   if (patience_ns) {
@@ -285,11 +301,9 @@ void Storage::Reap() {
       read.result = -entry.res;
     } else {
       const auto have = static_cast<size_t>(entry.res);
-      if (have < read.bytes && have > 0 && have % kAlignment == 0) {
-        read.result = ReadAll(file_, {read.offset + have, read.bytes - have, read.to + have, 0});
-      } else {
-        read.result = have == read.bytes ? 0 : kShortRead;
-      }
+      const size_t whole = have - have % kAlignment;
+      read.result =
+          have == read.bytes ? 0 : ReadAll(file_, {read.offset + whole, read.bytes - whole, read.to + whole, 0});
     }
     __atomic_store_n(ring_->cq_head, ++head, __ATOMIC_RELEASE);
   }
@@ -304,7 +318,7 @@ int Storage::WaitRing(int32_t ticket, int64_t patience_ns) {
       pollfd ready = {ring_->file, POLLIN, 0};
       if (poll(&ready, 1, static_cast<int>(left / 1000000) + 1) < 0 && errno != EINTR) return errno;
     } else if (syscall(__NR_io_uring_enter, ring_->file, 0, 1, IORING_ENTER_GETEVENTS, nullptr, 0) < 0 &&
-               errno != EINTR) {
+               errno != EINTR && errno != EAGAIN && errno != EBUSY) {
       return errno;
     }
     Reap();

@@ -33,8 +33,8 @@ class Storage {
   // Begins a read; `ticket` (below kTickets) names it until Wait returned its result. offset, bytes and memory are
   // multiples of 4096.
   void Submit(int32_t ticket, uint64_t offset, size_t bytes, uint8_t* to);
-  // 0, an errno, kShortRead or kTooSlow; after kTooSlow the read goes on and can be waited for again. patience_ns: how
-  // long to wait, 0 for any time. *waited: whether the result was not there yet.
+  // 0, an errno, kShortRead or kTooSlow; after kTooSlow the read goes on (a plain one is over) and can be waited for
+  // again. patience_ns: how long to wait, 0 for any time. *waited: whether the result was not there yet.
   int Wait(int32_t ticket, int64_t patience_ns, bool* waited);
   // Whether the result is there.
   bool Done(int32_t ticket);

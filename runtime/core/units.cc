@@ -52,6 +52,7 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   file_offset_ = paging.offset;
   patience_ns_ = paging.patience_us * 1000;
   policy_ = paging.units;
+  goes_on_ = paging.slow == RN_SLOW_GO_ON;
   ahead_ = !paging.when_chosen && paging.units != RN_UNITS_NONE;
   for (Read& read : reads_) read = {-1, 0, false};
   const int32_t tables = program.tables.size;
@@ -177,6 +178,7 @@ void Units::Count(rn_paging_facts* facts) const {
   facts->reads += facts_.reads;
   facts->bytes_read += facts_.bytes_read;
   facts->stall_ns += facts_.stall_ns;
+  facts->late += slow_;
 }
 
 // Slots, from the one used last to the one not used for longest -------------------------------------------------------

@@ -112,6 +112,8 @@ class Units {
   int64_t patience_ns_ = 0;
   int32_t policy_ = RN_UNITS_LRU;
   bool ahead_ = false;
+  bool goes_on_ = false;  // where storage is slow
+  uint64_t slow_ = 0;     // reads that took longer than the patience
   void* memory_ = nullptr;
   size_t books_ = 0;
   Span<Table> tables_;

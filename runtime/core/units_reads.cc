@@ -97,7 +97,12 @@ void Units::Reap() {
 int Units::Wait(int32_t r, int64_t patience_ns) {
   bool waited = false;
   const int64_t since = WorkClock();
-  const int result = storage_->Wait(kMostReads + r, patience_ns, &waited);
+  int result = storage_->Wait(kMostReads + r, patience_ns, &waited);
+  if (result == kTooSlow) {
+    bool again;
+    ++slow_;
+    if (goes_on_) result = storage_->Wait(kMostReads + r, 0, &again);
+  }
   if (waited) facts_.stall_ns += static_cast<uint64_t>(WorkClock() - since);
   if (result != kTooSlow) Done(r, result);
   return result;

@@ -134,7 +134,10 @@ def test_the_least_budget_is_named(binary: Path, bundle: Path) -> None:
     assert short.returncode == 2
 
 
-@pytest.mark.parametrize("words", [["--io", "threads"], ["--io", "tape"], ["--ram", "much"], ["--ram", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--io", "threads"], ["--io", "tape"], ["--ram", "much"], ["--ram", "0"], ["--ram", "16M", "--slow", "warn"]],
+)
 def test_bad_words_get_one_sentence(binary: Path, bundle: Path, words: list[str]) -> None:
     done = subprocess.run([binary, "bench", bundle, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -56,6 +56,14 @@ def test_crc32c_equals_the_bitwise_definition_and_continues(seed: int, size: int
     assert crc32c(data[cut:], crc32c(data[:cut])) == crc32c(data)
 
 
+@pytest.mark.parametrize("size", [4096, 32767, 32768, 70001])
+def test_crc32c_of_blocks_that_are_summed_side_by_side(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    expected = bitwise_crc32c(data)
+    assert crc32c(data) == expected
+    assert crc32c(data[3000:], crc32c(data[:3000])) == expected
+
+
 def test_every_payload_is_aligned_stored_and_described(tmp_path: Path) -> None:
     path = tmp_path / "m.rnl"
     complete = write_bundle(path, manifest(), ENTRIES)

@@ -32,6 +32,9 @@ CONVS = [
     (16, 16, 1, (3, 40), (1, 11), (1, 1), (0, 5, 0, 5), (1, 1), 16),
     (1, 20, 1, (640,), (256,), (128,), (0, 0), (1,), 1),
     (64, 64, 3, (5,), (3,), (1,), (1, 1), (1,), 64),
+    (40, 64, 1, (5, 19), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 2),
+    (24, 40, 2, (6, 7), (3, 2), (2, 2), (1, 0, 1, 0), (1, 2), 4),
+    (12, 18, 1, (4, 5), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 3),
 ]
 POOLS = [
     (20, 1, (7, 19), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
@@ -86,13 +89,13 @@ def pool_case(index: int, op: str, spec: tuple) -> tuple[Case, np.ndarray]:
 @cache
 def built() -> tuple[Runner, list[tuple[Case, np.ndarray]]]:
     cases = [conv_case(i, spec, "both", 1 + i % 2) for i, spec in enumerate(CONVS)]
-    cases += [conv_case(i, spec, "output", 1) for i, spec in enumerate(CONVS) if spec[-1] == 1]
+    cases += [conv_case(i, spec, "output", 1) for i, spec in enumerate(CONVS) if spec[-1] < spec[0] or spec[-1] == 1]
     for i, spec in enumerate(POOLS):
         cases += [pool_case(i, "MaxPool", spec), pool_case(i, "AveragePool", spec)]
     return Runner([c for c, _ in cases]), cases
 
 
-@pytest.mark.parametrize("index", range(len(CONVS) + sum(c[-1] == 1 for c in CONVS) + 2 * len(POOLS)))
+@pytest.mark.parametrize("index", range(len(CONVS) + sum(c[-1] < c[0] or c[-1] == 1 for c in CONVS) + 2 * len(POOLS)))
 def test_matches_onnxruntime(index: int) -> None:
     runner, cases = built()
     c, expected = cases[index]

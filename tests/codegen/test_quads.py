@@ -33,6 +33,12 @@ CONVS = [
     (24, 24, 1, (9, 11), (3, 5), (2, 2), (1, 2, 1, 2), (1, 1), 24),
     (7, 7, 1, (5, 12), (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 7),
     (40, 40, 6, (), (), (), (), (), 40),
+    (32, 32, 1, (5, 9), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 8),
+    (48, 24, 2, (6,), (3,), (2,), (1, 1), (1,), 3),
+    (64, 64, 1, (4, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 2),
+    (24, 40, 1, (3, 5), (1, 3), (1, 1), (0, 2, 0, 2), (1, 2), 4),
+    (10, 15, 2, (7,), (2,), (1,), (1, 0), (1,), 5),
+    (128, 64, 4, (), (), (), (), (), 8),
 ]
 
 
@@ -102,7 +108,7 @@ def test_sums_are_exact(target: Target, kind: str, specs: list[tuple], monkeypat
     ],
     ids=["rpi5", "rpi4", "v3", "vnni"],
 )  # fmt: skip
-@pytest.mark.parametrize("index", [5, 9], ids=["dense", "filters"])
+@pytest.mark.parametrize("index", [5, 9, 13, 15, 18], ids=["dense", "filters", "narrow", "groups", "frames"])
 def test_dot_products_where_there_are(target: str | Target, wanted: str, index: int, tmp_path: Path) -> None:
     module = KernelModule(kernel_target(targets.load(target)) if isinstance(target, str) else target)
     kernel = module.add(conv_case(index, CONVS[index], "int8", 3)[0].group)

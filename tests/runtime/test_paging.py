@@ -8,66 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from paged_model import SMALL, TOKENS
 
 import runnel
-from runnel.compiler.lowering import moving, segments, split
 from runnel.errors import BundleError, InputError, StreamError
 from runnel.runtime.bundle import Bundle
 from runnel.runtime.paging import parse_ram
 
 RNG = np.random.default_rng(3)
-SMALL = 1 << 14
 WAYS = ["io_uring", "threads", "plain"]
-TOKENS = 300
-
-
-def constants(**shapes: tuple[int, ...]) -> list[TensorProto]:
-    return [numpy_helper.from_array((0.2 * RNG.standard_normal(s)).astype(np.float32), n) for n, s in shapes.items()]
-
-
-def decoder() -> bytes:
-    """A table, a recurrence, products with many segments, and a layer with a stride that runs every other frame."""
-    nodes = [
-        helper.make_node("Gather", ["table", "tokens"], ["e"]),
-        helper.make_node("MatMul", ["e", "w0"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "w1"], ["c"]),
-        helper.make_node("Transpose", ["c"], ["d"], perm=[1, 0, 2]),
-        helper.make_node("GRU", ["d", "gw", "gr"], ["g"], hidden_size=32),
-        helper.make_node("Squeeze", ["g", "axis"], ["h"]),
-        helper.make_node("Transpose", ["h"], ["i"], perm=[1, 2, 0]),
-        helper.make_node("Conv", ["i", "k"], ["slow"], strides=[2], pads=[2, 0], kernel_shape=[3]),
-        helper.make_node("Transpose", ["h"], ["j"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["j", "w2"], ["y"]),
-    ]
-    weights = constants(table=(TOKENS, 48), w0=(48, 256), w1=(256, 96), w2=(32, 300), gw=(1, 96, 96), gr=(1, 96, 32),
-                        k=(80, 32, 3))  # fmt: skip
-    graph = helper.make_graph(
-        nodes, "paged", [helper.make_tensor_value_info("tokens", TensorProto.INT64, [1, "T"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "T", 300]),
-         helper.make_tensor_value_info("slow", TensorProto.FLOAT, [1, 80, "S"])],
-        [*weights, numpy_helper.from_array(np.array([1]), "axis")],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose weights lie in many small segments."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (split, segments):
-            patch.setattr(module, "SEGMENT_BYTES", SMALL)
-        patch.setattr(segments, "BLOCK_BYTES", 4096)
-        patch.setattr(moving, "FETCHED", 1000)
-        path = tmp_path_factory.mktemp("paged") / "m.rnl"
-        runnel.compile(decoder(), path, backend="native", hop=5)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tokens() -> np.ndarray:
-    return RNG.integers(0, TOKENS, (1, 37))
 
 
 def play(program: runnel.Program, tokens: np.ndarray, chunk: int = 5) -> dict[str, bytes]:
@@ -80,13 +29,6 @@ def play(program: runnel.Program, tokens: np.ndarray, chunk: int = 5) -> dict[st
 
 def paged(path: Path, ram: int, **options: object) -> runnel.Program:
     return runnel.load(path, runtime=runnel.Runtime(ram=ram, **options))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def least(bundle: Path) -> int:
-    facts = paged(bundle, 1 << 30).paging
-    assert facts is not None
-    return facts.least
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -227,30 +169,62 @@ def test_no_altered_weight_is_used(bundle: Path, tmp_path: Path, tokens: np.ndar
             assert segments_[number]["bytes"] == 4096
 
 
-def test_a_stream_goes_on_once_the_file_is_whole_again(bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int):
+def threads(way: str) -> int:
+    return 2 if way == "threads" else 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stream_goes_on_once_the_file_is_whole_again(
+    bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int, way: str
+) -> None:
     expected = play(runnel.load(bundle), tokens)
     last = runnel.load(bundle).manifest["weights"]["segments"][-2]["offset"]
     path = changed(bundle, tmp_path, last + 50)
-    program = paged(path, least)
+    program = paged(path, least, io=way, io_threads=threads(way))
     with pytest.raises(StreamError, match="reset the stream"):
         play(program, tokens)
     path.write_bytes(bundle.read_bytes())
     assert play(program, tokens) == expected
 
 
-def test_a_file_that_is_cut_off_stops_the_stream(bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_changes_while_a_stream_lives_stops_it(
+    bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int, way: str
+) -> None:
+    copy = tmp_path / "changing.rnl"
+    shutil.copy(bundle, copy)
+    program = paged(copy, least, io=way, io_threads=threads(way))
+    stream = program.stream()
+    stream.push(tokens[:, :5])
+    with copy.open("r+b") as file:
+        file.seek(Bundle(bundle).weights_entry().offset)
+        file.write(bytes(Bundle(bundle).weights_entry().size))
+        file.flush()
+        os.fsync(file.fileno())
+    with pytest.raises(StreamError, match="altered or damaged"):
+        for at in range(5, 37, 5):
+            stream.push(tokens[:, at : at + 5])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_is_cut_off_stops_the_stream(
+    bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int, way: str
+) -> None:
     copy = tmp_path / "cut.rnl"
     shutil.copy(bundle, copy)
-    program = paged(copy, least)
+    program = paged(copy, least, io=way, io_threads=threads(way))
     os.truncate(copy, Bundle(bundle).weights_entry().offset + SMALL)
     with pytest.raises(StreamError, match="ends before them"):
         play(program, tokens)
 
 
-def test_a_file_that_vanishes_is_still_read(bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_vanishes_is_still_read(
+    bundle: Path, tmp_path: Path, tokens: np.ndarray, least: int, way: str
+) -> None:
     copy = tmp_path / "gone.rnl"
     shutil.copy(bundle, copy)
-    program = paged(copy, least)
+    program = paged(copy, least, io=way, io_threads=threads(way))
     copy.unlink()
     assert play(program, tokens) == play(runnel.load(bundle), tokens)
 
@@ -301,8 +275,12 @@ def test_auto_is_a_share_of_what_is_free() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"io": "tape"}, {"io": "threads"}, {"io_threads": 99}, {"patience": 0}, {"streams": -1}]
-)
+    "options",
+    [
+        {"io": "tape"}, {"io": "threads"}, {"io_threads": 99}, {"patience": 0}, {"streams": -1}, {"slow": "warn"},
+        {"slow": "never", "patience": 1},
+    ],
+)  # fmt: skip
 def test_options_that_make_no_sense(options: dict[str, object]) -> None:
     with pytest.raises(InputError):
         runnel.Runtime(ram="1M", **options)  # type: ignore[arg-type]

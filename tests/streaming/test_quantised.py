@@ -143,7 +143,7 @@ def test_images_and_spectrograms(check: Check, kind: str) -> None:
     x = net.source([1, 2, TIME, 20])
     h = net.qconv(x, 2, 8, [3, 3], pads=[2, 1, 0, 1], strides=[1, 2], relu=True)
     h = net.qconv(h, 8, 8, [3, 3], group=8, pads=[1, 1, 1, 1])
-    h = net.qconv(h, 8, 20, [1, 1])
+    h = net.qconv(net.qconv(h, 8, 8, [2, 3], group=2, pads=[1, 1, 0, 1]), 8, 20, [1, 1])
     pool = net.op("MaxPool", h, kernel_shape=[1, 2], strides=[1, 2])
     net.steps[pool] = net.steps[h]
     model = model_of(net, net.qconv(pool, 20, 3, [2, 3], dilations=[2, 1]))

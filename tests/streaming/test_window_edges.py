@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nets import Net
 from oracle import Check
 
+import runnel
 from runnel.compiler.graph.model import load
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.ir import STACKED, Pointwise, Window
@@ -137,6 +139,18 @@ def test_two_dimensional_with_padding(check: Check) -> None:
     y = net.op("Softmax", net.op("Gemm", net.op("Flatten", h), net.weight(5, 4), net.weight(5), transB=1))
     for hop in (1, 2, 5):
         check(net.model(y), window=24, hop=hop)
+
+
+def test_columns_and_edges_of_images_are_joined_without_turning_them(check: Check, tmp_path: Path) -> None:
+    net = Net()
+    h = net.op("Unsqueeze", net.input([1, 24, 6]), net.const([1]))
+    for inputs in (1, 16, 16):
+        h = net.op("Relu", net.conv(h, inputs, 16, [3, 3], pads=[1, 1, 1, 1]))
+    model = net.model(net.op("GlobalAveragePool", h))
+    info = runnel.compile(model, tmp_path / "m.rnl", window=24, hop=2)
+    joins = [kernel["ops"] for kernel in info.manifest["kernels"] if kernel["output"].startswith("Conv")]
+    assert joins == ["unfold+concat"] * 4
+    check(model, window=24, hop=2)
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])

@@ -12,7 +12,7 @@ import pytest
 
 from runnel.tools.benchmark import __main__ as command
 from runnel.tools.benchmark import driver, nets, page
-from runnel.tools.benchmark.case import State, load_case
+from runnel.tools.benchmark.case import load_case
 from runnel.tools.benchmark.contenders.base import CannotRun
 from runnel.tools.benchmark.figures import best_peer, figures, ratios
 from runnel.tools.benchmark.harness import Entry, Settings, compete
@@ -54,12 +54,10 @@ def stepped(step: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
         (nets.tcn(8, 3), nets.tcn_step(4, 1, 8, 3), (1, 8, 32), 2, 4),
         (nets.recurrent("GRU", 5, 7), nets.recurrent_step("GRU", 5, 7), (9, 1, 5), 0, 1),
         (nets.recurrent("LSTM", 5, 7), nets.recurrent_step("LSTM", 5, 7), (9, 1, 5), 0, 1),
-        (nets.recurrent("GRU", 5, 7), nets.recurrent_plain("GRU", 5, 7), (9, 1, 5), 0, 1),
-        (nets.recurrent("LSTM", 5, 7), nets.recurrent_plain("LSTM", 5, 7), (9, 1, 5), 0, 1),
         (nets.soundstream(4, (2, 4), 6), nets.soundstream(4, (2, 4), 6, 16), (1, 1, 160), 2, 16),
         (nets.movinet(size=32, head=(24, 16, 5)), nets.movinet(True, 32, (24, 16, 5)), (1, 3, 7, 32, 32), 2, 1),
     ],
-    ids=["tcn", "gru", "lstm", "plain gru", "plain lstm", "soundstream", "movinet"],
+    ids=["tcn", "gru", "lstm", "soundstream", "movinet"],
 )
 def test_steps_by_hand_are_the_whole_network(
     whole: bytes, step: bytes, shape: tuple[int, ...], axis: int, hop: int
@@ -237,9 +235,35 @@ def test_the_command_keeps_raw_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     absent = [e for e in told["entries"] if e["verdict"] == "absent"]
     assert all(e["reason"] == f"pip install {e['package']}" for e in absent)
     assert "roofline" in capsys.readouterr().out
-    page_of_it = tmp_path / "performance.md"
-    assert command.main(["--keep", "--folder", str(tmp_path), "--page", str(page_of_it)]) == 0
-    assert "gru 32-64" in page_of_it.read_text()
+
+
+def test_a_model_that_is_missing_is_a_row_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNEL_ZOO", str(tmp_path / "nowhere"))
+    sww = next(w for w in WORKLOADS if w.name == "sww")
+    told = command.bench(sww, tmp_path, SHORT)
+    assert "nowhere/mlperf-tiny/sww_fp32.onnx; name the folder" in told["fault"] and "entries" not in told
+
+
+def test_the_page_and_its_rows_lie_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick run leaves the page of a whole one alone; other rows are kept."""
+    monkeypatch.setattr(command, "bench", lambda workload, *_: row(workload.name, [1e-6, 2.00004e-6], [3e-6, 4e-6]))
+    monkeypatch.setattr(command.roofline, "measure", lambda *_: TOP)
+    monkeypatch.setattr(page, "draw", lambda *_: None)
+    made, quick = tmp_path / "docs" / "performance.md", tmp_path / "bench" / "performance.md"
+    made.parent.mkdir()
+    words = ["--folder", str(tmp_path / "bench"), "--page", str(made)]
+    assert command.main([*words, "--only", "gru 32-64,kws int8"]) == 0
+    text, rows = made.read_text(), made.with_suffix(".json").read_text()
+    assert command.main([*words, "--only", "lstm 32-64", "--quick"]) == 0
+    assert (made.read_text(), made.with_suffix(".json").read_text()) == (text, rows)
+    assert "lstm 32-64" in quick.read_text()
+    assert command.main([*words, "--only", "lstm 32-64"]) == 0
+    names = [r["name"] for r in command.read(made.with_suffix(".json"))["rows"]]
+    assert names == ["gru 32-64", "lstm 32-64", "kws int8"]
+    assert command.read(made.with_suffix(".json"))["rows"][0]["entries"][0]["rounds"] == [1e-6, 2e-6]
+    made.write_text("")
+    assert command.main(["--keep", *words]) == 0
+    assert all(name in made.read_text() for name in names)
 
 
 def test_rows_of_earlier_runs_are_kept_until_they_are_measured_again() -> None:
@@ -261,71 +285,3 @@ def test_workloads_have_names_of_their_own() -> None:
     names = [w.name for w in WORKLOADS]
     assert len(set(names)) == len(names)
     assert {w.of for w in WORKLOADS} - {""} <= set(names)
-
-
-@pytest.mark.parametrize(
-    ("step", "shape"),
-    [
-        (nets.tcn_step(2, 1, 8, 3), (1, 8, 2)),
-        (nets.recurrent_plain("LSTM", 5, 7), (1, 1, 5)),
-        (nets.soundstream(4, (2, 4), 6, 16), (1, 1, 16)),
-        (nets.movinet(True, 32, (24, 16, 5)), (1, 3, 1, 32, 32)),
-    ],
-    ids=["tcn", "lstm", "soundstream", "movinet"],
-)
-def test_steps_written_for_litert_are_the_same(tmp_path: Path, step: bytes, shape: tuple[int, ...]) -> None:
-    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
-    from runnel.tools.benchmark.case import Case, Output
-    from runnel.tools.benchmark.contenders.litert import Written
-
-    session = ort.InferenceSession(step, providers=["CPUExecutionProvider"])
-    random = np.random.default_rng(1)
-    feeds = {v.name: random.standard_normal(v.shape).astype(np.float32) for v in session.get_inputs()}
-    values = dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds)))
-    states = list(zip((v for v in session.get_inputs() if v.name != "x"), (n for n in values if n != "y")))
-    (tmp_path / "step.onnx").write_bytes(step)
-    np.save(tmp_path / "x.npy", feeds["x"][None])
-    np.savez(tmp_path / "y.npz", y=values["y"])
-    described = []
-    for i, (value, made) in enumerate(states):
-        np.save(tmp_path / f"{i}.npy", feeds[value.name])
-        described.append(State(value.name, made, tuple(value.shape), initial=f"{i}.npy"))
-    output = [Output("y", -1, 1)]
-    run = Written(Case(str(tmp_path), "step", "frame", 1, "x", 0, output, output, states=described))
-    run.reset()
-    run.give(feeds["x"])
-    run.interpreter.invoke()
-    for name in run.made:
-        got = run._natural(name, run.interpreter.get_tensor(run.outputs[name]))
-        np.testing.assert_allclose(got, values[name], atol=1e-5 * max(1, np.abs(values[name]).max()), err_msg=name)
-
-
-def test_codes_written_for_litert_are_close_to_those_of_onnxruntime(tmp_path: Path) -> None:
-    """One code of the output's 256 is 1/255 of its range; a few of them may add up."""
-    pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
-
-    def small() -> bytes:
-        b = nets.Builder()
-        x = b.op("Relu", b.conv("x", 3, 8, (3, 3), pads=[1, 1, 1, 1]))
-        y = b.conv(x, 8, 8, (3, 3), group=8, strides=[2, 2], pads=[1, 1, 0, 0])
-        z = b.conv(b.op("Relu", x), 8, 8, (1, 1), strides=[2, 2])
-        joined = b.op("Concat", b.op("Add", y, z), z, axis=1)
-        shape, two = b.constant(np.array([1, -1])), b.constant(np.array([2], np.int64))
-        b.op("Slice", b.op("Reshape", joined, shape), two, b.constant(np.array([90], np.int64)),
-             b.constant(np.array([1], np.int64)), output="y")  # fmt: skip
-        return b.model({"x": (1, 3, 8, 8)}, {"y": (1, 88)})
-
-    options = {"time_axis": {"x": 0}, "window": 1}
-    workload = Workload("codes", small, "frame", quantise=True, codes=True, scale=1.0, options=options)
-    case, _ = prepare(workload, tmp_path)
-    found = {e.name: e for e in compete(case, SHORT, ["native", "ort", "litert"])}
-    assert found["LiteRT"].verdict == "right", found["LiteRT"].reason
-    assert found["LiteRT"].error is not None and found["LiteRT"].error < 0.4  # of 0.05
-    from runnel.tools.benchmark import tflite, tflite_ops  # noqa: F401
-
-    written = tflite.Writer(tmp_path / "step.onnx")
-    written.convert()
-    assert written.codes.keys() >= {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "CONCATENATION", "QUANTIZE"}
-    assert list(written.codes).count("DEQUANTIZE") <= 1
-    ends = [o for o in written.operators if written.tensors[o.outputs[0]].type == tflite.FLOAT]
-    assert len(ends) <= 1  # nothing but the output is float32

@@ -1,7 +1,8 @@
 """``python -m runnel.tools.benchmark``: steps of ours and of other runtimes on the same models, inputs and core.
 
 All are pinned to one CPU and take turns. A runtime that gives wrong numbers is told so and not timed; one that is not
-installed or does not take a model is told so too. Raw rows go to a JSON file, from which the page is made.
+installed or does not take a model is told so too. Raw rows go to a JSON file beside the page, which is made from it; a
+quick run keeps both in its folder.
 """
 
 from __future__ import annotations
@@ -92,20 +93,23 @@ def main(argv: list[str] | None = None) -> int:
         "--trials", type=int, default=64, metavar="N",
         help="measurements that TVM's search may make for a model, once (default: 64; 0: take what is there)",
     )  # fmt: skip
-    parser.add_argument("--page", type=Path, metavar="FILE", help="also write the page, such as docs/performance.md")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="also write the page, such as docs/performance.md, and rows beside it"
+    )
     parser.add_argument("--keep", action="store_true", help="measure nothing: make the page of the rows that are kept")
     args = parser.parse_args(argv)
     chosen = [w for w in WORKLOADS if any(part in w.name for part in args.only.split(","))]
     if not chosen:
         parser.error(f"no workload's name contains '{args.only}'; there are: {', '.join(w.name for w in WORKLOADS)}")
+    shown = args.folder / args.page.name if args.page and args.quick else args.page
+    place = shown.with_suffix(".json") if shown else args.folder / "rows.json"
     if args.keep:
-        page.write(json.loads((args.folder / "rows.json").read_text()), args.page)
+        page.write(read(place), args.page)
         return 0
     settings = QUICK if args.quick else Settings()
     os.environ |= {"OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     os.environ["RUNNEL_BENCH_TRIALS"] = str(0 if args.quick else args.trials)
     os.environ["RUNNEL_BENCH_DRIVER"] = str(driver.build(args.folder))
-    place = args.folder / "rows.json"
     rows: list[dict[str, Any]] = []
     with one_cpu() as cpu:
         top = roofline.measure()
@@ -117,11 +121,33 @@ def main(argv: list[str] | None = None) -> int:
             top = top.better(roofline.measure(0.004))
             machine["roofline"] = top.to_dict()
             print(told(figures(row, rows, top)), flush=True)
-            kept = merged(json.loads(place.read_text()) if place.exists() else None, {"machine": machine, "rows": rows})
-            place.write_text(json.dumps(kept, indent=1) + "\n")
-    if args.page:
-        page.write(kept, args.page)
+            kept = merged(read(place) if place.exists() else None, {"machine": machine, "rows": rows})
+            keep(kept, place)
+    if shown:
+        page.write(kept, shown)
+        print(f"written: {shown}, {place}")
     return 0
+
+
+def read(place: Path) -> dict[str, Any]:
+    """Rows that were kept."""
+    return dict(json.loads(place.read_text("utf-8")))
+
+
+def keep(kept: dict[str, Any], place: Path) -> None:
+    """A line a row, and five digits of a time."""
+    head = json.dumps(kept["machine"])
+    rows = ",\n".join(json.dumps(rounded(row)) for row in kept["rows"])
+    place.write_text(f'{{"machine": {head},\n"rows": [\n{rows}\n]}}\n', "utf-8")
+
+
+def rounded(value: Any) -> Any:
+    """Data for JSON with five digits of each number that is not whole."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def model_name() -> str:

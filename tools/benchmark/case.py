@@ -3,6 +3,7 @@
 model.onnx   the offline model. kind "stream": time is an axis of its input; "window": it takes a whole window;
              "frame": one frame without a past; "states": one frame, and its states are inputs and outputs
 step.onnx    one call a step, all shapes fixed, states as inputs and outputs
+plain.onnx   that without recurrent cells, where it has any
 model.rnl    our bundle
 x.npy        the recording: (1, …, T, …) for "stream", else frames stacked along a first axis
 y.npz        what the offline model gives, time first, by output
@@ -52,7 +53,7 @@ class Case:
     (position, length), where step.onnx asks for them. skip: steps of the recording after which the states that
     step.onnx starts with are those of a stream. codes: computes in integers. tolerance: of the range of a float output.
     macs: of a step. period: frames after which the work of pushes of one frame is the same again.
-    lanes: streams at once, of which step.onnx takes all along batch_axis, or one where that is -1.
+    lanes: streams at once, of which step.onnx takes all along batch_axis, or one after the other where that is -1.
     """
 
     folder: str
@@ -138,7 +139,7 @@ def joined(case: Case, pieces: list[dict[str, Array]], outputs: list[Output], sk
     found: Answers = {}
     for o in outputs:
         parts = [piece[o.name] for piece in pieces]
-        if case.lanes > 1:
+        if case.lanes > 1 and case.batch_axis >= 0:
             parts = [np.take(part, [0], case.batch_axis) for part in parts]
         found[o.name] = skip * o.frames - o.delay, np.concatenate([time_first(part, o.axis) for part in parts])
     return found

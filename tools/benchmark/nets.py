@@ -142,39 +142,6 @@ def recurrent_step(op: str, inside: int, hidden: int, batch: int = 1) -> bytes:
     )
 
 
-def recurrent_plain(op: str, inside: int, hidden: int, batch: int = 1) -> bytes:
-    """The same step in products and functions of elements, for what has no such cell."""
-    b = Builder()
-    gates = {"GRU": 3, "LSTM": 4}[op]
-    size = gates * hidden
-    w, r = (b.random.standard_normal((1, size, n)) / (size * n) ** 0.5 for n in (inside, hidden))
-    bias = (0.1 * b.random.standard_normal((1, 2 * size))).astype(np.float32)[0]
-    given = b.op("MatMul", "x", b.constant(w.astype(np.float32)[0].T.copy()))
-    past = b.op("MatMul", "h", b.constant(r.astype(np.float32)[0].T.copy()))
-    given, past = (b.op("Add", v, b.constant(part)) for v, part in zip((given, past), np.split(bias, 2)))
-
-    def gate(x: str, number: int) -> str:
-        bounds = [b.constant(np.array([n], np.int64)) for n in (number * hidden, (number + 1) * hidden, 2)]
-        return b.op("Slice", x, *bounds)
-
-    outputs: dict[str, Shape] = {"y": (1, batch, hidden), "h_next": (1, batch, hidden)}
-    if op == "GRU":
-        keep, reset = (b.op("Sigmoid", b.op("Add", gate(given, k), gate(past, k))) for k in (0, 1))
-        new = b.op("Tanh", b.op("Add", gate(given, 2), b.op("Mul", reset, gate(past, 2))))
-        b.op("Add", new, b.op("Mul", keep, b.op("Sub", "h", new)), output="h_next")
-    else:
-        both = b.op("Add", given, past)
-        into, out, forget = (b.op("Sigmoid", gate(both, k)) for k in (0, 1, 2))
-        new = b.op("Mul", into, b.op("Tanh", gate(both, 3)))
-        b.op("Add", b.op("Mul", forget, "c"), new, output="c_next")
-        b.op("Mul", out, b.op("Tanh", "c_next"), output="h_next")
-        outputs["c_next"] = (1, batch, hidden)
-    b.op("Identity", "h_next", output="y")
-    state: Shape = (1, batch, hidden)
-    states = ("h",) if op == "GRU" else ("h", "c")
-    return b.model({"x": (1, batch, inside)} | dict.fromkeys(states, state), outputs)
-
-
 def soundstream(
     channels: int = 32, strides: tuple[int, ...] = (2, 4, 5, 8), embedding: int = 512, hop: int = 0
 ) -> bytes:

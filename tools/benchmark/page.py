@@ -168,8 +168,8 @@ def page(kept: dict[str, Any], notes: str, plot: str) -> str:
 `make bench` makes this page and its plot. Every runtime gets the same models, the same inputs, one thread and the same
 core, and they take turns ({machine["settings"]["rounds"]} rounds). A runtime's numbers are first compared with the
 offline model's; one that is wrong is not timed. Times are processor time in microseconds a step, medians. A ratio is
-the median of the ratios of the same round, with the least and the greatest. Raw rows stay in `build/bench/rows.json`;
-`make bench BENCH="--only tcn,gru --quick"` measures less.
+the median of the ratios of the same round, with the least and the greatest. Raw rows are in
+[performance.json](performance.json); `make bench BENCH="--only tcn,gru"` measures some again and keeps the others.
 
 This run: {machine["when"]}, {machine["cpu"]} ({machine["machine"]}), {brought}.
 Measured in it, of one core: {top.float32 / 1e9:.0f} · 10⁹ multiply-adds a second in float32, {top.int8 / 1e9:.0f} · 10⁹

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import runnel
 from runnel.runtime.backends.onnxruntime import OnnxProgram, open_session
 from runnel.runtime.bundle import Bundle
 from runnel.tools.benchmark.case import Array, Case, Output, State
+from runnel.tools.benchmark.coded import coded_step
+from runnel.tools.benchmark.plain import without_cells
 from runnel.tools.benchmark.workloads import Noise, Workload, zoo
 from runnel.tools.peer import without_edges
 
@@ -33,6 +36,9 @@ def prepare(workload: Workload, folder: Path) -> tuple[Case, dict[str, Any]]:
         shutil.copy(zoo(workload.tflite), folder / "model.tflite")
     case = stream(workload, folder, manifest) if workload.kind == "stream" else calls(workload, folder, manifest)
     case.save()
+    with suppress(ValueError):  # a cell that is not written out
+        if plain := without_cells(folder / "step.onnx"):
+            (folder / "plain.onnx").write_bytes(plain)
     return case, dict(manifest)
 
 
@@ -124,10 +130,11 @@ def stream(workload: Workload, folder: Path, manifest: dict[str, Any]) -> Case:
     }  # fmt: skip
     if workload.step is not None:
         (folder / "step.onnx").write_bytes(workload.step())
-        if workload.plain is not None:
-            (folder / "plain.onnx").write_bytes(workload.plain())
         states = [State(i, o, tuple(s)) for i, o, s in _pairs(folder / "step.onnx", port["name"], names)]
         return Case(**facts, step_outputs=outputs, states=states)
+    if workload.quantise and (stepped := coded_step(folder / "model.onnx", hop)):
+        (folder / "step.onnx").write_bytes(stepped[0])
+        return Case(**facts, step_outputs=outputs, states=stepped[1])
     program = OnnxProgram.from_bundle(bundle)
     streaming = bundle.read("streaming.onnx")
     scalars = [described["position"], described["length"]]

@@ -21,6 +21,10 @@ from runnel.tools.benchmark.case import Array
 Order = tuple[int, ...]  # per axis in memory: the axis of the ONNX value, -1 for an axis of size 1 that it lacks
 CHANNELS_LAST = {3: (0, -1, 2, 1), 4: (0, 2, 3, 1)}
 FLOAT, INT32, INT8 = 0, 2, 9
+INTEGERS = (2, 3)  # uint8 and int8 of ONNX
+KEEPS = ("Concat", "Slice", "Add", "Mul", "Identity", "Elu", "Relu", "Unsqueeze", "Squeeze", "QuantizeLinear",
+         "DequantizeLinear")  # fmt: skip
+MOVES = ("Concat", "Slice", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 Codes = tuple[float, int]  # scale and zero point of int8
 PLAIN = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU", "Elu": "ELU", "HardSwish": "HARD_SWISH", "Exp": "EXP",
          "Sqrt": "SQRT", "Neg": "NEG", "Abs": "ABS"}  # fmt: skip
@@ -137,6 +141,19 @@ class Writer:
             index = self.reshape(index, self.stored(value.shape, order), codes)
         return Value(index, value.shape, order, codes)
 
+    def without(self, value: Value, axes: Sequence[int]) -> Value:
+        """The value without axes of size 1: nothing moves."""
+        left = [i for i in range(len(value.shape)) if i not in axes]
+        order = tuple(left.index(a) if a in left else -1 for a in value.order)
+        return Value(value.index, tuple(value.shape[i] for i in left), order, value.codes)
+
+    def of_rank(self, value: Value, rank: int) -> Value:
+        """The value with axes of size 1 in front."""
+        if len(value.shape) == rank:
+            return value
+        shape = (1,) * (rank - len(value.shape)) + value.shape
+        return Value(self.reshape(self.put(value, natural(len(value.shape))).index, shape), shape, natural(rank))
+
     def reshape(self, index: int, shape: Sequence[int], codes: Codes | None = None) -> int:
         return self.emit("RESHAPE", [index, self.ints(*shape)], shape, "ReshapeOptions", codes, newShape=list(shape))
 
@@ -203,13 +220,21 @@ class Writer:
         for node in self.readers.get(name, []):
             if node.op_type in ("Conv", "AveragePool", "MaxPool", "GlobalAveragePool") and node.input[0] == name:
                 return True
-            keeps = ("Concat", "Slice", "Add", "Mul", "Identity", "Elu", "Relu", "Unsqueeze", "Squeeze")
-            if seen < 6 and node.op_type in keeps and self.starts_channels_last(node.output[0], seen + 1):
+            if seen < 6 and node.op_type in KEEPS and self.starts_channels_last(node.output[0], seen + 1):
                 return True
         return False
 
-    def convert(self) -> tuple[bytes, dict[str, Order]]:
-        """The file, and the order of each input and output in memory."""
+    def codes_of(self, name: str) -> Codes | None:
+        """What the integers of an input stand for, as who reads them says, maybe behind what moves them."""
+        for node in self.readers.get(name, []):
+            if node.op_type == "DequantizeLinear":
+                return self.scale_of(node)
+            if node.op_type in MOVES and (codes := self.codes_of(node.output[0])):
+                return codes
+        return None
+
+    def convert(self, states: dict[str, str] | None = None) -> tuple[bytes, dict[str, Order]]:
+        """The file, and the order of each input and output in memory. states: outputs that have the order of inputs."""
         orders: dict[str, Order] = {}
         fixed = set(self.constants)
         inputs = [v for v in self.graph.input if v.name not in fixed]
@@ -217,7 +242,13 @@ class Writer:
             shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
             last = self.starts_channels_last(value.name) and len(shape) in CHANNELS_LAST
             order = CHANNELS_LAST[len(shape)] if last else natural(len(shape))
-            self.values[value.name] = Value(self.tensor(self.stored(shape, order), name=value.name), shape, order)
+            coded = value.type.tensor_type.elem_type in INTEGERS
+            codes = self.codes_of(value.name) if coded else None
+            if coded and codes is None:
+                raise Unsupported(f"integers '{value.name}' without a scale")
+            scales, zero = (None, 0) if codes is None else (np.array([codes[0]]), codes[1])
+            index = self.tensor(self.stored(shape, order), None, value.name, scales, zero)
+            self.values[value.name] = Value(index, shape, order, codes)
             orders[value.name] = order
         for node in self.graph.node:
             if node.output[0] in {*self.values, *self.constants, *self.done}:
@@ -228,11 +259,14 @@ class Writer:
             rule(self, node, {a.name: _attribute(a) for a in node.attribute})
         outputs = []
         for port in self.graph.output:
-            value = self.values[port.name] = self.of(port.name)
+            value = self.of(port.name, coded=port.type.tensor_type.elem_type in INTEGERS)
+            if port.name in (states or {}):
+                value = self.put(value, orders[(states or {})[port.name]])
+            self.values[port.name] = value
             orders[port.name] = value.order
             index = value.index
             if not any(index in operator.outputs for operator in self.operators):  # an input as it is
-                index = self.reshape(index, self.stored(value.shape, value.order))
+                index = self.reshape(index, self.stored(value.shape, value.order), value.codes)
             outputs.append(index)
         return self.pack([self.values[v.name].index for v in inputs], outputs), orders
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from runnel.tools.benchmark.tflite import CHANNELS_LAST, PAIRS, PLAIN, Unsupported, Value, Writer, natural, rule
+from runnel.tools.benchmark.tflite_moves import part
 
 SAME, VALID = 0, 1
 
@@ -44,9 +45,7 @@ def conv(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     }  # fmt: skip
     shape = (1, outside, made[1]) if flat else (1, outside, *made)
     stored = w.stored(shape, x.order)
-    dense = group == 1
-    if not dense and (inside != 1 or group != x.shape[1]):
-        raise Unsupported("Conv in groups")
+    dense = group == 1 or inside != 1 or group != x.shape[1]
     sides = ([outside, *kernel, inside], (0, 2, 3, 1)) if dense else ([1, *kernel, outside], (1, 2, 3, 0))
     code, options = ("CONV_2D", "Conv2DOptions") if dense else ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions")
     if not dense:
@@ -73,6 +72,96 @@ def integers(
     bias = w.constants[name] if name else np.zeros(count, np.float32)
     steps = np.broadcast_to(scales, count).astype(np.float64) * codes[0]
     return filters, w.tensor([count], np.rint(bias / steps).astype(np.int32), scales=steps)
+
+
+@rule("ConvTranspose")
+def conv_transpose(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Without a stride it is a convolution with the filter turned around."""
+    from onnx import helper
+
+    weight, group = w.constants[node.input[1]], attrs.get("group", 1)
+    axes = weight.ndim - 2
+    strides, dilations = (list(attrs.get(k) or [1] * axes) for k in ("strides", "dilations"))
+    pads, more = list(attrs.get("pads") or [0] * 2 * axes), list(attrs.get("output_padding") or [0] * axes)
+    if attrs.get("auto_pad", b"NOTSET") != b"NOTSET" or attrs.get("output_shape"):
+        raise Unsupported("ConvTranspose with computed padding")
+    if max(strides) == 1 and not any(more):
+        reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilations)] * 2
+        groups = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:]).swapaxes(1, 2)
+        turned = np.flip(groups, tuple(range(3, groups.ndim)))
+        name = f"{node.input[1]} turned"
+        w.constants[name] = turned.reshape(group * weight.shape[1], -1, *weight.shape[2:])
+        facts = {"dilations": dilations, "pads": [r - p for r, p in zip(reach, pads)], "group": group}
+        if min(facts["pads"]) < 0:
+            raise Unsupported("ConvTranspose with more padding than its filter")
+        conv(w, helper.make_node("Conv", [node.input[0], name, *node.input[2:]], node.output), facts)
+        return
+    if max(dilations) > 1 or axes > 2:
+        raise Unsupported("ConvTranspose with strides and dilations")
+    x = w.of(node.input[0])
+    if axes == 1 and group == 1 and not any(more) and weight.shape[2] % strides[0] == 0:
+        overlapped(w, node, x, strides[0], pads)
+        return
+    x = w.put(x, CHANNELS_LAST[len(x.shape)])
+    flat = axes == 1
+    weight = weight[:, :, None] if flat else weight
+    spatial, strides = ([1, x.shape[2]], [1, *strides]) if flat else (list(x.shape[2:]), strides)
+    pads, more = ([0, pads[0], 0, pads[1]], [0, *more]) if flat else (pads, more)
+    made = [(s - 1) * t + k for s, t, k in zip(spatial, strides, weight.shape[2:])]
+    left = [m - pads[i] - pads[i + 2] + o for i, (m, o) in enumerate(zip(made, more))]
+    if any(o > pads[i + 2] for i, o in enumerate(more)):
+        raise Unsupported("ConvTranspose with more output than its filter makes")
+    inside, outside = weight.shape[0] // group, weight.shape[1]
+    bias = w.constants[node.input[2]] if len(node.input) > 2 else np.zeros(group * outside, np.float32)
+    parts, stored = [], w.stored(x.shape, x.order)
+    for g in range(group):
+        part = x.index
+        if group > 1:
+            sides = [*stored[:-1], inside]
+            part = w.emit("SLICE", [part, w.ints(0, 0, 0, g * inside), w.ints(*sides)], sides, "SliceOptions")
+        filters = weight[g * inside : (g + 1) * inside].transpose(1, 2, 3, 0)
+        sides = [1, *made, outside]
+        inputs = [w.ints(*sides), w.tensor(filters.shape, filters), part]
+        inputs.append(w.tensor([outside], bias[g * outside : (g + 1) * outside]))
+        facts = {"padding": VALID, "strideH": strides[0], "strideW": strides[1]}
+        parts.append(w.emit("TRANSPOSE_CONV", inputs, sides, "TransposeConvOptions", **facts))
+    sides = [1, *made, group * outside]
+    y = parts[0]
+    if group > 1:
+        y = w.emit("CONCATENATION", parts, sides, "ConcatenationOptions", axis=3, fusedActivationFunction=0)
+    if left != made:
+        sides = [1, *left, group * outside]
+        y = w.emit("SLICE", [y, w.ints(0, *pads[:2], 0), w.ints(*sides)], sides, "SliceOptions")
+    w.values[node.output[0]] = Value(y, (1, group * outside, *(left[1:] if flat else left)), x.order)
+
+
+def overlapped(w: Writer, node: Any, x: Value, stride: int, pads: list[int]) -> None:
+    """Frames of the filter's length by one product, added where they overlap: several times as fast as the operator."""
+    weight = w.constants[node.input[1]]
+    inside, outside, kernel = weight.shape
+    frames, turns = x.shape[2], kernel // stride
+    x = w.put(x, (0, 2, 1))
+    matrix = w.tensor([kernel * outside, inside], weight.transpose(2, 1, 0).reshape(kernel * outside, inside))
+    none = w.tensor([kernel * outside], np.zeros(kernel * outside, np.float32))
+    facts: dict[str, Any] = {"fusedActivationFunction": 0, "keepNumDims": True}
+    size = stride * outside
+    y = w.emit("FULLY_CONNECTED", [x.index, matrix, none], [1, frames, turns * size], "FullyConnectedOptions", **facts)
+    total, sides = -1, [1, frames + turns - 1, size]
+    for k in range(turns):
+        each = [1, frames, size]
+        term = w.emit("SLICE", [y, w.ints(0, 0, k * size), w.ints(*each)], each, "SliceOptions")
+        edges = w.tensor([3, 2], np.array([[0, 0], [k, turns - 1 - k], [0, 0]], np.int32))
+        term = w.emit("PAD", [term, edges], sides, "PadOptions") if turns > 1 else term
+        total = w.emit("ADD", [total, term], sides, "AddOptions", fusedActivationFunction=0) if k else term
+    length = (frames + turns - 1) * stride
+    value = Value(w.reshape(total, [1, length, outside]), (1, outside, length), (0, 2, 1))
+    value = part(w, value, 2, pads[0], length - pads[0] - pads[1])
+    if len(node.input) > 2:
+        shifts = w.tensor([1, 1, outside], w.constants[node.input[2]].reshape(1, 1, -1))
+        stored = w.stored(value.shape, value.order)
+        index = w.emit("ADD", [value.index, shifts], stored, "AddOptions", fusedActivationFunction=0)
+        value = Value(index, value.shape, value.order)
+    w.values[node.output[0]] = value
 
 
 def _two(given: Any, flat: bool, default: int) -> list[int]:
@@ -134,6 +223,19 @@ def hard_sigmoid(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     w.values[node.output[0]] = Value(w.emit("RELU_0_TO_1", [y], stored), x.shape, x.order)
 
 
+@rule("PRelu")
+def prelu(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """The slope gets a number for each place of the innermost axis, which is the form that is fast."""
+    x = w.of(node.input[0])
+    name, slope, inner = node.input[1], w.constants[node.input[1]], x.order[-1]
+    if slope.size == 1 and inner >= 0:
+        sides = [n if a == inner else 1 for a, n in enumerate(x.shape)]
+        name = f"{name} of {node.output[0]}"
+        w.constants[name] = np.full(sides, slope.reshape(-1)[0], np.float32)
+    y = w.emit("PRELU", [x.index, w.constant(name, x)], w.stored(x.shape, x.order))
+    w.values[node.output[0]] = Value(y, x.shape, x.order)
+
+
 @rule(*PAIRS)
 def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     names = list(node.input)
@@ -152,8 +254,12 @@ def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
         raise Unsupported(f"{node.op_type} of constants")
     values = {n: w.of(n) for n in changing}
     rank = max(len(values[n].shape) for n in changing)
-    if any(len(v.shape) != rank for v in values.values()):
-        raise Unsupported("operands of different ranks")
+    values = {n: w.of_rank(v, rank) for n, v in values.items()}
+    if node.op_type == "Pow" and names[1] in w.constants and np.all(w.constants[names[1]] == 2):
+        x = values[names[0]]
+        y = w.emit("SQUARE", [x.index], w.stored(x.shape, x.order))
+        w.values[node.output[0]] = Value(y, x.shape, x.order)
+        return
     order = max(values.values(), key=lambda v: (int(np.prod(v.shape)), v.order != natural(rank))).order
     values = {n: w.put(v, order) for n, v in values.items()}
     like = values[changing[0]]
@@ -164,81 +270,6 @@ def pair(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     facts = {} if code == "POW" else {"fusedActivationFunction": relu}
     y = w.emit(code, indices, w.stored(shape, order), f"{code.capitalize()}Options", **facts)
     w.values[name if facts else node.output[0]] = Value(y, tuple(shape), order)
-
-
-@rule("Concat")
-def concat(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    asked = w.asked(node.output[0])
-    values = [w.of(n, coded=True) for n in node.input]
-    whole = asked is not None and asked[2] == 0 and all(v.codes is not None for v in values)
-    values = [w.as_codes(v, asked[0]) if whole and asked is not None else w.real(v) for v in values]
-    order = max(values, key=lambda v: v.order != natural(len(v.shape))).order
-    values = [w.put(v, order) for v in values]
-    axis = attrs["axis"] % len(values[0].shape)
-    shape = list(values[0].shape)
-    shape[axis] = sum(v.shape[axis] for v in values)
-    facts: dict[str, Any] = {"axis": order.index(axis), "fusedActivationFunction": 0}
-    codes, stored = values[0].codes, w.stored(shape, order)
-    y = w.emit("CONCATENATION", [v.index for v in values], stored, "ConcatenationOptions", codes, **facts)
-    w.values[node.output[0]] = Value(y, tuple(shape), order, codes)
-
-
-@rule("Slice")
-def cut(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    x = w.of(node.input[0], coded=True)
-    given = [attrs[k] for k in ("starts", "ends", "axes") if k in attrs]  # before opset 10
-    starts, ends, *rest = given or [w.constants[n].tolist() for n in node.input[1:] if n]
-    axes, steps = (rest[0] if rest else range(len(starts))), rest[1:]
-    if steps and any(s != 1 for s in steps[0]):
-        raise Unsupported("slices in steps")
-    first, shape = [0] * len(x.shape), list(x.shape)
-    for start, end, axis in zip(starts, ends, axes):
-        axis %= len(x.shape)
-        begin, stop, _ = slice(start, end).indices(x.shape[axis])
-        first[axis], shape[axis] = begin, stop - begin
-    stored = w.stored(shape, x.order)
-    begins = [0 if a < 0 else first[a] for a in x.order]
-    y = w.emit("SLICE", [x.index, w.ints(*begins), w.ints(*stored)], stored, "SliceOptions", x.codes)
-    w.values[node.output[0]] = Value(y, tuple(shape), x.order, x.codes)
-
-
-@rule("Identity")
-def same(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    w.values[node.output[0]] = w.of(node.input[0], coded=True)
-
-
-@rule("Transpose")
-def transpose(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    """Nothing moves: the axes get other names."""
-    x = w.of(node.input[0], coded=True)
-    perm = attrs.get("perm", list(range(len(x.shape)))[::-1])
-    order = tuple(perm.index(a) if a >= 0 else -1 for a in x.order)
-    w.values[node.output[0]] = Value(x.index, tuple(x.shape[p] for p in perm), order, x.codes)
-
-
-@rule("Squeeze", "Unsqueeze", "Reshape")
-def reshape(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
-    x = w.of(node.input[0], coded=True)
-    asked = [int(v) for v in w.constants[node.input[1]].reshape(-1)] if len(node.input) > 1 else attrs.get("axes", [])
-    rank = len(x.shape)
-    if node.op_type == "Squeeze":
-        gone = {a % rank for a in asked} or {i for i, n in enumerate(x.shape) if n == 1}
-        left = [i for i in range(rank) if i not in gone]
-        order = tuple(left.index(a) if a in left else -1 for a in x.order)
-        w.values[node.output[0]] = Value(x.index, tuple(x.shape[i] for i in left), order, x.codes)
-        return
-    if node.op_type == "Unsqueeze":
-        new = sorted(a % (rank + len(asked)) for a in asked)
-        places = [i for i in range(rank + len(asked)) if i not in new]
-        shape = [1] * (rank + len(asked))
-        for place, size in zip(places, x.shape):
-            shape[place] = size
-    else:
-        shape = [x.shape[i] if n == 0 else n for i, n in enumerate(asked)]
-        if -1 in shape:
-            shape[shape.index(-1)] = int(np.prod(x.shape)) // -int(np.prod(shape))
-    y = w.reshape(w.put(x, natural(rank)).index, shape, x.codes)
-    w.values[node.output[0]] = Value(y, tuple(shape), natural(len(shape)), x.codes)
 
 
 @rule("MatMul", "Gemm")
@@ -293,13 +324,39 @@ def batch_norm(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
 @rule("ReduceMean")
 def mean(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
     x = w.of(node.input[0])
-    axes = [a % len(x.shape) for a in attrs.get("axes", range(len(x.shape)))]
-    if not attrs.get("keepdims", 1):
-        raise Unsupported("ReduceMean that drops axes")
+    given = w.constants[node.input[1]].tolist() if len(node.input) > 1 else attrs.get("axes", range(len(x.shape)))
+    axes = [a % len(x.shape) for a in given]
+    y = averaged(w, x, axes)
+    w.values[node.output[0]] = y if attrs.get("keepdims", 1) else w.without(y, axes)
+
+
+def averaged(w: Writer, x: Value, axes: list[int]) -> Value:
+    """The mean over axes, which stay with size 1."""
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     places = w.ints(*(x.order.index(a) for a in axes))
-    y = w.emit("MEAN", [x.index, places], w.stored(shape, x.order), "ReducerOptions", keepDims=True)
-    w.values[node.output[0]] = Value(y, shape, x.order)
+    return Value(
+        w.emit("MEAN", [x.index, places], w.stored(shape, x.order), "ReducerOptions", keepDims=True), shape, x.order
+    )
+
+
+@rule("LayerNormalization")
+def layer_norm(w: Writer, node: Any, attrs: dict[str, Any]) -> None:
+    """Over the last axis, wherever it lies in memory."""
+    x = w.of(node.input[0])
+    last = len(x.shape) - 1
+    if attrs.get("axis", -1) % len(x.shape) != last or any(node.output[1:]):
+        raise Unsupported("LayerNormalization over several axes")
+    stored, one = w.stored(x.shape, x.order), w.stored((*x.shape[:-1], 1), x.order)
+    least = w.tensor([1], np.array([attrs.get("epsilon", 1e-5)], np.float32))
+    middle = averaged(w, x, [last])
+    apart = w.emit("SUB", [x.index, middle.index], stored, "SubOptions")
+    squares = Value(w.emit("SQUARE", [apart], stored), x.shape, x.order)
+    spread = w.emit("ADD", [averaged(w, squares, [last]).index, least], one, "AddOptions")
+    y = w.emit("MUL", [apart, w.emit("RSQRT", [spread], one)], stored, "MulOptions")
+    y = w.emit("MUL", [y, w.constant(node.input[1], x)], stored, "MulOptions")
+    if len(node.input) > 2:
+        y = w.emit("ADD", [y, w.constant(node.input[2], x)], stored, "AddOptions")
+    w.values[node.output[0]] = Value(y, x.shape, x.order)
 
 
 @rule("QuantizeLinear")

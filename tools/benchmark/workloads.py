@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from runnel import models, tools
+from runnel.errors import InputError
 from runnel.runtime.io import read_wav
 from runnel.tools.benchmark import nets
 from runnel.tools.benchmark.case import Array
 
 
 def zoo(file: str) -> Path:
-    """A model of the zoo, which RUNNEL_ZOO names (or ../shared/zoo)."""
+    """A model of the zoo, which RUNNEL_ZOO names (or ../shared/zoo). Raises InputError where it is not there."""
     root = Path(tools.__path__[0]).resolve().parent.parent
-    return Path(os.environ.get("RUNNEL_ZOO") or root / "shared" / "zoo") / file
+    path = Path(os.environ.get("RUNNEL_ZOO") or root / "shared" / "zoo") / file
+    if not path.exists():
+        raise InputError(f"there is no {path}; name the folder that has {file} in RUNNEL_ZOO.")
+    return path
 
 
 def only(model: bytes, *outputs: str) -> bytes:
@@ -46,10 +50,10 @@ class Workload:
     """A row. model: the offline model. hop: frames of a step. kind: see case.py.
 
     options: of runnel.compile. step: the step by hand, where that is better for peers than the model's streaming form;
-    plain: that without recurrent cells; batch_axis: where both take several streams. states: {output: input} of a model
-    that brings its own. quantise: the model is made integer first; codes: it computes in integers. scale: of the noise
-    that it is fed, or record and steps: a recording, and how much of it. tflite: the same network for LiteRT. target:
-    the ratio to the best peer to reach (window mode has a rule of its own); own_target: to our own step of ``of``.
+    batch_axis: where it takes several streams. states: {output: input} of a model that brings its own. quantise: the
+    model is made integer first; codes: it computes in integers. scale: of the noise that it is fed, or record and
+    steps: a recording, and how much of it. tflite: the same network for LiteRT. target: the ratio to the best peer to
+    reach (window mode has a rule of its own); own_target: to our own step of ``of``.
     """
 
     name: str
@@ -58,7 +62,6 @@ class Workload:
     hop: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     step: Callable[[], bytes] | None = None
-    plain: Callable[[], bytes] | None = None
     states: dict[str, str] = field(default_factory=dict)
     quantise: bool = False
     codes: bool = False
@@ -92,7 +95,7 @@ def _rnn(op: str, inside: int, hidden: int, lanes: int = 1) -> Workload:
     return Workload(
         f"{op.lower()} {inside}-{hidden}{several}", lambda: nets.recurrent(op, inside, hidden), lanes=lanes,
         step=lambda: nets.recurrent_step(op, inside, hidden, lanes), batch_axis=1,
-        plain=lambda: nets.recurrent_plain(op, inside, hidden, lanes), target=0.35 if lanes == 1 else None,
+        target=0.35 if lanes == 1 else None,
         of=f"{op.lower()} {inside}-{hidden}" if lanes > 1 else "", own_target=0.4 if lanes == 16 else None,
         scale=1.0,
     )  # fmt: skip
@@ -125,6 +128,22 @@ def _fire(hop: int, target: float | None, lanes: int = 1) -> Workload:
     )  # fmt: skip
 
 
+def _denoise(target: float | None, lanes: int = 1) -> Workload:
+    several = f" x{lanes}" if lanes > 1 else ""
+    return Workload(
+        f"denoiser{several}", _denoiser, hop=512, options={"rate": 16000}, target=target, record=_speech, steps=60,
+        lanes=lanes, of="denoiser" if lanes > 1 else "", own_target=0.4 if lanes == 16 else None,
+    )  # fmt: skip
+
+
+def _silero(target: float | None, lanes: int = 1) -> Workload:
+    several = f" x{lanes}" if lanes > 1 else ""
+    return Workload(
+        f"silero-vad{several}", _file("silero-vad/silero_vad_openvino_16k.onnx"), "states", states={"stateN": "state"},
+        target=target, lanes=lanes, of="silero-vad" if lanes > 1 else "", own_target=0.4 if lanes == 16 else None,
+    )  # fmt: skip
+
+
 MELS = "mlperf-tiny/"
 GTCRN = {f"{name}_cache_out": f"{name}_cache" for name in ("conv", "tra", "inter")}
 FACES = {"time_axis": {"input": 0}, "window": 1}  # its one frame is a window
@@ -134,10 +153,9 @@ WORKLOADS = [
              own_target=0.5, scale=1.0),
     Workload("tcn without dilation", lambda: nets.tcn(growth=1), step=lambda: nets.tcn_step(1, growth=1), scale=1.0),
     _rnn("GRU", 32, 64), _rnn("GRU", 256, 256), _rnn("LSTM", 32, 64), _rnn("LSTM", 256, 256),
-    Workload("denoiser", _denoiser, hop=512, options={"rate": 16000}, target=0.25, record=_speech, steps=60),
+    _denoise(0.25),
     Workload("gtcrn", _file("gtcrn/gtcrn_simple.onnx"), "states", states=GTCRN, target=0.20),
-    Workload("silero-vad", _file("silero-vad/silero_vad_openvino_16k.onnx"), "states", states={"stateN": "state"},
-             target=0.70),
+    _silero(0.70),
     _fire(1, 0.10), _fire(10, None),
     _few_bits(8, 0), _few_bits(4, 0), _few_bits(8, 4), _few_bits(4, 4),
     Workload("sww", _file(MELS + "sww_fp32.onnx"), "window", window=30, options={"window": 30, "hop": 1}),
@@ -157,4 +175,5 @@ WORKLOADS = [
     Workload("soundstream 20 ms", nets.soundstream, hop=320, step=lambda: nets.soundstream(hop=320)),
     _tcn(1, lanes=4), _tcn(1, lanes=16), _rnn("GRU", 256, 256, 4), _rnn("GRU", 256, 256, 16),
     _rnn("LSTM", 256, 256, 4), _rnn("LSTM", 256, 256, 16), _fire(1, None, 4), _fire(1, None, 16),
+    _denoise(None, 4), _denoise(None, 16), _silero(None, 4), _silero(None, 16),
 ]  # fmt: skip

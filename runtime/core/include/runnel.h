@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 // Raised whenever a signature or the meaning of a code below changes.
-#define RN_ABI_VERSION 4
+#define RN_ABI_VERSION 5
 
 typedef struct rn_program rn_program;
 

@@ -16,6 +16,9 @@ extern "C" {
 // after the other, when its bytes are needed.
 enum rn_io { RN_IO_AUTO = 0, RN_IO_URING = 1, RN_IO_THREADS = 2, RN_IO_PLAIN = 3 };
 
+// What becomes of a step whose read takes longer than `patience_us`: it fails with RN_STORAGE, or goes on slowly, which
+// rn_paging_facts counts (late).
+enum rn_slow { RN_SLOW_STOP = 0, RN_SLOW_GO_ON = 1 };
 // What leaves memory for a unit (an expert) that was chosen and is not there: the one not chosen for longest, the one
 // chosen most seldom, the one least likely to be chosen in a time as long as it takes until its layer comes again, the
 // same with what was foreseen from the layer before; or none: whatever is chosen is read again.
@@ -29,7 +32,7 @@ typedef struct rn_segment {
 
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
-// patience_us: how long a read may take before a step fails with RN_STORAGE; 0: any time. units: an rn_units;
+// patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time. units: an rn_units;
 // when_chosen: units are read when they are chosen and never before.
 typedef struct rn_paging {
   const char* path;
@@ -39,7 +42,7 @@ typedef struct rn_paging {
   int32_t io, threads, streams;
   uint64_t ram, elsewhere;
   int64_t patience_us;
-  int32_t units, when_chosen;
+  int32_t slow, units, when_chosen, reserved;
 } rn_paging;
 
 #define RN_STALLS 96
@@ -53,13 +56,14 @@ typedef struct rn_unit_facts {
 
 // ram, least: the budget and the smallest possible one. peak: what is used at most. pinned and streamed: bytes of
 // weights in memory, and read in every pass over all instructions. tables: bytes of which only rows are read. buffers:
-// bytes of buffers that reads go to. Since open: reads, bytes_read, checked (segments that were in time and whole),
-// waits (those that a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes.
+// bytes of buffers that reads go to. Since open: reads, bytes_read, uses (of segments that pass), waits (those that
+// a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes, late (waits beyond
+// the patience).
 // stalls[i]: passes that waited for 2^(i / 4) microseconds or more, and less than 2^((i + 1) / 4); [0] also for less.
 // io, threads, direct (whether the system's cache is passed by): what was opened.
 typedef struct rn_paging_facts {
   uint64_t ram, least, peak, weights, pinned, streamed, tables, buffers;
-  uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes;
+  uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes, late;
   uint64_t stalls[RN_STALLS];
   int32_t io, threads, direct, reserved;
   rn_unit_facts units;

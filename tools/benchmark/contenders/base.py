@@ -78,8 +78,6 @@ class StepRun(PythonRun):
     def __init__(self, case: Case) -> None:
         if case.scalars:
             raise CannotRun("there is no step without positions")
-        if case.lanes > 1 and case.batch_axis < 0:
-            raise CannotRun("the step takes one stream")
         self.case = case
         self.pieces = case.steps()[case.skip :]
         self.given, self.made = signature(case.place / "step.onnx")
@@ -87,6 +85,12 @@ class StepRun(PythonRun):
         self.reset()
         self.give(self.pieces[0])
         self.step = self.advance
+        if case.lanes > 1 and case.batch_axis < 0:
+            self.step = self.each
+            self.lanes = []
+            for _ in range(case.lanes):
+                self.reset()
+                self.lanes.append(self.held())
 
     @abstractmethod
     def convert(self) -> None:
@@ -103,6 +107,21 @@ class StepRun(PythonRun):
     @abstractmethod
     def advance(self) -> object:
         """One step; its states are those of the next."""
+
+    def held(self) -> object:
+        """The states of the stream that was advanced last, for a step that takes one stream only."""
+        raise CannotRun("the step takes one stream")
+
+    def take(self, held: object) -> None:
+        """Go on with the stream of these states."""
+        raise CannotRun("the step takes one stream")
+
+    def each(self) -> None:
+        """A step of every stream."""
+        for lane, held in enumerate(self.lanes):
+            self.take(held)
+            self.advance()
+            self.lanes[lane] = self.held()
 
     @abstractmethod
     def results(self) -> dict[str, Array]:
@@ -121,7 +140,7 @@ class StepRun(PythonRun):
 
     def _shaped(self, output: Output, value: Array) -> Array:
         shape = of_a_step(self.case, output)
-        if self.case.lanes > 1:
+        if self.case.lanes > 1 and self.case.batch_axis >= 0:
             shape[self.case.batch_axis] = self.case.lanes
         if value.size != np.prod(shape):
             raise CannotRun(f"gives {list(value.shape)}, not {shape}")

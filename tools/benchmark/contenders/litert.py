@@ -52,13 +52,13 @@ class Written(StepRun):
     """The step as our writer makes it; states are copied from outputs to inputs."""
 
     def convert(self) -> None:
-        from runnel.tools.benchmark import tflite, tflite_ops  # noqa: F401  # registers the ops
+        from runnel.tools.benchmark import tflite, tflite_moves, tflite_ops  # noqa: F401  # registers the ops
 
         place = self.case.place
         plain = (place / "plain.onnx").exists()
         path = place / ("plain.onnx" if plain else "step.onnx")
         try:
-            data, self.orders = tflite.Writer(path).convert()
+            data, self.orders = tflite.Writer(path).convert({s.made: s.given for s in self.case.states})
         except tflite.Unsupported as lacking:
             raise CannotRun(f"our writer of its files lacks it: {lacking}") from None
         (place / "step.tflite").write_bytes(data)
@@ -66,15 +66,14 @@ class Written(StepRun):
         self.given, self.made = signature(path)
         self.inputs = dict(zip(self.given, (d["index"] for d in self.interpreter.get_input_details())))
         self.outputs = dict(zip(self.made, (d["index"] for d in self.interpreter.get_output_details())))
-        self.places = [
-            (self.inputs[s.given], self.outputs[s.made], self.orders[s.given] != self.orders[s.made], s)
-            for s in self.case.states
-        ]
+        self.places = [(self.inputs[s.given], self.outputs[s.made]) for s in self.case.states]
 
     def _stored(self, name: str, value: Array) -> Array:
-        """In the order that the file wants."""
+        """In the order that the file wants; it knows int8 alone."""
         order = self.orders[name]
         axes = [a for a in order if a >= 0]
+        if value.dtype == np.uint8:
+            value = (value ^ 128).view(np.int8)
         return np.ascontiguousarray(value.transpose(axes).reshape([1 if a < 0 else value.shape[a] for a in order]))
 
     def _natural(self, name: str, value: Array) -> Array:
@@ -84,18 +83,23 @@ class Written(StepRun):
         return value.reshape(sizes).transpose(np.argsort(order))
 
     def reset(self) -> None:
-        for s in self.case.states:
-            self.interpreter.set_tensor(self.inputs[s.given], self._stored(s.given, self.case.start(s)))
+        self.kept = [self._stored(s.given, self.case.start(s)) for s in self.case.states]
+
+    def held(self) -> list[Array]:
+        return self.kept
+
+    def take(self, held: Any) -> None:
+        self.kept = held
 
     def give(self, x: Array) -> None:
         self.interpreter.set_tensor(self.inputs[self.case.input], self._stored(self.case.input, x))
 
     def advance(self) -> None:
-        self.interpreter.invoke()
         get, put = self.interpreter.get_tensor, self.interpreter.set_tensor
-        values = [get(made) for _, made, _, _ in self.places]
-        for (given, _, other, s), value in zip(self.places, values):
-            put(given, self._stored(s.given, self._natural(s.made, value)) if other else value)
+        for (given, _), value in zip(self.places, self.kept):
+            put(given, value)
+        self.interpreter.invoke()
+        self.kept = [get(made) for _, made in self.places]
 
     def results(self) -> dict[str, Array]:
         found = {o.name: self.interpreter.get_tensor(self.outputs[o.name]) for o in self.case.step_outputs}

@@ -56,15 +56,16 @@ class Window(PythonRun):
 class Step(PythonRun):
     """session.run with the states of the run before."""
 
-    def __init__(self, case: Case) -> None:
-        self.case, self.session = case, session(str(case.place / "step.onnx"))
-        if case.lanes > 1 and case.batch_axis < 0:
-            raise CannotRun("the step takes one stream")
+    def __init__(self, case: Case, opened: Any = None) -> None:
+        self.case, self.session = case, opened or session(str(case.place / "step.onnx"))
         self.pieces = case.steps()[case.skip :]
         self.names = [o.name for o in case.step_outputs] + [s.made for s in case.states]
         self.fed = {value.name for value in self.session.get_inputs()}
         self.reset()
         self.step = self.advance
+        if case.lanes > 1 and case.batch_axis < 0 and opened is None:
+            lanes = [self, *(type(self)(case, self.session) for _ in range(case.lanes - 1))]
+            self.step = lambda: [lane.advance() for lane in lanes]
 
     def reset(self) -> None:
         case = self.case

@@ -42,8 +42,10 @@ class Pulse(PythonRun):
             raise CannotRun(_said(error)) from None
         self.outputs = [Output(o.name, o.axis, o.frames, int(d)) for o, d in zip(case.outputs, delays)]
         self.pieces = [tract.Tensor.from_numpy(piece) for piece in steps]
-        run, following = self.runnable.spawn_state().run, cycle([[piece] for piece in self.pieces[-16:]]).__next__
-        self.step = lambda: run(following())
+        following = cycle([[piece] for piece in self.pieces[-16:]]).__next__
+        lanes = [self.runnable.spawn_state().run for _ in range(case.lanes if case.batch_axis < 0 else 1)]
+        run = lanes[0]
+        self.step = (lambda: run(following())) if len(lanes) == 1 else (lambda: [run(following()) for run in lanes])
 
     def answers(self) -> Answers:
         state = self.runnable.spawn_state()
@@ -96,7 +98,7 @@ class Plain(PythonRun):
 
 
 def _open(case: Case) -> PythonRun:
-    if case.lanes > 1 and case.batch_axis < 0:
+    if case.lanes > 1 and case.batch_axis < 0 and case.kind != "stream":
         raise CannotRun("the model takes one stream")
     return Pulse(case) if case.kind == "stream" else Plain(case)
 

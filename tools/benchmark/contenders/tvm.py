@@ -54,6 +54,13 @@ class Step(StepRun):
     def give(self, x: Array) -> None:
         self.inputs[self.given.index(self.case.input)] = self.tvm.runtime.tensor(x)
 
+    def held(self) -> list[Any]:
+        return [self.inputs[i] for i, _ in self.places]
+
+    def take(self, held: Any) -> None:
+        for (i, _), value in zip(self.places, held):
+            self.inputs[i] = value
+
     def advance(self) -> None:
         self.values = self.main(*self.inputs)
         for i, o in self.places:
