@@ -160,8 +160,7 @@ class Pointwise(StreamNode):
         out = int(np.prod(self.output.frame_shape, dtype=np.int64))
         sizes = [[int(d or 1) for d in w.shape] for w in self.inputs[1:] if w is not None]
         if self.op in ("MatMul", "MatMulInteger", "Gemm"):
-            constants = [w for w in self.inputs if isinstance(w, np.ndarray) and w.ndim > 1]
-            if constants:
+            if constants := [w for w in self.inputs if isinstance(w, np.ndarray) and w.ndim > 1]:
                 rows = out // (constants[0].shape[-1] if self.inputs[1] is constants[0] else constants[0].shape[-2])
                 return constants[0].size * max(1, rows)
             return out * (self.streams[0].frame_shape[-1] if self.streams[0].frame_shape else 1)
@@ -171,8 +170,7 @@ class Pointwise(StreamNode):
         if self.op == "ConvTranspose":
             return int(np.prod(first[-(len(sizes[0]) - 2) :], dtype=np.int64)) * int(np.prod(sizes[0]))
         if self.op == "MoE":
-            both = [w for w in (self.inputs[2], self.inputs[4]) if isinstance(w, np.ndarray)]
-            return int(self.attrs.get("k", 1)) * sum(int(np.prod(w.shape[1:])) for w in both)
+            return int(self.attrs.get("k", 1)) * sum(w[0].size for w in (self.inputs[2], self.inputs[4]))  # type: ignore
         if self.op in ("GRU", "LSTM", "RNN"):
             return sum(int(np.prod(s)) for s in sizes[:2]) * (first[0] if first else 1)
         return 0
