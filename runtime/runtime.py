@@ -23,10 +23,10 @@ class Runtime:
     them at a time. They sleep between steps and end with ``close``, or with the last program that uses them. Raises
     InputError for a number outside 1 to 32.
 
-    ram: bytes (or "256M", "auto") that each program may use, with ``streams`` streams; what of its weights does not fit
-    passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto", "io_uring",
-    "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any time. slow: what
-    happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning).
+    ram: bytes (or "256M", "auto") that programs may use together, with ``streams`` streams each; what of their weights
+    does not fit passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto",
+    "io_uring", "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any
+    time. slow: what happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning).
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Runtime:
     ) -> None:  # fmt: skip
         self.budget: Budget | None = None
         if ram is not None:
-            from runnel.runtime.paging import SLOW, WAYS, Budget, parse_ram
+            from runnel.runtime.paging import SLOW, WAYS, Budget, SharedBudget, parse_ram
 
             if io not in WAYS:
                 raise InputError(f"there is no way of reading '{io}'; use one of {', '.join(WAYS)}.")
@@ -45,7 +45,8 @@ class Runtime:
                 raise InputError("streams are 0 or more, and patience is more than 0 seconds.")
             if slow not in SLOW or (slow == "warn" and patience is None):
                 raise InputError("slow is 'stop', or 'warn' with a patience in seconds; give one of these.")
-            self.budget = Budget(parse_ram(ram), io, io_threads, streams, patience, slow)
+            count = parse_ram(ram)
+            self.budget = Budget(count, io, io_threads, streams, patience, slow, SharedBudget(count))
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
             raise InputError(f"a runtime has 1 to {MOST_WORKERS} workers, not {workers!r}.")
         self.workers = workers
@@ -64,11 +65,15 @@ class Runtime:
             raise RunnelError("the runtime is closed; open another one, and load the program with it.")
         return self._handle
 
-    def load(self, path: str | os.PathLike[str], poison: bool = False) -> Program:
-        """``runnel.load`` on the native backend with these workers."""
+    def load(self, path: str | os.PathLike[str], poison: bool = False, priority: int = 0) -> Program:
+        """``runnel.load`` on the native backend with these workers and this memory.
+
+        priority: of the program where several share ``ram``: one with a higher number takes what it can use from those
+        with lower ones when it runs, and from those with the same number when they rest.
+        """
         from runnel.runtime.program import load
 
-        return load(path, poison=poison, runtime=self)
+        return load(path, poison=poison, runtime=self, priority=priority)
 
     def close(self) -> None:
         """End the threads. No program that was loaded with them may be stepping, nor be stepped again."""
