@@ -83,6 +83,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         ctypes.c_int,
         [_pointer, _pointer, ctypes.c_int32, ctypes.c_int32, _pointer, ctypes.c_int64],
     ),
+    "rn_fork": (ctypes.c_int, [_pointer, _pointer, _pointer]),
     "rn_state_size": (ctypes.c_int64, [_pointer]),
     "rn_cache_words": (ctypes.c_int64, [_pointer, _pointer, _int64s, ctypes.c_int64]),
     "rn_flush": (ctypes.c_int, [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer]),
