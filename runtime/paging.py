@@ -44,14 +44,15 @@ class _Paging(ctypes.Structure):
         ("segment_count", ctypes.c_int32), ("io", ctypes.c_int32), ("threads", ctypes.c_int32),
         ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
         ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
-        ("slow", ctypes.c_int32), ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("slow", ctypes.c_int32), ("priority", ctypes.c_int32), ("budget", ctypes.c_void_p),
+        ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
     ]  # fmt: skip
 
 
 NUMBERS = (
     "ram", "least", "peak", "weights", "pinned", "streamed", "tables", "buffers", "reads", "bytes_read", "uses",
     "waits", "stall_ns", "dropped", "rows", "passes", "late",
+    "shared", "shared_used", "shared_least",
 )  # fmt: skip
 
 
@@ -107,7 +108,9 @@ class PagingFacts:
     pinned, streamed, tables, buffers: bytes of weights; of those that stay in memory, that are read in every pass, and
     of which only rows are read; of buffers. Since the program was opened: reads and bytes_read; uses of segments that
     pass, of which waits had to be waited for, stall_ns in all; dropped: read and not used; rows of tables; passes over
-    the instructions; late: waits beyond the patience. io: how reads run; direct: past the system's cache.
+    the instructions; late: waits beyond the patience. shared: bytes of the budget that programs share, of which this
+    one may use ``ram`` now; shared_used and shared_least: what they all use at most and need at least. io: how reads
+    run; direct: past the system's cache.
     """
 
     ram: int
@@ -127,6 +130,9 @@ class PagingFacts:
     rows: int
     passes: int
     late: int
+    shared: int
+    shared_used: int
+    shared_least: int
     io: str
     threads: int
     direct: bool
@@ -153,7 +159,7 @@ class PagingFacts:
         }  # fmt: skip
         return (experts if units.all else {}) | {
             "mode": self.mode,
-            "ram_budget": self.ram,
+            "ram_budget": self.shared or self.ram,
             "ram_peak": self.peak,
             "pinned_bytes": self.pinned,
             "streamed_bytes_per_step": self.streamed,
@@ -186,8 +192,8 @@ class Budget:
     """What a program's weights may use.
 
     ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time;
-    slow: what becomes of a longer one. experts: which of KEPT; ahead: whether experts are read before they are chosen,
-    where it can be foreseen.
+    slow: what becomes of a longer one. shared: the core's budget, for all programs that are opened with this one.
+    experts: which of KEPT; ahead: whether experts are read before they are chosen, where it can be foreseen.
     """
 
     ram: int
@@ -196,8 +202,22 @@ class Budget:
     streams: int = 1
     patience: float | None = None
     slow: str = "stop"
+    shared: SharedBudget | None = None
     experts: str = "lru"
     ahead: bool = True
+
+
+class SharedBudget:
+    """Memory that programs share, as the core keeps it. It lives as long as one of them."""
+
+    def __init__(self, ram: int) -> None:
+        self.handle = ctypes.c_void_p()
+        if native.library().rn_budget_open(ram, ctypes.byref(self.handle)) != native.OK:
+            raise MemoryError
+
+    def __del__(self) -> None:
+        if self.handle:
+            native.library().rn_budget_close(self.handle)
 
 
 def size(count: int) -> str:
@@ -247,7 +267,7 @@ class Paged:
     arguments: _Paging
 
 
-def paged(bundle: Bundle, budget: Budget) -> Paged:
+def paged(bundle: Bundle, budget: Budget, priority: int = 0) -> Paged:
     """Raises BundleError for a bundle without weights."""
     entry = bundle.weights_entry()
     listed = bundle.manifest["weights"]["segments"]
@@ -255,8 +275,8 @@ def paged(bundle: Bundle, budget: Budget) -> Paged:
     patience = 0 if budget.patience is None else max(1, int(budget.patience * 1e6))
     told = _Paging(
         os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
-        budget.streams, budget.ram, 0, patience, SLOW.index(budget.slow), KEPT.index(budget.experts), not budget.ahead,
-        0,
+        budget.streams, budget.ram, 0, patience, SLOW.index(budget.slow), priority,
+        budget.shared.handle if budget.shared is not None else None, KEPT.index(budget.experts), not budget.ahead,
     )  # fmt: skip
     return Paged(entry.size, told)
 
@@ -317,6 +337,5 @@ def move(handle: ctypes.c_void_p, ram: int | str, streams: int) -> None:
         said = native.library().rn_paging_error(handle).decode(errors="replace")
         raise StreamError(f"{said}; set the budget again when the storage answers.")
     if code != native.OK:
-        least = status(handle)
-        assert least is not None
-        raise InputError(f"a budget of {ram} is too small for this program; give at least {least.least} bytes.")
+        said = native.library().rn_paging_error(handle).decode(errors="replace")
+        raise InputError(f"a budget of {ram} is too small: {said}; give these.")

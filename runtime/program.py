@@ -253,13 +253,14 @@ def too_long(program: Program, start: int, frames: int) -> StreamError:
 
 def load(
     path: str | os.PathLike[str], backend: str = "native", poison: bool = False, runtime: Runtime | None = None,
-    ram: int | str | None = None,
+    ram: int | str | None = None, priority: int = 0,
 ) -> Program:  # fmt: skip
     """Open a bundle as a program, or with the backend tflite a TensorFlow Lite file.
 
     Raises BundleError for a broken or foreign file, InputError for an unknown backend or a package that is missing.
     poison: fill all memory that nobody has written with NaN, so that a read of it shows (for tests).
     runtime: its workers and budget of memory (native only); None: the caller's thread. ram: of ``Runtime(ram=ram)``.
+    priority: among the programs that share the runtime's budget (``Runtime.load``).
     """
     if ram is not None:
         from runnel.runtime.runtime import Runtime
@@ -271,6 +272,8 @@ def load(
         raise InputError(f"there is no backend '{backend}'; use one of {', '.join((*BACKENDS, TFLITE))}.")
     if runtime is not None and (runtime.workers > 1 or runtime.budget) and backend != "native":
         raise InputError(f"workers and budgets of RAM are for the native backend; load '{path}' without them.")
+    if priority and (runtime is None or runtime.budget is None):
+        raise InputError(f"a priority is among programs that share memory; load '{path}' with Runtime(ram=…).load.")
     if backend == TFLITE:
         from runnel.runtime.backends.tflite import TfliteProgram
 
@@ -285,7 +288,7 @@ def load(
     if backend == "native":
         from runnel.runtime.backends.native import NativeProgram
 
-        return NativeProgram.from_bundle(bundle, poison, runtime)
+        return NativeProgram.from_bundle(bundle, poison, runtime, priority)
     from runnel.runtime.backends.onnxruntime import OnnxProgram
 
     return OnnxProgram.from_bundle(bundle, poison)

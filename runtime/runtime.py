@@ -23,12 +23,12 @@ class Runtime:
     them at a time. They sleep between steps and end with ``close``, or with the last program that uses them. Raises
     InputError for a number outside 1 to 32.
 
-    ram: bytes (or "256M", "auto") that each program may use, with ``streams`` streams; what of its weights does not fit
-    passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto", "io_uring",
-    "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any time. slow: what
-    happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning). experts: what leaves
-    memory for an expert that was chosen and is not there, "lru", "lfu", "cost", "predict", or "none" to keep none;
-    experts_ahead: whether experts are read before they are chosen.
+    ram: bytes (or "256M", "auto") that programs may use together, with ``streams`` streams each; what of their weights
+    does not fit passes through memory (docs/memory.md). None: all weights are mapped. io: how they are read, "auto",
+    "io_uring", "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any
+    time. slow: what happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning).
+    experts: what leaves memory for an expert that was chosen and is not there, "lru", "lfu", "cost", "predict", or
+    "none" to keep none; experts_ahead: whether experts are read before they are chosen.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Runtime:
     ) -> None:  # fmt: skip
         self.budget: Budget | None = None
         if ram is not None:
-            from runnel.runtime.paging import KEPT, SLOW, WAYS, Budget, parse_ram
+            from runnel.runtime.paging import KEPT, SLOW, WAYS, Budget, SharedBudget, parse_ram
 
             if io not in WAYS:
                 raise InputError(f"there is no way of reading '{io}'; use one of {', '.join(WAYS)}.")
@@ -49,8 +49,9 @@ class Runtime:
                 raise InputError("slow is 'stop', or 'warn' with a patience in seconds; give one of these.")
             if experts not in KEPT:
                 raise InputError(f"there is no way of keeping experts '{experts}'; use one of {', '.join(KEPT)}.")
-            told = (io, io_threads, streams, patience, slow, experts, experts_ahead)
-            self.budget = Budget(parse_ram(ram), *told)
+            count = parse_ram(ram)
+            told = (io, io_threads, streams, patience, slow, SharedBudget(count), experts, experts_ahead)
+            self.budget = Budget(count, *told)
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
             raise InputError(f"a runtime has 1 to {MOST_WORKERS} workers, not {workers!r}.")
         self.workers = workers
@@ -69,11 +70,15 @@ class Runtime:
             raise RunnelError("the runtime is closed; open another one, and load the program with it.")
         return self._handle
 
-    def load(self, path: str | os.PathLike[str], poison: bool = False) -> Program:
-        """``runnel.load`` on the native backend with these workers."""
+    def load(self, path: str | os.PathLike[str], poison: bool = False, priority: int = 0) -> Program:
+        """``runnel.load`` on the native backend with these workers and this memory.
+
+        priority: of the program where several share ``ram``: one with a higher number takes what it can use from those
+        with lower ones when it runs, and from those with the same number when they rest.
+        """
         from runnel.runtime.program import load
 
-        return load(path, poison=poison, runtime=self)
+        return load(path, poison=poison, runtime=self, priority=priority)
 
     def close(self) -> None:
         """End the threads. No program that was loaded with them may be stepping, nor be stepped again."""

@@ -3,7 +3,8 @@
     python -m runnel.tools.bench_kv --rows build/bench/kv.json
 
 For each: bytes of the caches, tokens a second (one at a time, at the text's end), perplexity a token over the whole
-text, and how often the likeliest token is that of a cache that keeps everything.
+text, and how often the likeliest token is that of a cache that keeps everything. With --forks instead what a second
+stream costs: taking a token back, and a clone, into a stream that is there or a new one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import runnel
 from runnel import models
 from runnel.errors import InputError
 from runnel.files import replacing
+from runnel.runtime.cache.stream import CachedStream
 from runnel.tools.generate.tokens import open_tokenizer
 from runnel.tools.terminal import size
 from runnel.tools.units import positive
@@ -78,17 +82,60 @@ def measured(kv: str, folder: Path, tokens: np.ndarray, likeliest: np.ndarray | 
     return Row(kv, int(kept), TIMED / spent, math.exp(loss), agreement), top
 
 
+def median_us(run: Callable[[], object], rounds: int = 50) -> float:
+    """Microseconds of a call."""
+    spent = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        run()
+        spent.append(time.perf_counter() - begun)
+    return statistics.median(spent) * 1e6
+
+
+def print_forks(tokens: np.ndarray, folder: Path) -> None:
+    """Medians beside a token's, for caches that hold more and more of the text."""
+    runnel.compile(VERSE / "verse.onnx", folder / "m.rnl", kv=f"full={len(tokens) + 8},spare=8", backend="native")
+    program = runnel.load(folder / "m.rnl")
+    stream, twin = program.stream(), program.stream()
+    assert isinstance(stream, CachedStream) and isinstance(twin, CachedStream)
+    print("| kept | a token and back, µs | back | clone into a stream | clone |\n|---|---|---|---|---|")
+    backs: list[float] = []
+    for kept in (16, 256, 1024, len(tokens)):
+        stream.push(tokens[None, stream.position : kept], last=True)
+        backs.clear()
+
+        def step_and_back() -> None:
+            stream.push(tokens[None, :1])
+            begun = time.perf_counter()
+            stream.rollback(1)
+            backs.append(time.perf_counter() - begun)
+
+        both = median_us(step_and_back)
+        figures = [
+            both,
+            statistics.median(backs) * 1e6,
+            median_us(lambda: stream.clone(into=twin)),
+            median_us(stream.clone),
+        ]
+        print(f"| {kept} | " + " | ".join(f"{f:.1f}" for f in figures) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, default=VERSE / "held_out.txt", help="a text (default: the held-out book)")
     parser.add_argument("--tokens", type=positive, default=4096, help="how much of it (default: 4096 tokens)")
     parser.add_argument("--rows", type=Path, help="also write the rows there, as JSON")
     parser.add_argument("--only", default="", help="policies with this in their name, and the full cache")
+    parser.add_argument("--forks", action="store_true", help="what second streams cost, instead of the table")
     args = parser.parse_args()
     tokenizer = open_tokenizer(VERSE / "tokenizer.json")
     tokens = np.array([0, *tokenizer.encode(args.text.read_text(encoding="utf-8"))], np.int64)[: args.tokens]
     if len(tokens) < 2 * TIMED:
         raise InputError(f"'{args.text}' has {len(tokens)} tokens; give a text of at least {2 * TIMED}.")
+    if args.forks:
+        with tempfile.TemporaryDirectory() as folder:
+            print_forks(tokens, Path(folder))
+        return
     rows: list[Row] = []
     likeliest: np.ndarray | None = None
     print("| kv | bytes | tokens/s | perplexity | agreement |\n|---|---|---|---|---|")

@@ -65,8 +65,9 @@ def lines(program: Program, seconds: float) -> dict[str, str]:
     if facts is None:
         return {}
     speed = facts.bytes_read / seconds / 1e6 if seconds > 0 else 0.0
+    budget = facts.shared or facts.ram
     return {
-        "memory": f"{facts.peak / 2**20:.1f} MiB at most, of {facts.ram / 2**20:.1f} MiB; {facts.mode}",
+        "memory": f"{facts.peak / 2**20:.1f} MiB at most, of {budget / 2**20:.1f} MiB; {facts.mode}",
         "storage": f"{speed:.0f} MB/s read, stalls of {facts.stall_ms_p50:.3f} ms (median), "
         f"{100 * facts.hit_rate:.1f} % of the segments in time",
     }

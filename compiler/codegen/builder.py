@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from typing import Any
 
 from tvm import ir, sym, tirx
-from tvm.tirx import stmt
+from tvm.target import codegen
+from tvm.tirx import layout, stmt
 
 from runnel.compiler.codegen.errors import CodegenError
 
@@ -29,20 +31,57 @@ _BINARY: dict[Any, Callable[[Any, Any], Any]] = {
 }
 
 
+# Kernels have millions of nodes; what is the same in many of them is made once.
+_int32 = lru_cache(maxsize=1 << 16)(lambda value: tirx.IntImm("int32", value))
+_prim_type = cache(ir.PrimType)
+_pure = cache(lambda: ir.Op.get("tirx.call_llvm_pure_intrin"))
+
+
 def int32(value: Expr) -> Expr:
     """``value`` as an int32 expression."""
-    return tirx.IntImm("int32", value) if isinstance(value, int) else value
+    return _int32(int(value)) if isinstance(value, int) else value
+
+
+@cache
+def _parts(name: str) -> tuple[str, int]:
+    dtype, _, lanes = name.partition("x")
+    return dtype, int(lanes or 1)
 
 
 def dtype_of(value: Expr) -> str:
     """The element type, without the number of lanes."""
-    return str(value.ty).split("x")[0]
+    return _parts(value.ty.dtype)[0]
 
 
 def lanes_of(value: Expr) -> int:
     """The number of lanes of a value, 1 for a scalar."""
-    name = str(value.ty)
-    return int(name.split("x")[1]) if "x" in name else 1
+    return _parts(value.ty.dtype)[1]
+
+
+@cache
+def _number_of(name: str) -> Expr:
+    return tirx.IntImm("uint32", codegen.llvm_lookup_intrinsic_id(name))
+
+
+def pure(kind: str, name: str, *args: Expr) -> Expr:
+    """A call of an LLVM intrinsic without effects, whose result has the type ``kind``."""
+    return ir.Call(_pure(), (_number_of(name), *args), ret_ty=_prim_type(kind))
+
+
+@cache
+def _layout(elements: int) -> Any:
+    return layout.TileLayout(layout.S[(elements,)])
+
+
+@lru_cache(maxsize=1 << 12)
+def _from(position: int, lanes: int) -> Expr:
+    return tirx.Ramp(_int32(position), _int32(1), lanes) if lanes > 1 else _int32(position)
+
+
+def _consecutive(position: Expr, lanes: int) -> Expr:
+    if isinstance(position, int):
+        return _from(int(position), lanes)
+    return tirx.Ramp(position, _int32(1), lanes) if lanes > 1 else position
 
 
 def vector_type(dtype: str, lanes: int) -> str:
@@ -160,25 +199,25 @@ class Builder:
             return value
         if isinstance(value, tirx.Broadcast) and isinstance(value.value, tirx.IntImm | tirx.FloatImm):
             return value
-        lanes = lanes_of(value)
-        if isinstance(value, tirx.Mul) and dtype_of(value).startswith("float"):
+        dtype, lanes = _parts(value.ty.dtype)
+        if isinstance(value, tirx.Mul) and dtype.startswith("float"):
             # Else LLVM fuses a product with a later sum in one variant of a kernel and not in another.
             value = self.fence(value)
-        if dtype_of(value) == "bool":
+        if dtype == "bool":
             one, zero = constant(1, "int8", lanes), constant(0, "int8", lanes)
             return tirx.NE(self.let(tirx.Select(value, one, zero)), zero)
-        if str(value.ty) == "int32":
+        if dtype == "int32" and lanes == 1:
             var = tirx.Var(self.name("v"), value.ty)
             self.emit(stmt.Bind(var, value))
             return var
         # TVM analyses what every bound variable stands for; data in a local array costs a tenth of the compile time.
-        memory = self.local(dtype_of(value), lanes)
-        self.store_vector(memory, 0, value)
-        return self.load_vector(memory, 0, lanes)
+        memory = self.local(dtype, lanes)
+        self.emit(stmt.BufferStore(memory, value, [_from(0, lanes)]))
+        return tirx.BufferLoad(memory, [_from(0, lanes)])
 
     def local(self, dtype: str, elements: int) -> Buffer:
         """An array on the stack; one that is only reached at constant positions ends up in registers."""
-        buffer = tirx.decl_buffer((elements,), dtype, name=self.name("t"), scope="local")
+        buffer = tirx.decl_buffer((elements,), dtype, name=self.name("t"), scope="local", layout=_layout(elements))
         self.emit(stmt.AllocBuffer(buffer))
         return buffer
 
@@ -228,8 +267,7 @@ class Builder:
 
     def load_vector(self, buffer: Buffer, position: Expr, lanes: int) -> Expr:
         """``lanes`` consecutive elements from ``position`` on."""
-        position = int32(position)
-        return tirx.BufferLoad(buffer, [tirx.Ramp(position, int32(1), lanes) if lanes > 1 else position])
+        return tirx.BufferLoad(buffer, [_consecutive(position, lanes)])
 
     def prefetch(self, buffer: Buffer, position: Expr) -> None:
         """Ask for the line of memory that holds an element, which need not exist."""
@@ -239,9 +277,7 @@ class Builder:
 
     def store_vector(self, buffer: Buffer, position: Expr, value: Expr) -> None:
         """Store all lanes of ``value`` from ``position`` on."""
-        lanes, position = lanes_of(value), int32(position)
-        index = tirx.Ramp(position, int32(1), lanes) if lanes > 1 else position
-        self.emit(stmt.BufferStore(buffer, value, [index]))
+        self.emit(stmt.BufferStore(buffer, value, [_consecutive(position, lanes_of(value))]))
 
     def store(self, buffer: Buffer, position: Expr, value: Expr) -> None:
         """Store ``value`` at ``position``, one element a lane where the position contains the lane."""
@@ -255,11 +291,11 @@ class Builder:
         if not self.fused:
             a, b, c = splat(a, lanes), splat(b, lanes), splat(c, lanes)
             return a * b + c if dtype_of(c) == "float32" else self._product_and_sum(a, b, c)
-        return tirx.call_llvm_pure_intrin(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
+        return pure(kind, "llvm.fma", splat(a, lanes), splat(b, lanes), splat(c, lanes))
 
     def fence(self, value: Expr) -> Expr:
         """``value`` as LLVM's optimiser cannot see through; takes no instruction. Integers go as floats."""
-        kind, lanes = dtype_of(value), lanes_of(value)
+        kind, lanes = _parts(value.ty.dtype)
         if kind.startswith("float"):
             return self.intrinsic("llvm.arithmetic.fence", value)
         size = {"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}.get(kind, 0) * lanes
@@ -273,14 +309,14 @@ class Builder:
         """An LLVM intrinsic whose result has the type of its first operand."""
         if not self.rounds and name in _ROUNDING:
             return self._whole(name, value)
-        return tirx.call_llvm_pure_intrin(str(value.ty), name, value, *more)
+        return pure(value.ty.dtype, name, value, *more)
 
     def whole(self, value: Expr) -> Expr:
         """float32 that is known to fit rounded half to even to int32."""
         kind = vector_type("int32", lanes_of(value))
         if not self.converts:
             return tirx.Cast(kind, self.intrinsic("llvm.roundeven", value))
-        return tirx.call_llvm_pure_intrin(kind, "llvm.lrint", value)
+        return pure(kind, "llvm.lrint", value)
 
     def _product_and_sum(self, a: Expr, b: Expr, c: Expr) -> Expr:
         """``a * b + c`` in float64 with the errors of the product and of the sum put back (Dekker, Knuth)."""

@@ -20,9 +20,9 @@ def round_up(size: int) -> int:
     return -(-size // native.ALIGNMENT) * native.ALIGNMENT
 
 
-def aligned(size: int) -> Bytes:
+def aligned(size: int, zero: bool = False) -> Bytes:
     """Memory at a multiple of 64 bytes."""
-    block = np.empty(size + native.ALIGNMENT, np.uint8)
+    block = (np.zeros if zero else np.empty)(size + native.ALIGNMENT, np.uint8)
     start = -block.ctypes.data % native.ALIGNMENT
     return block[start : start + size]
 
@@ -46,14 +46,14 @@ class Staging:
 class Words:
     """What the core is told and tells of ``lanes`` streams, in arrays that one call takes whole; and their states.
 
-    state_bytes: of one; 0: the most that the program takes.
+    state_bytes: of one; 0: the most that the program takes. zero: whether states are zero.
     """
 
-    def __init__(self, program: NativeProgram, lanes: int, state_bytes: int = 0) -> None:
+    def __init__(self, program: NativeProgram, lanes: int, state_bytes: int = 0, zero: bool = False) -> None:
         self.inputs, self.outputs = len(program.inputs), len(program.outputs)
         self.state_bytes = state_bytes or program.block_bytes
         self.block = round_up(self.state_bytes)
-        self.memory = aligned(self.block * lanes)
+        self.memory = aligned(self.block * lanes, zero)
         self.states = (ctypes.c_void_p * lanes)()
         self.addresses = (ctypes.c_void_p * (lanes * self.inputs))()
         self.frames = (ctypes.c_int64 * lanes)(*[-1] * lanes)

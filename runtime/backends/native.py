@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runnel.errors import InternalError, RunnelError, StreamError
+from runnel.errors import InputError, InternalError, RunnelError, StreamError
 from runnel.runtime import native, paging
 from runnel.runtime.backends.memory import Lane, Staging, Words, aligned
 from runnel.runtime.backends.opening import check_ports, open_program
@@ -75,12 +75,16 @@ class NativeProgram(Program):
         self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
 
     @staticmethod
-    def from_bundle(bundle: Bundle, poison: bool = False, runtime: Runtime | None = None) -> NativeProgram:
+    def from_bundle(
+        bundle: Bundle, poison: bool = False, runtime: Runtime | None = None, priority: int = 0
+    ) -> NativeProgram:
         """Raises BundleError, and InputError for a budget that is too small."""
         image = bundle.kernels()  # first: a bundle for another machine is told before anything else about it
         plan = bundle.read("plan")
         weights: Bytes | Paged = (
-            bundle.weights() if runtime is None or runtime.budget is None else paging.paged(bundle, runtime.budget)
+            bundle.weights()
+            if runtime is None or runtime.budget is None
+            else paging.paged(bundle, runtime.budget, priority)
         )
         return NativeProgram(bundle.manifest, plan, weights, image, poison, runtime)
 
@@ -92,9 +96,15 @@ class NativeProgram(Program):
     def set_weight_budget(self, ram: int | str, streams: int = 1) -> None:
         """Move to another budget (bytes, "256M", "auto") without reading what stays. Not while a stream is stepped.
 
-        streams: whose states count. Raises InputError below the least budget, or where all weights are in memory.
+        It is that of all programs of the runtime. streams: whose states count. Raises InputError below the least
+        budget, or where all weights are in memory.
         """
         paging.move(self._handle, ram, streams)
+
+    def set_priority(self, priority: int) -> None:
+        """Change what was given to ``load``. Raises InputError for a program without a budget."""
+        if self._core.rn_set_priority(self._handle, priority) != native.OK:
+            raise InputError("this program shares no budget; load it with Runtime(ram=…).load.")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

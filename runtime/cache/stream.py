@@ -34,11 +34,11 @@ class CachedStream(NativeStream):
 
     def __init__(
         self, program: NativeProgram, lane: Lane, choice: ctypes.Array[ctypes.c_int64] | None, state: bytes | None,
-        on_nonfinite: str, inputs: Mapping[str, Any] | None,
+        on_nonfinite: str, inputs: Mapping[str, Any] | None, source: CachedStream | None = None,
     ) -> None:  # fmt: skip
-        self._choice = choice
+        self._choice, self._source = choice, source
         self._room = lane.memory
-        super().__init__(program, lane, state, on_nonfinite, inputs)
+        super().__init__(program, lane, state if source is None else b"", on_nonfinite, inputs)
 
     @property
     def kv(self) -> KvFacts:
@@ -76,6 +76,28 @@ class CachedStream(NativeStream):
         for into, tail in zip(out.values() if isinstance(out, Mapping) else [out], tails):
             into[...] = tail
         return out
+
+    def clone(self, into: CachedStream | None = None) -> CachedStream:
+        """A second stream that goes on from here; it costs a copy of what the caches hold, not of what they could.
+
+        into: a stream of this program and of as many bytes that becomes it and is given back, so that nothing is
+        allocated, as for beams that replace each other. Raises StreamError for another one.
+        """
+        if into is None:
+            lane = Words(self.program, 1, self.state_bytes, zero=True).lane(0)
+            return CachedStream(self.program, lane, None, None, self.on_nonfinite, None, source=self)
+        if into.program is not self.program or into.state_bytes != self.state_bytes:
+            raise StreamError("a stream becomes another one of the same program and kv only; clone without into.")
+        if into is not self:
+            into._fork(self)
+        return into
+
+    def _fork(self, source: CachedStream) -> None:
+        code = self._core.rn_fork(self.program._handle, source._state, self._state)
+        if code != native.OK:
+            raise self.error(code, [])
+        if self._feed is not None and source._feed is not None:
+            self._feed.load(source._feed.save())
 
     def rollback(self, frames: int) -> None:
         """Take the latest tokens back, as if they had never come: at most ``spare`` of the kv that the stream chose.
@@ -146,6 +168,10 @@ class CachedStream(NativeStream):
         return not self._core.rn_has_nonfinite(self.program._handle, self._addresses, self._frames)
 
     def restore(self, state: bytes) -> None:
+        if (source := self._source) is not None:
+            self._source = None
+            self._fork(source)
+            return
         feed = self.program.feed()
         size = len(state) - (feed.state_bytes if feed is not None else 0)
         before = self._memory

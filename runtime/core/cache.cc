@@ -119,6 +119,30 @@ void StartCaches(const Program& program, void* state) {
   caches.angle_position[0] = caches.angle_position[1] = -1;
 }
 
+void ForkCaches(const Program& program, const uint8_t* from, uint8_t* to, int64_t frames) {
+  const CacheState& caches = *CachesOf(program, static_cast<const void*>(from));
+  const HeadState* heads = HeadsOf(program, const_cast<uint8_t*>(from));
+  auto copy = [&](int64_t at, int64_t bytes) {
+    if (bytes > 0) memcpy(to + at, from + at, static_cast<size_t>(bytes));
+  };
+  copy(0, heads[0].marks);
+  for (const Cache& cache : program.caches) {
+    for (int32_t h = 0; h < cache.kv_heads; ++h) {
+      const HeadState& head = heads[cache.first_head + h];
+      const int64_t padded = Up(head.slots, cache.block), held = Up(head.count, cache.block);
+      copy(head.marks, head.count * static_cast<int64_t>(sizeof(Mark)));
+      const int64_t ranks = head.marks + head.slots * static_cast<int64_t>(sizeof(Mark));
+      if (Ranked(program)) copy(ranks, head.count * static_cast<int64_t>(sizeof(int32_t)));
+      copy(head.keys, KeyBytes(cache, held));
+      copy(head.values, ValueBytes(cache, head.count));
+      if (cache.key_bits < 32) copy(head.keys + KeyBytes(cache, padded), head.count * 4);
+      if (cache.value_bits < 32) copy(head.values + ValueBytes(cache, padded), head.count * 4);
+      const int64_t spare = caches.params[kSpare];
+      copy(head.undo, (frames < spare ? frames : spare) * UndoBytes(cache, head));
+    }
+  }
+}
+
 bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int64_t frames) {
   const int64_t least = program.rings_end + static_cast<int64_t>(sizeof(CacheState)) +
                         static_cast<int64_t>(sizeof(HeadState)) * program.cache_heads.size;

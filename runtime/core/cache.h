@@ -86,6 +86,9 @@ bool TakesParams(const Program& program, const int64_t* params, int64_t start);
 // Empties the caches of a state whose parameters and start are set.
 void StartCaches(const Program& program, void* state);
 
+// Copies a state of so many frames but for slots that hold nothing.
+void ForkCaches(const Program& program, const uint8_t* from, uint8_t* to, int64_t frames);
+
 // Whether bytes behind the rings are caches as this program makes them. `bytes` need not be aligned.
 bool CheckCaches(const Program& program, const uint8_t* bytes, int64_t size, int64_t frames);
 

@@ -1,4 +1,4 @@
-// The C ABI: what a stream chooses of its caches, what they hold, and going back.
+// The C ABI: what a stream chooses of its caches, what they hold, forks, and going back.
 #include <cstring>
 
 #include "cache.h"
@@ -35,6 +35,18 @@ int rn_init_cache(const rn_program* program, void* state, const int64_t* choice,
   if (!Choose(*program, choice, &chosen)) return RN_BAD_ARGUMENT;
   *runnel::CachesOf(*program, state) = chosen;
   runnel::StartState(*program, state, poison != 0, false);
+  return RN_OK;
+}
+
+int rn_fork(const rn_program* program, const void* state, void* to) {
+  if (!program || !runnel::Aligned(state) || !runnel::Aligned(to) || state == to) return RN_BAD_ARGUMENT;
+  const auto& header = *static_cast<const StateHeader*>(state);
+  if (!program->caches.size || !runnel::IsStateOf(*program, header)) return RN_BAD_STATE;
+  if (header.flags & runnel::kPoisoned) {
+    memcpy(to, state, static_cast<size_t>(header.bytes));
+  } else {
+    runnel::ForkCaches(*program, static_cast<const uint8_t*>(state), static_cast<uint8_t*>(to), header.t);
+  }
   return RN_OK;
 }
 

@@ -36,11 +36,13 @@ Pager* Pager::Make(size_t weights_bytes) {
 }
 
 Pager::~Pager() {
+  if (budget_) budget_->Retire(share_);
   storage_.Close();  // first: reads go to the memory below
   if (base_) munmap(base_, weights_bytes_ ? weights_bytes_ : kPage);
   if (buffers_) munmap(buffers_, buffers_bytes_);
   if (blocks_) munmap(blocks_, block_bytes_ * kBlocks);
   PlatformFree(memory_);
+  if (budget_) budget_->Leave(share_);
   pthread_mutex_destroy(&lock_);
 }
 
@@ -164,13 +166,8 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   file_offset_ = paging.offset;
   patience_ns_ = paging.patience_us * 1000;
   goes_on_ = paging.slow == RN_SLOW_GO_ON;
-  if (!Choose(paging.ram, paging.streams)) {
-    if (message.text && message.bytes) {
-      snprintf(message.text, message.bytes, "it needs at least %llu bytes of memory and may use %llu",
-               static_cast<unsigned long long>(facts_.least), static_cast<unsigned long long>(paging.ram));
-    }
-    return RN_NO_MEMORY;
-  }
+  streams_ = paging.streams;
+  Measure();
   if (const int error = storage_.Open(paging.path, paging.io, paging.threads)) {
     if (message.text && message.bytes) {
       snprintf(message.text, message.bytes, "'%s' cannot be read: %s", paging.path, ErrorText(error));
@@ -183,29 +180,55 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   if (block_bytes_ && !(blocks_ = Reserve(block_bytes_ * kBlocks)))
     return fail(RN_NO_MEMORY, "not enough address space");
   for (Block& block : block_) block = {-1, 0};
+  if (const int code = Begun(paging, message)) return code;
   const int code = LoadForced();
   return code == RN_OK ? RN_OK : fail(code, error_);
 }
 
-uint64_t Pager::Fixed() const {
-  uint64_t bytes = used_ + own_ + block_bytes_ * kBlocks + units_.fixed();
-  for (const Segment& segment : segments_) bytes += segment.forced ? segment.bytes : 0;
-  return bytes;
+// Its part of a budget, shared or its own.
+int Pager::Begun(const rn_paging& paging, Message message) {
+  uint64_t least = facts_.least;
+  int code = RN_OK;
+  if (paging.budget) {
+    share_.pager = this;
+    auto* budget = reinterpret_cast<Budget*>(paging.budget);
+    code = budget->Join(share_, paging.priority, &least);
+    if (code != RN_NO_MEMORY) budget_ = budget;
+  } else if (!Choose(paging.ram)) {
+    code = RN_NO_MEMORY;
+  }
+  if (code == RN_OK || !message.text || !message.bytes) return code;
+  uint64_t ram = paging.ram, used, others;
+  if (paging.budget) reinterpret_cast<Budget*>(paging.budget)->Sum(&ram, &used, &others);
+  snprintf(message.text, message.bytes,
+           code == RN_STORAGE      ? "the programs beside it cannot give memory now"
+           : least == facts_.least ? "it needs at least %llu bytes of memory and may use %llu"
+                                   : "it needs at least %llu bytes of memory with the programs beside it, and they may "
+                                     "use %llu",
+           static_cast<unsigned long long>(least), static_cast<unsigned long long>(ram));
+  return code;
+}
+
+// What it needs whatever the budget, at least and at most.
+void Pager::Measure() {
+  uint64_t tables = 0, forced = 0;
+  passing_ = 0;
+  for (const Segment& segment : segments_) {
+    if (segment.units) continue;
+    (segment.forced ? forced : segment.table ? tables : passing_) += segment.bytes;
+  }
+  const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams_);
+  const uint64_t slots = (static_cast<uint64_t>(most_at_once_) + 1) * slot_bytes_;
+  fixed_ = used_ + own_ + block_bytes_ * kBlocks + states + forced + units_.fixed() + units_.least();
+  facts_.least = share_.least = fixed_ + (slots < passing_ ? slots : passing_);
+  share_.most = fixed_ + passing_ + tables + units_.all() - units_.least();
 }
 
 // Which segments are pinned under a budget: evenly spread over the pass, so that reading keeps pace with computing.
-bool Pager::Choose(uint64_t ram, int32_t streams) {
-  uint64_t passing = 0, tables = 0;
-  for (const Segment& segment : segments_) {
-    if (segment.forced || segment.units) continue;
-    (segment.table ? tables : passing) += segment.bytes;
-  }
-  const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams);
-  const uint64_t fixed = Fixed() + states + units_.least(),
-                 least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
-  const uint64_t least = fixed + (least_slots * slot_bytes_ < passing ? least_slots * slot_bytes_ : passing);
-  facts_.least = least;
-  if (ram < least) return false;
+bool Pager::Choose(uint64_t ram) {
+  if (ram < facts_.least) return false;
+  const uint64_t fixed = fixed_, passing = passing_;
+  const uint64_t least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
   uint64_t room = ram - fixed, slots = 0;
   if (room < passing) {
     slots = room / slot_bytes_;
@@ -235,7 +258,7 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
                                           share * static_cast<double>(passed) + static_cast<double>(segment.bytes) / 2);
       pinned += segment.pinned ? segment.bytes : 0;
     }
-    if (before && !segment.pinned && segment.loaded) {
+    if (before && !segment.pinned) {
       madvise(base_ + segment.offset, segment.bytes, MADV_DONTNEED);
       segment.loaded = false;
     }
@@ -249,13 +272,9 @@ bool Pager::Choose(uint64_t ram, int32_t streams) {
     (segment.pinned ? facts_.pinned : segment.table ? facts_.tables : facts_.streamed) += segment.bytes;
   }
   facts_.buffers = slots * slot_bytes_;
-  facts_.peak = fixed -
-                [&] {
-                  uint64_t forced = 0;
-                  for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
-                  return forced;
-                }() +
-                facts_.pinned + facts_.buffers + chosen - units_.least();
+  uint64_t forced = 0;
+  for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
+  facts_.peak = fixed - forced + facts_.pinned + facts_.buffers + chosen - units_.least();
   return true;
 }
 
@@ -275,8 +294,13 @@ int Pager::LoadForced() {
 }
 
 void Pager::Status(rn_paging_facts* facts) const {
+  uint64_t ram = 0, used = 0, least = 0;
+  if (budget_) budget_->Sum(&ram, &used, &least);
   pthread_mutex_lock(&lock_);
   *facts = facts_;
+  facts->shared = ram;
+  facts->shared_used = used;
+  facts->shared_least = least;
   facts->io = storage_.way();
   facts->threads = storage_.threads();
   facts->direct = storage_.direct();
@@ -284,22 +308,42 @@ void Pager::Status(rn_paging_facts* facts) const {
   pthread_mutex_unlock(&lock_);
 }
 
-int Pager::SetRam(uint64_t ram, int32_t streams) {
-  pthread_mutex_lock(&lock_);
-  if (const int code = DropFrom(0)) {
-    pthread_mutex_unlock(&lock_);
-    return code;
-  }
+int Pager::Take(uint64_t bytes) {
+  if (const int code = DropFrom(0)) return code;
   pass_size_ = pass_now_ = next_ = popped_ = 0;
-  const rn_paging_facts before = facts_;
-  const bool fits = Choose(ram, streams);
-  if (!fits) {
-    const uint64_t least = facts_.least;
-    facts_ = before;
-    facts_.least = least;
+  return Choose(bytes) ? RN_OK : RN_NO_MEMORY;
+}
+
+int32_t Pager::SetStreams(int32_t streams) {
+  const int32_t before = streams_;
+  streams_ = streams;
+  Measure();
+  return before;
+}
+
+int Pager::SetRam(uint64_t ram, int32_t streams) {
+  uint64_t least;
+  int code;
+  if (budget_) {
+    code = budget_->Resize(ram, share_, streams, &least);
+  } else {
+    Lock();
+    const int32_t before = SetStreams(streams);
+    least = facts_.least;
+    code = Take(ram);
+    if (code != RN_OK) SetStreams(before);
+    Unlock();
   }
-  pthread_mutex_unlock(&lock_);
-  return fits ? RN_OK : RN_NO_MEMORY;
+  if (code == RN_NO_MEMORY) {
+    snprintf(error_, sizeof error_, "at least %llu bytes are needed", static_cast<unsigned long long>(least));
+  }
+  return code;
+}
+
+int Pager::SetPriority(int32_t priority) {
+  if (!budget_) return RN_BAD_ARGUMENT;
+  budget_->SetPriority(share_, priority);
+  return RN_OK;
 }
 
 }  // namespace runnel

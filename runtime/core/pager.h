@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "budget.h"
 #include "plan.h"
 #include "runnel_paging.h"
 #include "step.h"
@@ -47,6 +48,15 @@ class Pager {
   void Status(rn_paging_facts* facts) const;
   const char* error() const { return error_; }
   int SetRam(uint64_t ram, int32_t streams);
+  int SetPriority(int32_t priority);
+
+  // For a budget that this program shares. Take: with the lock held, moves to another part of it.
+  bool TryLock() { return pthread_mutex_trylock(&lock_) == 0; }
+  void Lock() { pthread_mutex_lock(&lock_); }
+  void Unlock() { pthread_mutex_unlock(&lock_); }
+  int Take(uint64_t bytes);
+  int32_t SetStreams(int32_t streams);
+  uint64_t peak() const { return facts_.peak; }
 
  private:
   struct Segment {
@@ -73,8 +83,9 @@ class Pager {
   template <typename F>
   void EachOf(const Span<Instruction>& code, int32_t i, F&& use) const;
   void MarkForced(const Span<Instruction>& code);
-  uint64_t Fixed() const;
-  bool Choose(uint64_t ram, int32_t streams);
+  int Begun(const rn_paging& paging, Message message);
+  void Measure();
+  bool Choose(uint64_t ram);
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
   void Fill();
@@ -121,6 +132,10 @@ class Pager {
   Storage storage_;
   Units units_;
   uint64_t file_offset_ = 0, used_ = 0, own_ = 0, stalled_ = 0;
+  uint64_t fixed_ = 0, passing_ = 0;  // bytes that any budget has, and that pass or are pinned
+  int32_t streams_ = 0;
+  Budget* budget_ = nullptr;  // null: its own
+  Share share_;
   int64_t patience_ns_ = 0;
   bool goes_on_ = false;  // where storage is slow
   int begun_ = 0;         // what Begin came to

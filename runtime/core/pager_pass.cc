@@ -144,6 +144,7 @@ void Pager::Plan(const Span<Instruction>& code, int32_t from, const bool* due) {
 }
 
 void Pager::Begin(const Step* const* steps, int32_t count) {
+  if (budget_) budget_->Claim(share_);
   pthread_mutex_lock(&lock_);
   error_[0] = 0;
   stalled_ = facts_.stall_ns + units_.stall_ns();

@@ -120,6 +120,20 @@ int rn_set_ram(rn_program* program, uint64_t ram, int32_t streams) {
   return program->pager->SetRam(ram, streams);
 }
 
+int rn_budget_open(uint64_t ram, rn_budget** out) {
+  if (!out) return RN_BAD_ARGUMENT;
+  *out = reinterpret_cast<rn_budget*>(runnel::Budget::Make(ram));
+  return *out ? RN_OK : RN_NO_MEMORY;
+}
+
+void rn_budget_close(rn_budget* budget) {
+  if (budget) reinterpret_cast<runnel::Budget*>(budget)->Release();
+}
+
+int rn_set_priority(rn_program* program, int32_t priority) {
+  return program && program->pager ? program->pager->SetPriority(priority) : RN_BAD_ARGUMENT;
+}
+
 size_t rn_state_bytes(const rn_program* program) { return static_cast<size_t>(program->state_bytes); }
 size_t rn_scratch_bytes(const rn_program* program) { return static_cast<size_t>(program->working_bytes); }
 int32_t rn_instructions(const rn_program* program) { return program->works; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +156,37 @@ def test_the_kernel_charges_no_more_than_the_budget(binary: Path, bundle: Path, 
         assert done.returncode == 0, done.stderr
         assert peak <= budget
         assert json.loads(done.stdout)["steps"] > 0
+
+
+SWITCHING = """
+import sys
+import numpy as np
+import runnel
+
+def anonymous():
+    line = next(l for l in open("/proc/self/status") if l.startswith("RssAnon"))
+    return int(line.split()[1]) << 10
+
+path, ram = sys.argv[1], int(sys.argv[2])
+x = np.ones((1, 1, 1024), np.float32)
+runnel.load(path, ram=ram).stream().push(x)  # what Python and numpy need themselves
+before = anonymous()
+runtime = runnel.Runtime(ram=ram)
+streams = [runtime.load(path, priority=p).stream() for p in (0, 0, 1)]
+most = 0
+for turn in [0] * 20 + [1] * 40 + [2] * 4 + [0, 1] * 10 + [0] * 20:
+    streams[turn].push(x)
+    most = max(most, anonymous() - before)
+print(most, max(s.program.paging.pinned for s in streams))
+"""
+
+
+def test_what_programs_that_switch_have_in_memory_stays_below_their_budget(bundle: Path) -> None:
+    """As the kernel counts it, not as we do."""
+    budget = 44 * MIB
+    done = subprocess.run(
+        [sys.executable, "-c", SWITCHING, bundle, str(budget)], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    most, pinned = map(int, done.stdout.split())
+    assert pinned > 20 * MIB  # of 24: the one before all others has everything
+    assert pinned < most <= budget

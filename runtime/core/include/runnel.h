@@ -151,6 +151,9 @@ RN_API int64_t rn_cache_bytes(const rn_program* program, const int64_t* choice);
 RN_API int rn_init_cache(const rn_program* program, void* state, const int64_t* choice, int poison);
 // Bytes of a state block.
 RN_API int64_t rn_state_size(const void* state);
+// Copies a state with caches: what its slots hold, not those that hold nothing. `to` has as many bytes, and is zero or
+// a state of the same program.
+RN_API int rn_fork(const rn_program* program, const void* state, void* to);
 // The choice (13 words), policy, positions, frames taken, keys dropped by all heads, bytes of the caches, bits of a
 // key's and a value's element, heads, class of the frames that come in, 0, 0; then for each KV head: its cache, its
 // slots, how many are kept, frames dropped. A null state stands for one at its start with the most of all. Returns how

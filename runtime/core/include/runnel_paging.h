@@ -30,10 +30,17 @@ typedef struct rn_segment {
   uint32_t crc32c, reserved;
 } rn_segment;
 
+// Memory that programs share: the sum of what they may use is never above it. A program takes what it can use from
+// those of lower priority before its next pass, and from those of the same priority that did not run for 16 passes of
+// the others; what it takes is read as its passes come by it. Each has its least at all times. Programs of one budget
+// may run in several threads.
+typedef struct rn_budget rn_budget;
+
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
-// patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time. units: an rn_units;
-// when_chosen: units are read when they are chosen and never before.
+// patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time. budget: one that the
+// program shares, with its priority, instead of `ram`; null: its own. units: an rn_units; when_chosen: units are read
+// when they are chosen and never before.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
@@ -42,7 +49,9 @@ typedef struct rn_paging {
   int32_t io, threads, streams;
   uint64_t ram, elsewhere;
   int64_t patience_us;
-  int32_t slow, units, when_chosen, reserved;
+  int32_t slow, priority;
+  rn_budget* budget;
+  int32_t units, when_chosen;
 } rn_paging;
 
 #define RN_STALLS 96
@@ -58,16 +67,24 @@ typedef struct rn_unit_facts {
 // weights in memory, and read in every pass over all instructions. tables: bytes of which only rows are read. buffers:
 // bytes of buffers that reads go to. Since open: reads, bytes_read, uses (of segments that pass), waits (those that
 // a step had to wait for), stall_ns, dropped (read ahead and not used), rows (of tables), passes, late (waits beyond
-// the patience).
+// the patience). shared, shared_used, shared_least: of a budget that programs share, what they use at most and need at
+// least together; 0 without one.
 // stalls[i]: passes that waited for 2^(i / 4) microseconds or more, and less than 2^((i + 1) / 4); [0] also for less.
 // io, threads, direct (whether the system's cache is passed by): what was opened.
 typedef struct rn_paging_facts {
   uint64_t ram, least, peak, weights, pinned, streamed, tables, buffers;
   uint64_t reads, bytes_read, uses, waits, stall_ns, dropped, rows, passes, late;
+  uint64_t shared, shared_used, shared_least;
   uint64_t stalls[RN_STALLS];
   int32_t io, threads, direct, reserved;
   rn_unit_facts units;
 } rn_paging_facts;
+
+RN_API int rn_budget_open(uint64_t ram, rn_budget** out);
+// It lives as long as a program shares it.
+RN_API void rn_budget_close(rn_budget* budget);
+// Higher ones come first. RN_BAD_ARGUMENT for a program that shares no budget.
+RN_API int rn_set_priority(rn_program* program, int32_t priority);
 
 // rn_open for weights in a file. Fails with RN_NO_MEMORY, and the least budget in the message, where `ram` is too
 // small, with RN_STORAGE where the file cannot be read.
@@ -76,9 +93,10 @@ RN_API int rn_open_paged(const void* plan, size_t plan_bytes, size_t weights_byt
                          char* message, size_t message_bytes);
 // RN_BAD_ARGUMENT for a program whose weights are all in memory.
 RN_API int rn_paging_status(const rn_program* program, rn_paging_facts* facts);
-// One sentence about the last RN_STORAGE.
+// One sentence about the last RN_STORAGE, or RN_NO_MEMORY of rn_set_ram.
 RN_API const char* rn_paging_error(const rn_program* program);
-// Moves to another budget without reading anything that stays. RN_NO_MEMORY, and nothing changes, below the least.
+// Moves to another budget (the one that programs share, for all of them) without reading anything that stays.
+// RN_NO_MEMORY, and nothing changes, below the least.
 // streams: as in rn_paging. Not while the program steps.
 RN_API int rn_set_ram(rn_program* program, uint64_t ram, int32_t streams);
 
