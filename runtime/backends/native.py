@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from runnel.errors import InputError, InternalError, RunnelError, StreamError
+from runnel.errors import InputError, RunnelError, StreamError
 from runnel.runtime import native, paging
 from runnel.runtime.backends import direct
 from runnel.runtime.backends.memory import Lane, Scratch, Staging, Words
 from runnel.runtime.backends.opening import check_ports, open_program
+from runnel.runtime.backends.refusal import refusal
 from runnel.runtime.batch import Batch
 from runnel.runtime.bundle import Bundle, Bytes
 from runnel.runtime.feed import Feed
@@ -26,9 +27,7 @@ from runnel.runtime.program import (
     check_policy,
     checked_inputs,
     checked_out,
-    describe_nonfinite,
     offered,
-    too_long,
 )
 from runnel.runtime.runtime import Runtime
 
@@ -394,16 +393,4 @@ class NativeStream(Stream):
 
     def error(self, code: int, arrays: list[Array]) -> RunnelError:
         """What a code of the core means for a push of ``arrays``."""
-        if code == native.NOT_FINITE:
-            return StreamError(describe_nonfinite(self.program.timed, arrays))
-        if code == native.TOO_LONG and self.program.max_frames is not None:
-            return too_long(self.program, self.position, self._frames.value)
-        if code == native.FLUSHED:
-            return StreamError("the stream has ended; call reset() to start it again.")
-        if code == native.STORAGE:
-            said = self._core.rn_paging_error(self.program._handle).decode(errors="replace")
-            return StreamError(f"{said}; copy the bundle again or look at the storage, and reset the stream.")
-        said = native.message(code)
-        if code in (native.BAD_STATE, native.TOO_LONG, native.CAPACITY):
-            return StreamError(f"{said}.")
-        return InternalError(f"{said}; please report this model.")
+        return refusal(self, code, arrays)
