@@ -200,7 +200,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
     os.close(handle)
     try:
-        write_bundle(name, manifest, entries)
+        manifest["weights"] = write_bundle(name, manifest, entries)["weights"]
         against, own, rounding = "the offline model", 0.0, 0.0
         if graph.modes:
             against, offline_cases = "the portable form", cases

@@ -61,10 +61,14 @@ class View:
 
 
 class Context:
-    """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``."""
+    """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``. packs_only: of a
+    kernel whose code is known, constants are laid out and nothing else is done."""
 
-    def __init__(self, group: Group, target: Target, rows: int, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, group: Group, target: Target, rows: int, tuning: Tuning | None = None, packs_only: bool = False
+    ) -> None:
         self.group = group
+        self.packs_only = packs_only
         self.target = target
         self._tuning = tuning or Tuning()
         self.rows = rows
@@ -152,6 +156,11 @@ class Context:
         """Elements from the first output row to the present one."""
         return self.row * self.group.out_row_pitch
 
+    @property
+    def arguments(self) -> tuple[Arg, ...]:
+        """In order."""
+        return (*self.args, self._out_arg)
+
     def finish(self) -> tuple[Any, tuple[Arg, ...]]:
         """The function and its arguments in order."""
         order = [i for i in range(len(self._params)) if i != self._out_index] + [self._out_index]
@@ -161,7 +170,7 @@ class Context:
         function = tirx.PrimFunc(params, self.b.body(), ir.PrimType("int32"))
         if self.target.gpu:
             function = cuda.as_kernel(function, self._thread)
-        return function, (*self.args, self._out_arg)
+        return function, self.arguments
 
     @property
     def _out_index(self) -> int:
