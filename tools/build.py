@@ -31,6 +31,7 @@ from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import StreamGraph, Tail
 from runnel.compiler.streaming.kinds.cache import keeps_all, rounds
+from runnel.compiler.streaming.kinds.rounded import Rounded
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
 from runnel.compiler.streaming.weights import round_weights
@@ -221,6 +222,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         manifest["proof"] = prove(
             Path(name), [*cases, *longer], axes, backends, request.progress, against, own, codes,
             len(form.model.graph.node), figures.latency_frames, rounding,
+            sum(isinstance(node, Rounded) for node in graph.nodes),
         )  # fmt: skip
         if graph.modes:
             request.say("measuring what the modes cost")
