@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,13 @@ from runnel.tools.cases import golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.cuda_form import cuda_form
 from runnel.tools.generate.attach import tokenizer_entries
+from runnel.tools.halves import half_record
 from runnel.tools.licences import licences
 from runnel.tools.ports import input_port, output_port
-from runnel.tools.prove import Arrays, Case, prove
+from runnel.tools.prove import Case, prove
 from runnel.tools.replay import deviation
 from runnel.tools.request import Request
+from runnel.tools.rewritten import Rewritten
 from runnel.tools.tuning.log import tuning as read_tuning
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
@@ -66,21 +68,6 @@ class BundleInfo:
 
     path: Path
     manifest: dict[str, Any]
-
-
-@dataclass
-class Rewritten:
-    """A model after the streaming rewrite. fixed: inputs bound to values. initial: first values of its own states.
-
-    exported: a quantised model before its sums were taken in int32.
-    """
-
-    graph: StreamGraph
-    proto: onnx.ModelProto
-    states: dict[str, str]
-    fixed: Arrays = field(default_factory=dict)
-    initial: Arrays = field(default_factory=dict)
-    exported: onnx.ModelProto | None = None
 
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
@@ -118,7 +105,7 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         round_activations(stream, request.modes["activations"])
     if request.align:
         align(stream)
-    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
+    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported, graph.half)
 
 
 def _check_states(graph: Graph, states: Mapping[str, str]) -> None:
@@ -202,9 +189,9 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     os.close(handle)
     try:
         manifest["weights"] = write_bundle(name, manifest, entries)["weights"]
-        against, own, rounding = "the offline model", 0.0, 0.0
+        against, own, rounding, offline_cases = "the offline model", 0.0, 0.0, cases
         if graph.modes:
-            against, offline_cases = "the portable form", cases
+            against = "the portable form"
             whole = keeps_all(graph.kv)
             cases = streamed(Path(name), cases) if whole else _portable_answers(Path(name), form, manifest, cases)
             entries |= _golden(cases[0])
@@ -224,6 +211,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             len(form.model.graph.node), figures.latency_frames, rounding,
             sum(isinstance(node, Rounded) for node in graph.nodes),
         )  # fmt: skip
+        manifest["proof"] |= half_record(rewritten, offline_cases)
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(

@@ -15,7 +15,7 @@ from runnel.errors import InputError
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
 
 if TYPE_CHECKING:
-    from runnel.tools.build import Rewritten
+    from runnel.tools.rewritten import Rewritten
 
 
 TOKENS = 80

@@ -107,7 +107,7 @@ class Blocks:
         self.padded = round_up(p.outputs, LANES)
         self.width = min(self.vectors * LANES, self.padded)
         self.permute = p.bits == 4 and target.vector_bytes == 64
-        self.half = target.has("f16c") or target.arch == "aarch64"
+        self.half = target.halves
         self.unit = 1
         self.ahead = target.arch == "x86_64"
         self.pitch = p.x.value.shape[-1]

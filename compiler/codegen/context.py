@@ -23,7 +23,7 @@ MAX_POINTERS = 16
 FEWEST_TURNS = 4
 """Turns of a loop from which on workers share it."""
 STORED_AS = {"bool": "int8"}
-DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
+DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ class View:
         """Where a tap's frame begins."""
         if self.offsets is not None:
             offset = tirx.BufferLoad(self.offsets, [tap])
-            item = np.dtype(self.value.dtype).itemsize  # the table counts in elements of 4 bytes
+            # The table counts in elements of 4 bytes.
+            item = 2 if self.access.half else np.dtype(self.value.dtype).itemsize
             return offset * (4 // item) if item <= 4 else tirx.truncdiv(offset, item // 4)
         return tap * frame_elements(self.value.shape)
 
@@ -73,7 +74,7 @@ class Context:
         self._tuning = tuning or Tuning()
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder(target.fused, target.rounds, target.wide, converts=not target.gpu)
+        self.b = Builder(target.fused, target.rounds, target.wide, not target.gpu, target.halves)
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}
@@ -87,20 +88,19 @@ class Context:
             self.args.append(Arg("share"))
             words = self._pointer("share", "int32")
             self._share = self.b.let(tirx.BufferLoad(words, [0])), self.b.let(tirx.BufferLoad(words, [1]))
-        self.out = self._pointer("out", group.output.dtype)
+        self.out = self._pointer("out", "float16" if group.half else group.output.dtype)
         self._out_arg = Arg("out", group.output)
 
     def _pointer(self, name: str, dtype: str) -> Buffer:
         if dtype not in DTYPES:
             raise Unsupported(self.group.nodes[-1].op, f"element type {dtype}")
-        dtype = STORED_AS.get(dtype, dtype)
-        var = tirx.Var(self.b.name(name), ir.PointerType(ir.PrimType(dtype)))
+        var, memory = self.b.parameter(name, STORED_AS.get(dtype, dtype))
         self._params.append(var)
-        return self.b.pointer(var, dtype)
+        return memory
 
     def _view(self, value: FrameValue, access: Access) -> View:
         self.args.append(Arg("window" if access.taps > 1 or access.ring else "frame", value, access))
-        memory = self._pointer("x", value.dtype)
+        memory = self._pointer("x", "float16" if access.half else value.dtype)
         table = access.ring or (access.taps > 1 and not access.contiguous)
         return View(value, access, memory, self._pointer("taps", "int32") if table else None)
 
