@@ -33,9 +33,10 @@ class Arg:
     value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights. length:
     of a "number", two int64 words: the number of the first row's frame, and the length of a tensor (in frames) once the
     end is known, else -1. A "share" is two int32 words: the number of this call's share of the work, and of shares.
+    "units": where slots of chosen units begin; value: the frame that lists them.
     """
 
-    role: Literal["frame", "window", "const", "number", "share", "out"]
+    role: Literal["frame", "window", "const", "number", "share", "units", "out"]
     value: FrameValue | None = None
     access: Access | None = None
     data: np.ndarray | None = None
@@ -123,6 +124,16 @@ class Context:
     def schedule(self, form: str, kind: str, rows: int, vectors: int, lanes: int, depth: int) -> Schedule:
         """How a product of ``rows`` by ``vectors`` of ``lanes`` elements, sums of ``depth`` products, is made."""
         return self._tuning.schedule(self.target, form, kind, rows, vectors, lanes, depth)
+
+    def units(self, slots: FrameValue, dtype: str) -> Buffer:
+        """Where the slots of chosen units begin, which the frame ``slots`` lists."""
+        if self.target.gpu:
+            raise Unsupported(self.group.nodes[0].op, "units are chosen on the CPU")
+        key = ("units", slots)
+        if key not in self._constants:
+            self.args.append(Arg("units", slots))
+            self._constants[key] = self._pointer("u", dtype)
+        return self._constants[key]
 
     @contextmanager
     def spread(self, extent: int, name: str = "i") -> Iterator[Expr]:

@@ -23,6 +23,7 @@ from runnel.compiler.codegen import (
     cuda,
     filters,
     linear,
+    neurons,
     packed,
     product,
     reduce,
@@ -78,6 +79,9 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,
+    "active": neurons.emit_active,
+    "neuron_values": neurons.emit_values,
+    "neuron_sum": neurons.emit_sum,
     **dict.fromkeys(sequence.GATES, sequence.emit_sequence),
     **{f"reduce_{name}": reduce.emit_reduction for name in ("sum", "mean", "max", "min", "prod", "l2")},
 }

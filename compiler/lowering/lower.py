@@ -13,6 +13,7 @@ from runnel.compiler.lowering import experts as _experts  # noqa: F401  (registe
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
+from runnel.compiler.lowering.neurons import with_neurons
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.lowering.signals import (
     Cached,
@@ -287,4 +288,4 @@ class Lowering:
 def lower(graph: StreamGraph) -> Lowering:
     """The steps of a stream graph. Raises NoKernel, whose message is the reason, where the native backend cannot run
     it."""
-    return Lowering(graph).run()
+    return Lowering(with_neurons(graph)[0] if graph.sparse else graph).run()

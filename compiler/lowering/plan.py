@@ -309,6 +309,10 @@ class Planner:
             return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
         if arg.role == "share":
             return [SHARE, 0, 0, 0, 1, 0]
+        if arg.role == "units":
+            assert arg.value is not None
+            slots = reads[arg.value].signal
+            return [UNITS, self.order.index(slots), 0, 0, -1, self.units.bytes_of(slots, self.groups)]
         if arg.role == "out":
             place, made = self._part(group)
             return [OUT, self.order.index(group.output), group.output.unit, place, 1, made]

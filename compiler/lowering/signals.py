@@ -126,11 +126,13 @@ Operand: TypeAlias = "View | np.ndarray | None"
 
 @dataclass(eq=False)
 class Table:
-    """Units of weights that are read when they are chosen. units: how many; most: chosen at a time."""
+    """Units of weights that are read when they are chosen. units: how many; most: chosen at a time. rows: (units,
+    elements), each a multiple of 64 bytes, where they are not the constants of steps."""
 
     name: str
     units: int
     most: int
+    rows: np.ndarray | None = None
 
 
 @dataclass(eq=False)

@@ -29,12 +29,15 @@ def segment_bytes(steps: list[AnyStep]) -> int:
 
 def weight_bytes(steps: list[AnyStep]) -> dict[str, int]:
     """Bytes of weights: ``streamed``, what every step reads, ``tables``, of which it reads rows, ``experts``, of which
-    it reads those that are chosen, and ``chosen``, what that makes."""
+    it reads those that are chosen, ``chosen``, what that makes, and ``neurons``, of which it reads active ones."""
     parts = {(s.chosen.table, s.chosen.part): s for s in steps if isinstance(s, Step) and s.chosen is not None}
     return {
         "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None)),
         "experts": int(sum(_bytes(step.node) * table.units for (table, _), step in parts.items())),
         "chosen": int(sum(_bytes(step.node) * table.most for (table, _), step in parts.items())),
+        "neurons": sum(
+            step.table.rows.nbytes for step in steps if isinstance(step, Choose) and step.table.rows is not None
+        ),
         "tables": sum(step.table.nbytes for step in steps if isinstance(step, Fetch)),
     }
 
