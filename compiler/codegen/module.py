@@ -80,6 +80,7 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,
     "active": neurons.emit_active,
+    "active_part": neurons.emit_active_part,
     "neuron_values": neurons.emit_values,
     "neuron_sum": neurons.emit_sum,
     **dict.fromkeys(sequence.GATES, sequence.emit_sequence),

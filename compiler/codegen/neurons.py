@@ -54,6 +54,22 @@ def emit_active(context: Context, node: FrameNode) -> None:
         b.store_vector(context.out, to, b.load_vector(count, 0, 1))
 
 
+def emit_active_part(context: Context, node: FrameNode) -> None:
+    """active_part: what a list holds from its element ``first`` on, as many as fit."""
+    b, x, first = context.b, node.inputs[0], int(node.attrs["first"])
+    assert isinstance(x, FrameValue)
+    memory, access = _memory(context, x), context.views[x].access
+    most = node.output.shape[0] - 1
+    with b.loop(context.rows, "row") as row:
+        context.row = row
+        at, to = b.let(context.at_row(access)), b.let(context.out_row)
+        rest = b.load_vector(memory, at, 1) - first
+        count = b.let(tirx.max(tirx.min(rest, int32(most)), int32(0)))
+        b.store_vector(context.out, to, count)
+        with b.repeat(count, "i") as i:  # a fence, else it becomes a call of memcpy
+            b.store_vector(context.out, to + 1 + i, b.fence(b.load_vector(memory, at + (1 + first) + i, 1)))
+
+
 class _Values:
     """Inner values of the listed neurons, a few neurons at a time."""
 
@@ -162,7 +178,7 @@ def loaded(context: Context, memory: Buffer, at: Expr, lanes: int, kind: str) ->
 
 
 def emit_sum(context: Context, node: FrameNode) -> None:
-    """neuron_sum: the listed neurons' rows of the last matrix times their values, from a bias on."""
+    """neuron_sum: the listed neurons' rows of the last matrix times their values, from a bias or another sum on."""
     _one_row(context, node)
     b = context.b
     values, found, slots, bias = node.inputs
@@ -173,7 +189,9 @@ def emit_sum(context: Context, node: FrameNode) -> None:
     outputs = int(np.prod(node.output.shape, dtype=np.int64))
     padded = round_up(outputs, LANES)
     start = None
-    if bias is not None:
+    if isinstance(bias, FrameValue):
+        start = _memory(context, bias)
+    elif bias is not None:
         row = np.zeros(padded, np.float32)
         row[:outputs] = np.asarray(bias, np.float32).reshape(-1)
         start = context.constant((id(node), "bias"), row)

@@ -31,6 +31,7 @@ ANCHORS |= {
     "choose",
     "shares",
     "active",
+    "active_part",
     "neuron_values",
     "neuron_sum",
 }

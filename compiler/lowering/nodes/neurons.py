@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runnel.compiler.lowering.frame import FrameNode, FrameValue, round_up
+from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.neurons import FeedForward
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import Read, Table, View
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
 
 UNIT_ALIGN = 64  # bytes
+PARTS = 4
+"""In which a list of neurons is gone through, so that memory need not have room for all of a layer's at once."""
+LEAST_PART = 256
 
 
 @lowers(FeedForward)
@@ -37,19 +40,27 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
     form = {"squared": node.squared, "gated": node.gate is not None}
     found = _step(low, node, "active", "active", [score], (1 + neurons,), "int32", {})
     outer, low.loop = low.loop, low.loop or low.new_loop()
-    slots = low.choose(node, Table(node.name, neurons, neurons, table), found)
-    attrs = {"form": form, "rows": rows[:-1], "unit": unit, "kind": str(table.dtype)}
-    given = [x if products else None, None if node.predicted else score, found, slots if products else None]
+    kind = str(table.dtype)
+    attrs = {"form": form, "rows": rows[:-1], "unit": unit, "kind": kind}
     gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
     biases = [gate_bias if node.predicted else None, up_bias]
-    values = _step(low, node, "neuron_values", "values", [*given, *biases], (neurons,), "float32", attrs)
-    attrs = {"row": rows[-1], "unit": unit, "kind": str(table.dtype)}
-    outputs = node.down.shape[1]
-    view = _step(
-        low, node, "neuron_sum", "", [values, found, slots, node.down_bias], (outputs,), "float32", attrs
-    )  # fmt: skip
+    most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
+    units_ = Table(node.name, neurons, most, table)
+    total: View | np.ndarray | None = node.down_bias
+    for first in range(0, neurons, most):
+        part, name = found, f"/{first}"
+        if most < neurons:
+            part = _step(low, node, "active_part", f"active{name}", [found], (1 + most,), "int32", {"first": first})
+        slots = low.choose(node, units_, part)
+        given = [x if products else None, None if node.predicted else score, part, slots if products else None]
+        values = _step(low, node, "neuron_values", f"values{name}", [*given, *biases], (most,), "float32", attrs)
+        total = _step(
+            low, node, "neuron_sum", name[1:] if first + most < neurons else "", [values, part, slots, total],
+            (node.down.shape[1],), "float32", {"row": rows[-1], "unit": unit, "kind": kind},
+        )  # fmt: skip
+    assert isinstance(total, View)
     low.loop = outer
-    return view.reshaped(node.output.frame_shape)
+    return total.reshaped(node.output.frame_shape)
 
 
 def units(matrices: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
