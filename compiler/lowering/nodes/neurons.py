@@ -35,28 +35,28 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
         made = replace(node.output, name=f"{node.output.name}/gates")
         score = low.linear(replace(node, output=made), x, first, bias, (neurons,))
         products = [] if node.gate is None else [node.up]
-    table, rows = units([*(m.T for m in products), node.down])
-    unit = table.shape[1]
+    table, starts = units([*(m.T for m in products), node.down])
+    unit = int(table.shape[1])
     form = {"squared": node.squared, "gated": node.gate is not None}
     found = _step(low, node, "active", "active", [score], (1 + neurons,), "int32", {})
     outer, low.loop = low.loop, low.loop or low.new_loop()
     kind = str(table.dtype)
-    attrs = {"form": form, "rows": rows[:-1], "unit": unit, "kind": kind}
+    attrs = {"form": form, "rows": starts[:-1], "unit": unit, "kind": kind}
     gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
     biases = [gate_bias if node.predicted else None, up_bias]
     most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
     units_ = Table(node.name, neurons, most, table)
     total: View | np.ndarray | None = node.down_bias
-    for first in range(0, neurons, most):
-        part, name = found, f"/{first}"
+    for begin in range(0, neurons, most):
+        part, name = found, f"/{begin}"
         if most < neurons:
-            part = _step(low, node, "active_part", f"active{name}", [found], (1 + most,), "int32", {"first": first})
+            part = _step(low, node, "active_part", f"active{name}", [found], (1 + most,), "int32", {"first": begin})
         slots = low.choose(node, units_, part)
         given = [x if products else None, None if node.predicted else score, part, slots if products else None]
         values = _step(low, node, "neuron_values", f"values{name}", [*given, *biases], (most,), "float32", attrs)
         total = _step(
-            low, node, "neuron_sum", name[1:] if first + most < neurons else "", [values, part, slots, total],
-            (node.down.shape[1],), "float32", {"row": rows[-1], "unit": unit, "kind": kind},
+            low, node, "neuron_sum", name[1:] if begin + most < neurons else "", [values, part, slots, total],
+            (node.down.shape[1],), "float32", {"row": starts[-1], "unit": unit, "kind": kind},
         )  # fmt: skip
     assert isinstance(total, View)
     low.loop = outer
