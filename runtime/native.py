@@ -72,6 +72,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "rn_workers_close": (None, [_pointer]),
     "rn_push_on": (ctypes.c_int, []),  # hot: its arguments are ctypes objects made once, see backends/native.py
     "rn_push_many_on": (ctypes.c_int, []),  # hot too
+    "rn_python_push": (_pointer, [_pointer] * 2),
+    "rn_python_sees": (None, [_pointer] * 3),
     "rn_has_prefill": (ctypes.c_int, [_pointer]),
     "rn_prefill": (ctypes.c_int, []),  # hot too
     "rn_cache_bytes": (ctypes.c_int64, [_pointer, _int64s]),

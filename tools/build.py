@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,23 +30,27 @@ from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.emit import PortableForm, emit, natural_hop
 from runnel.compiler.streaming.ir import StreamGraph, Tail
 from runnel.compiler.streaming.kinds.cache import keeps_all, rounds
+from runnel.compiler.streaming.kinds.rounded import Rounded
 from runnel.compiler.streaming.optimise import optimise
 from runnel.compiler.streaming.report import Report, report
+from runnel.compiler.streaming.sparse import read_sparsely
 from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.processor import missing_features, processor
 from runnel.tools.caches import beyond, check_kernels, kv_record, rounded
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
-from runnel.tools.cases import golden_cases
+from runnel.tools.cases import as_npy, golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.cuda_form import cuda_form
 from runnel.tools.generate.attach import tokenizer_entries
+from runnel.tools.halves import half_record
 from runnel.tools.licences import licences
 from runnel.tools.ports import input_port, output_port
-from runnel.tools.prove import Arrays, Case, prove
+from runnel.tools.prove import Case, prove
 from runnel.tools.replay import deviation
 from runnel.tools.request import Request
+from runnel.tools.rewritten import Rewritten
 from runnel.tools.tuning.log import tuning as read_tuning
 
 if TYPE_CHECKING:  # TVM takes seconds to import: only what makes kernels waits for it
@@ -65,21 +68,6 @@ class BundleInfo:
 
     path: Path
     manifest: dict[str, Any]
-
-
-@dataclass
-class Rewritten:
-    """A model after the streaming rewrite. fixed: inputs bound to values. initial: first values of its own states.
-
-    exported: a quantised model before its sums were taken in int32.
-    """
-
-    graph: StreamGraph
-    proto: onnx.ModelProto
-    states: dict[str, str]
-    fixed: Arrays = field(default_factory=dict)
-    initial: Arrays = field(default_factory=dict)
-    exported: onnx.ModelProto | None = None
 
 
 def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Rewritten:
@@ -115,9 +103,11 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
         round_weights(stream, request.modes["weights"])
     if "activations" in request.modes:
         round_activations(stream, request.modes["activations"])
+    if request.sparse:
+        read_sparsely(stream, request.sparse)
     if request.align:
         align(stream)
-    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported)
+    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported, graph.half)
 
 
 def _check_states(graph: Graph, states: Mapping[str, str]) -> None:
@@ -159,7 +149,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
-    weights are rounded, a named mode); activations ("int8": what weights of few bits multiply, another); kv (what the
+    weights are rounded, a named mode); activations ("int8": what weights of few bits multiply, another);
+    sparse ("exact", "predicted=FILE": layers with Relu read their active neurons only); kv (what the
     caches of a decoder keep: "full" with max_frames, or a policy such as "sink=4,window=512"); backend ("native"
     insists on kernels, "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer
     (a file for the bundle of a decoder of text; without it the one beside the model); progress(stage, fraction).
@@ -200,10 +191,10 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     handle, name = tempfile.mkstemp(prefix=".proving-", suffix=".rnl", dir=folder)
     os.close(handle)
     try:
-        write_bundle(name, manifest, entries)
-        against, own, rounding = "the offline model", 0.0, 0.0
+        manifest["weights"] = write_bundle(name, manifest, entries)["weights"]
+        against, own, rounding, offline_cases = "the offline model", 0.0, 0.0, cases
         if graph.modes:
-            against, offline_cases = "the portable form", cases
+            against = "the portable form"
             whole = keeps_all(graph.kv)
             cases = streamed(Path(name), cases) if whole else _portable_answers(Path(name), form, manifest, cases)
             entries |= _golden(cases[0])
@@ -221,7 +212,9 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         manifest["proof"] = prove(
             Path(name), [*cases, *longer], axes, backends, request.progress, against, own, codes,
             len(form.model.graph.node), figures.latency_frames, rounding,
+            sum(isinstance(node, Rounded) for node in graph.nodes),
         )  # fmt: skip
+        manifest["proof"] |= half_record(rewritten, offline_cases)
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(
@@ -301,8 +294,8 @@ def _entries(
 
 def _golden(case: Case) -> dict[str, bytes]:
     inputs, outputs = case.inputs.values(), case.outputs.values()
-    named = {f"golden/input_{i}.npy": _npy(x) for i, x in enumerate(inputs)}
-    return named | {f"golden/output_{i}.npy": _npy(y) for i, y in enumerate(outputs)}
+    named = {f"golden/input_{i}.npy": as_npy(x) for i, x in enumerate(inputs)}
+    return named | {f"golden/output_{i}.npy": as_npy(y) for i, y in enumerate(outputs)}
 
 
 def _states(form: PortableForm) -> dict[str, bytes]:
@@ -314,7 +307,7 @@ def _states(form: PortableForm) -> dict[str, bytes]:
         state["initial"] = None
         if values is not None:
             state["initial"] = f"states/{i}.npy"
-            entries[state["initial"]] = _npy(values)
+            entries[state["initial"]] = as_npy(values)
     return entries
 
 
@@ -335,12 +328,6 @@ def _own_deviation(
         return 0.0
     again = _portable_answers(path, other, manifest, cases)
     return max(deviation(a.outputs, c.outputs) for a, c in zip(again, cases, strict=True))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(array, order="C"))
-    return buffer.getvalue()
 
 
 def _weights(native: NativeProgram | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from runnel.tools.cases import noise
 from runnel.tools.prove import Case
 
 if TYPE_CHECKING:
-    from runnel.tools.build import Rewritten
+    from runnel.tools.rewritten import Rewritten
 
 FEWEST_BEYOND = 24
 MOST_MACS = 2e9

@@ -20,7 +20,7 @@ from runnel.tools.prove import Arrays, Case
 from runnel.tools.replay import SMALLEST_RANGE, leading, opened, play
 
 if TYPE_CHECKING:
-    from runnel.tools.build import Rewritten
+    from runnel.tools.rewritten import Rewritten
 
 TOGETHER = "measured together with the other modes: without them the model does not stream"
 NOISE = "noise"

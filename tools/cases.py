@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from runnel.errors import InputError
 from runnel.tools.prove import Arrays, Case, Offline, stepwise
 
 if TYPE_CHECKING:
-    from runnel.tools.build import Rewritten
+    from runnel.tools.rewritten import Rewritten
 
 
 TOKENS = 80
@@ -82,3 +83,10 @@ def noise(stream: Stream, frames: int, rng: np.random.Generator, graph: StreamGr
     tables = [n.inputs[0] for n in readers if n.op == "Gather" and stream is n.inputs[1]]
     rows = min((len(t) for t in tables if isinstance(t, np.ndarray)), default=2)
     return rng.integers(0, rows, shape).astype(stream.dtype)
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array, order="C"))
+    return buffer.getvalue()

@@ -14,7 +14,7 @@ from runnel.tools.prove import Arrays, Case, Offline, stepwise
 from runnel.tools.replay import LARGEST_CODE
 
 if TYPE_CHECKING:
-    from runnel.tools.build import Rewritten
+    from runnel.tools.rewritten import Rewritten
 
 
 def apart(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -41,14 +41,15 @@ def as_exported(rewritten: Rewritten, cases: Sequence[Case]) -> dict[str, Any]:
     longest = max(cases, key=lambda c: c.frames)
     for name, optimised in (("exported", False), ("optimised", True)):
         try:
-            outputs = _run(rewritten, rewritten.exported, longest.inputs, optimised)
+            outputs = run_exported(rewritten, rewritten.exported, longest.inputs, optimised)
             record[name] = apart(longest.outputs, {k: outputs[k] for k in longest.outputs})
         except Exception:  # a graph that onnxruntime's own rewrites break
             record[name] = None
     return record
 
 
-def _run(rewritten: Rewritten, model: onnx.ModelProto, inputs: Arrays, optimised: bool) -> Arrays:
+def run_exported(rewritten: Rewritten, model: onnx.ModelProto, inputs: Arrays, optimised: bool = False) -> Arrays:
+    """What a model as it was given makes of a recording. Raises what onnxruntime raises."""
     graph = rewritten.graph
     if rewritten.states:
         return stepwise(model, rewritten.states, rewritten.initial, inputs)

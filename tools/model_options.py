@@ -39,6 +39,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="round what is multiplied by weights of 4 or 8 bits: int8 (the same as --mode activations=int8)",
     )  # fmt: skip
     parser.add_argument(
+        "--sparse", metavar="KIND",
+        help="read weights of feed-forward layers with Relu only where neurons are active: exact, or predicted=FILE "
+        "(.npz, docs/sparse.md), which leaves out those that a predictor takes for idle",
+    )  # fmt: skip
+    parser.add_argument(
         "--calibration", metavar="FILE",
         help="the recording on which a named mode's deviation is measured: .npy, .npz by input name, or .wav (default: "
         "noise)",
@@ -93,6 +98,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "mode": args.mode or "exact",
         "weights": args.weights,
         "activations": args.activations,
+        "sparse": args.sparse,
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,
         "padding": args.padding,

@@ -19,6 +19,7 @@ TOLERANCE = 1e-5
 LOOSEST = 1e-4
 ONE_CODE = 1.001 / 255
 PART_OF_ROUNDING = 0.25
+MOST_OF_ROUNDING = 2.0
 MOST_RUNS = 1_000_000
 """Runs of single nodes on onnxruntime, some microseconds each, that a recording may take."""
 
@@ -78,14 +79,16 @@ def stepwise(model: onnx.ModelProto, states: dict[str, str], initial: Arrays, in
 def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Sequence[str],
           progress: Callable[[str, float | None], None] | None = None, against: str = "the offline model",
           own: float = 0.0, codes: dict[str, Any] | None = None, nodes: int = 1,
-          latency: int = 0, rounding: float = 0.0) -> dict[str, Any]:  # fmt: skip
+          latency: int = 0, rounding: float = 0.0, roundings: int = 1) -> dict[str, Any]:  # fmt: skip
     """Run every case on every backend and chunking; the proof for the manifest. Raises InternalError when one differs.
 
     against: whose answers the cases hold. own: how far onnxruntime was found to be from itself.
     codes: of a quantised model (tools/codes.py); where it has float islands, codes may be one apart. nodes: of the
     portable form, and latency: its frames; long recordings of deep models are cut in fewer ways, and the deepest run on
-    the native backend alone, so that the proof takes seconds. rounding: what rounded activations cost the model; a last
-    bit decides now and then which way one is rounded, so backends may differ by a part of it.
+    the native backend alone, so that the proof takes seconds. rounding: what rounded activations cost the model, and
+    roundings: how many products have them. A last bit decides now and then which way one is rounded, and what that
+    changes decides for more of those behind it: backends may differ by a part of the cost for each, and by what two
+    unlike roundings cost at most.
     """
     rng = np.random.default_rng(1)
     record: dict[str, Any] = {
@@ -134,7 +137,7 @@ def prove(path: Path, cases: Sequence[Case], axes: dict[str, int], backends: Seq
         record["codes"] = codes
         limit = max(limit, ONE_CODE) if codes["islands"] else limit
     if np.isfinite(rounding):
-        limit = max(limit, rounding * PART_OF_ROUNDING)
+        limit = max(limit, rounding * min(roundings * PART_OF_ROUNDING, MOST_OF_ROUNDING))
     record["limit"] = limit
     record["chunkings"] = ["frame by frame", "prime", "random", "whole"]
     record["not_covered"] = "other lengths, other inputs, other machines"

@@ -79,8 +79,8 @@ def deviation(
 ) -> float:
     """The largest difference, of the expected output's largest value; infinite for a wrong shape or a NaN.
 
-    usual: the largest value of each output in other recordings, where that is larger: silence has no range. Codes
-    of 8 bits deviate by 255ths, other integers by 0 or 1.
+    usual: the largest value of each output in other recordings, where that is larger: silence has no range. float16
+    deviate by what is beyond their last place. Codes of 8 bits deviate by 255ths, other integers by 0 or 1.
     """
     worst = 0.0
     for name, right in expected.items():
@@ -98,6 +98,9 @@ def deviation(
         same = (have == right) | (np.isnan(have) & np.isnan(right))
         with np.errstate(invalid="ignore"):
             difference = np.where(same, 0.0, np.abs(have.astype(np.float64) - right))
+            if right.dtype == np.float16:
+                last_place = np.spacing(np.maximum(np.abs(have), np.abs(right))).astype(np.float64)
+                difference = np.where(same, 0.0, np.maximum(difference - last_place, 0.0))
         scale = max(extent(right), (usual or {}).get(name, 0.0), SMALLEST_RANGE)
         worst = max(worst, float(difference.max()) / scale if np.isfinite(difference).all() else float("inf"))
     return worst

@@ -45,6 +45,7 @@ class Request:
     shape: Mapping[str, Sequence[int]] | None = None
     weights: str | None = None
     activations: str | None = None
+    sparse: str | None = None
     backend: str | None = None
     tuning: str | Path | None = None
     tokenizer: str | None = None
@@ -75,6 +76,8 @@ class Request:
         for name, value in (("weights", self.weights), ("activations", self.activations)):
             if value is not None:
                 self.modes = parse_modes([*(f"{k}={v}" for k, v in self.modes.items()), f"{name}={value}"])
+        if self.sparse is not None and self.sparse != "exact" and not self.sparse.startswith("predicted="):
+            raise InputError(f"sparse='{self.sparse}' is not understood; write exact or predicted=FILE.")
         if not 0 <= self.reuse_threshold < np.inf:
             raise InputError(f"reuse_threshold {self.reuse_threshold} is no deviation; give 0 or more, such as 0.05.")
         if self.window_mode == "reuse" and self.window is None:

@@ -59,6 +59,16 @@ def crc32c(data: bytes | memoryview, crc: int = 0) -> int:
     return int(register) ^ 0xFFFFFFFF
 
 
+def crc32c_rows(rows: NDArray[np.uint8]) -> Words:
+    """The CRC32C of each row of (rows, bytes)."""
+    if rows.shape[1] > rows.shape[0] * LANE:
+        return np.array([crc32c(row.tobytes()) for row in rows], np.uint32)
+    register, table = np.full(len(rows), 0xFFFFFFFF, np.uint32), _table()
+    for column in np.ascontiguousarray(rows.T):
+        register = (register >> np.uint32(8)) ^ table[(register ^ column) & 255]
+    return cast(Words, register ^ np.uint32(0xFFFFFFFF))
+
+
 def _join(remainders: Words) -> np.uint32:
     """The register after all lanes, from that of each lane alone: pairs are joined until one is left."""
     length = LANE

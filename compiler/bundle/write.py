@@ -38,9 +38,10 @@ def write_bundle(
     """Write a bundle and return its whole manifest.
 
     manifest: every key of MANIFEST_KEYS but the computed ones. ``manifest["weights"]["segments"]`` may give the
-    segments in order of use as {"offset", "bytes"} (of ``entries["weights/<layout>"]``); without it they are cut every
-    1 MiB. entries: {path in the bundle: its bytes}. The order in the file is the order of the mapping; equal inputs
-    give equal bytes. The entry manifest.sha256 protects the manifest as the manifest protects the others.
+    segments in order of use as {"offset", "bytes"} (of ``entries["weights/<layout>"]``), with "crc32c" where the same
+    weights were written before; without it they are cut every 1 MiB. entries: {path in the bundle: its bytes}. The
+    order in the file is the order of the mapping; equal inputs give equal bytes. The entry manifest.sha256 protects
+    the manifest as the manifest protects the others.
     signatures: of the manifest, the text of the entry manifest.sig, which is left out where it is empty.
     The file appears under its name only when it is complete.
     Raises InputError where it cannot be written there.
@@ -116,7 +117,10 @@ def _segments(payload: memoryview, given: Sequence[Mapping[str, int]] | None) ->
                 f"the weights' segment at {offset} of {size} bytes does not follow the one before ({covered})"
             )
         covered += size
-        segments.append({"offset": offset, "bytes": size, "crc32c": crc32c(payload[offset:covered])})
+        known = segment.get("crc32c")
+        segments.append(
+            {"offset": offset, "bytes": size, "crc32c": crc32c(payload[offset:covered]) if known is None else known}
+        )
     if covered != len(payload):
         raise InternalError(f"the weights' segments cover {covered} of {len(payload)} bytes")
     return segments

@@ -24,6 +24,8 @@ from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.reduce import tree_sum
 from runnel.compiler.lowering.frame import FrameNode
 
+AHEAD = 4096  # bytes ahead of their use at which weights are asked for
+LINE = 64
 _PERMUTE = "llvm.x86.avx512.permvar.sf.512"
 _NIBBLES = [float(v if v < 8 else v - 16) for v in range(16)]
 
@@ -105,8 +107,9 @@ class Blocks:
         self.padded = round_up(p.outputs, LANES)
         self.width = min(self.vectors * LANES, self.padded)
         self.permute = p.bits == 4 and target.vector_bytes == 64
-        self.half = target.has("f16c") or target.arch == "aarch64"
+        self.half = target.halves
         self.unit = 1
+        self.ahead = target.arch == "x86_64"
         self.pitch = p.x.value.shape[-1]
         self._pack()
 
@@ -159,6 +162,8 @@ class Blocks:
 
     def emit(self) -> None:
         """All rows and panels."""
+        if self.context.packs_only:
+            return
         if self.p.inner == 1:
             self._rows(self.context.rows, inner=False)
             return
@@ -247,6 +252,10 @@ class Blocks:
     def _group(self, starts: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]], count: int) -> None:
         """Products of the first ``count`` codes of an element of memory."""
         b, p = self.b, self.p
+        item = np.dtype(str(self.codes.dtype)).itemsize
+        for c in columns:
+            if c * item % LINE == 0:
+                self._ask(self.codes, at + c, item)
         packed = [b.let(b.load_vector(self.codes, at + c, LANES)) for c in columns]
         for i in range(count):
             xs = [splat(b.let(b.load_vector(p.x.memory, start + i, 1)), LANES) for start in starts]
@@ -304,6 +313,11 @@ class Blocks:
         for k in range(count - count % 16, count):
             total = b.let(total + b.load_vector(p.x.memory, at + k, 1))
         return b.let(total * constant(-1.0, "float32"))
+
+    def _ask(self, memory: Buffer, position: Expr, item: int) -> None:
+        """Ask for what lies some way behind ``position``, once for each line of memory."""
+        if self.ahead:
+            self.b.prefetch(memory, position + AHEAD // item)
 
     def _row_offset(self, row: Expr, inner: bool) -> Expr:
         outer = self.context.at_row(self.p.x.access)

@@ -6,21 +6,45 @@ is read at a position that contains ``Builder.lane``, the load is a vector: lane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from tvm import ir, sym, tirx
 from tvm.target import codegen
 from tvm.tirx import layout, stmt
 
+from runnel.compiler.codegen import halves as half_floats
 from runnel.compiler.codegen.errors import CodegenError
+from runnel.compiler.codegen.values import (
+    Buffer,
+    Expr,
+    consecutive,
+    constant,
+    dtype_of,
+    int32,
+    lanes_of,
+    shuffle,
+    splat,
+    vector_type,
+)
+
+__all__ = [
+    "Buffer",
+    "Builder",
+    "Expr",
+    "constant",
+    "dtype_of",
+    "int32",
+    "lanes_of",
+    "shuffle",
+    "splat",
+    "substitute",
+    "vector_type",
+]
 
 _ROUNDING = ("llvm.floor", "llvm.ceil", "llvm.trunc", "llvm.roundeven")
-
-Expr = Any  # TVM's expressions overload the arithmetic operators; Python ints stand for int32 constants
-Buffer = Any
 
 _BINARY: dict[Any, Callable[[Any, Any], Any]] = {
     tirx.Add: lambda a, b: a + b,
@@ -32,30 +56,8 @@ _BINARY: dict[Any, Callable[[Any, Any], Any]] = {
 
 
 # Kernels have millions of nodes; what is the same in many of them is made once.
-_int32 = lru_cache(maxsize=1 << 16)(lambda value: tirx.IntImm("int32", value))
 _prim_type = cache(ir.PrimType)
 _pure = cache(lambda: ir.Op.get("tirx.call_llvm_pure_intrin"))
-
-
-def int32(value: Expr) -> Expr:
-    """``value`` as an int32 expression."""
-    return _int32(int(value)) if isinstance(value, int) else value
-
-
-@cache
-def _parts(name: str) -> tuple[str, int]:
-    dtype, _, lanes = name.partition("x")
-    return dtype, int(lanes or 1)
-
-
-def dtype_of(value: Expr) -> str:
-    """The element type, without the number of lanes."""
-    return _parts(value.ty.dtype)[0]
-
-
-def lanes_of(value: Expr) -> int:
-    """The number of lanes of a value, 1 for a scalar."""
-    return _parts(value.ty.dtype)[1]
 
 
 @cache
@@ -73,48 +75,20 @@ def _layout(elements: int) -> Any:
     return layout.TileLayout(layout.S[(elements,)])
 
 
-@lru_cache(maxsize=1 << 12)
-def _from(position: int, lanes: int) -> Expr:
-    return tirx.Ramp(_int32(position), _int32(1), lanes) if lanes > 1 else _int32(position)
-
-
-def _consecutive(position: Expr, lanes: int) -> Expr:
-    if isinstance(position, int):
-        return _from(int(position), lanes)
-    return tirx.Ramp(position, _int32(1), lanes) if lanes > 1 else position
-
-
-def vector_type(dtype: str, lanes: int) -> str:
-    """TVM's name of a vector type."""
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
-
-
-def splat(value: Expr, lanes: int) -> Expr:
-    """``value`` in every lane; a vector stays as it is."""
-    return tirx.Broadcast(value, lanes) if lanes > 1 and lanes_of(value) == 1 else value
-
-
-def constant(value: float | int | bool, dtype: str, lanes: int = 1) -> Expr:
-    """A constant of an element type, in every lane."""
-    if dtype.startswith("float"):
-        return splat(tirx.FloatImm(dtype, float(value)), lanes)
-    return splat(tirx.IntImm(dtype, int(value)), lanes)
-
-
-def shuffle(value: Expr, indices: Sequence[int]) -> Expr:
-    """The lanes of ``value`` named by ``indices``."""
-    return tirx.Shuffle([value], list(indices))
-
-
 class Builder:
     """Statements of one kernel, in order. ``lanes`` is the width that loads at a lane position have.
 
     fused: whether the machine rounds a product and a sum once. rounds: whether it has instructions that round to whole
-    numbers, and converts: whether those make integers. wide: whether it divides and converts int64.
+    numbers, and converts: whether those make integers. wide: whether it divides and converts int64. halves: whether it
+    converts float16.
     """
 
-    def __init__(self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True) -> None:
+    def __init__(
+        self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True, halves: bool = True
+    ) -> None:
         self.fused, self.rounds, self.wide, self.converts = fused, rounds, wide, rounds and converts
+        self.halves = halves
+        self._in_half: set[Any] = set()
         self._blocks: list[list[Any]] = [[]]
         self._pointers: list[Any] = []
         self._names = 0
@@ -199,7 +173,7 @@ class Builder:
             return value
         if isinstance(value, tirx.Broadcast) and isinstance(value.value, tirx.IntImm | tirx.FloatImm):
             return value
-        dtype, lanes = _parts(value.ty.dtype)
+        dtype, lanes = dtype_of(value), lanes_of(value)
         if isinstance(value, tirx.Mul) and dtype.startswith("float"):
             # Else LLVM fuses a product with a later sum in one variant of a kernel and not in another.
             value = self.fence(value)
@@ -212,8 +186,8 @@ class Builder:
             return var
         # TVM analyses what every bound variable stands for; data in a local array costs a tenth of the compile time.
         memory = self.local(dtype, lanes)
-        self.emit(stmt.BufferStore(memory, value, [_from(0, lanes)]))
-        return tirx.BufferLoad(memory, [_from(0, lanes)])
+        self.emit(stmt.BufferStore(memory, value, [consecutive(0, lanes)]))
+        return tirx.BufferLoad(memory, [consecutive(0, lanes)])
 
     def local(self, dtype: str, elements: int) -> Buffer:
         """An array on the stack; one that is only reached at constant positions ends up in registers."""
@@ -221,20 +195,39 @@ class Builder:
         self.emit(stmt.AllocBuffer(buffer))
         return buffer
 
-    def pointer(self, var: Any, dtype: str) -> Buffer:
-        """The memory that a parameter points to."""
-        buffer = tirx.decl_buffer((1 << 30,), dtype, name=var.name + "_m")
+    def rounded(self, value: Expr) -> Expr:
+        """float32 rounded to float16."""
+        return half_floats.single(self, self.let(half_floats.half(self, value)))
+
+    def parameter(self, prefix: str, dtype: str) -> tuple[Any, Buffer]:
+        """A parameter that points to memory, and that memory. What lies there as float16 is float32 once loaded."""
+        kind = "uint16" if dtype == "float16" else dtype
+        var = tirx.Var(self.name(prefix), ir.PointerType(ir.PrimType(kind)))
+        buffer = tirx.decl_buffer((1 << 30,), kind, name=var.name + "_m")
         self._pointers.append(stmt.DeclBuffer(buffer, data=var))
-        return buffer
+        if dtype == "float16":
+            self._in_half.add(buffer)
+        return var, buffer
+
+    def _loaded(self, buffer: Buffer, value: Expr) -> Expr:
+        return half_floats.single(self, self.let(value)) if buffer in self._in_half else value
+
+    def _to_store(self, buffer: Buffer, value: Expr) -> Expr:
+        return half_floats.half(self, value) if buffer in self._in_half else value
 
     def load(self, buffer: Buffer, position: Expr) -> Expr:
         """Elements of ``buffer`` at ``position``: a vector where the position contains the lane."""
         index = self.index_vector(position)
         if isinstance(index, tirx.Broadcast):
-            return tirx.Broadcast(tirx.BufferLoad(buffer, [index.value]), self.lanes)
+            return tirx.Broadcast(self._loaded(buffer, tirx.BufferLoad(buffer, [index.value])), self.lanes)
+        return self.load_at(buffer, index)
+
+    def load_at(self, buffer: Buffer, index: Expr) -> Expr:
+        """The elements that an index vector names."""
         if isinstance(index, tirx.Shuffle):
-            return tirx.Shuffle([tirx.BufferLoad(buffer, [p]) for p in index.vectors], list(range(self.lanes)))
-        return tirx.BufferLoad(buffer, [index])
+            parts = [tirx.BufferLoad(buffer, [p]) for p in index.vectors]
+            return self._loaded(buffer, tirx.Shuffle(parts, list(range(self.lanes))))
+        return self._loaded(buffer, tirx.BufferLoad(buffer, [index]))
 
     def index_vector(self, value: Expr) -> Expr:
         """An index expression as data: one int32 a lane."""
@@ -267,7 +260,7 @@ class Builder:
 
     def load_vector(self, buffer: Buffer, position: Expr, lanes: int) -> Expr:
         """``lanes`` consecutive elements from ``position`` on."""
-        return tirx.BufferLoad(buffer, [_consecutive(position, lanes)])
+        return self._loaded(buffer, tirx.BufferLoad(buffer, [consecutive(position, lanes)]))
 
     def prefetch(self, buffer: Buffer, position: Expr) -> None:
         """Ask for the line of memory that holds an element, which need not exist."""
@@ -277,12 +270,13 @@ class Builder:
 
     def store_vector(self, buffer: Buffer, position: Expr, value: Expr) -> None:
         """Store all lanes of ``value`` from ``position`` on."""
-        self.emit(stmt.BufferStore(buffer, value, [_consecutive(position, lanes_of(value))]))
+        value = self._to_store(buffer, value)
+        self.emit(stmt.BufferStore(buffer, value, [consecutive(position, lanes_of(value))]))
 
     def store(self, buffer: Buffer, position: Expr, value: Expr) -> None:
         """Store ``value`` at ``position``, one element a lane where the position contains the lane."""
         value = splat(value, self.lanes)
-        self.emit(stmt.BufferStore(buffer, value, [self.index_vector(position)]))
+        self.emit(stmt.BufferStore(buffer, self._to_store(buffer, value), [self.index_vector(position)]))
 
     def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
         """``a * b + c``, rounded once; float32 twice where the machine does not fuse."""
@@ -295,7 +289,7 @@ class Builder:
 
     def fence(self, value: Expr) -> Expr:
         """``value`` as LLVM's optimiser cannot see through; takes no instruction. Integers go as floats."""
-        kind, lanes = _parts(value.ty.dtype)
+        kind, lanes = dtype_of(value), lanes_of(value)
         if kind.startswith("float"):
             return self.intrinsic("llvm.arithmetic.fence", value)
         size = {"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}.get(kind, 0) * lanes

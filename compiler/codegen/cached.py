@@ -77,13 +77,13 @@ class Function:
     """A kernel under construction: its builder and its pointers in order."""
 
     def __init__(self, target: Target) -> None:
-        self.b = Builder(target.fused, target.rounds, target.wide)
+        self.b = Builder(target.fused, target.rounds, target.wide, halves=target.halves)
         self._params: list[Any] = []
 
     def pointer(self, name: str, dtype: str = "float32") -> Buffer:
-        var = tirx.Var(self.b.name(name), ir.PointerType(ir.PrimType(dtype)))
+        var, memory = self.b.parameter(name, dtype)
         self._params.append(var)
-        return self.b.pointer(var, dtype)
+        return memory
 
     def finish(self) -> Any:
         return tirx.PrimFunc(self._params, self.b.body(), ir.PrimType("int32"))

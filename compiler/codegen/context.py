@@ -23,7 +23,7 @@ MAX_POINTERS = 16
 FEWEST_TURNS = 4
 """Turns of a loop from which on workers share it."""
 STORED_AS = {"bool": "int8"}
-DTYPES = frozenset({"float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
+DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,10 @@ class Arg:
     value, access: of a frame or window. value: of the output. data: a packed constant, flat, for the weights. length:
     of a "number", two int64 words: the number of the first row's frame, and the length of a tensor (in frames) once the
     end is known, else -1. A "share" is two int32 words: the number of this call's share of the work, and of shares.
+    "units": where slots of chosen units begin; value: the frame that lists them.
     """
 
-    role: Literal["frame", "window", "const", "number", "share", "out"]
+    role: Literal["frame", "window", "const", "number", "share", "units", "out"]
     value: FrameValue | None = None
     access: Access | None = None
     data: np.ndarray | None = None
@@ -55,21 +56,26 @@ class View:
         """Where a tap's frame begins."""
         if self.offsets is not None:
             offset = tirx.BufferLoad(self.offsets, [tap])
-            item = np.dtype(self.value.dtype).itemsize  # the table counts in elements of 4 bytes
+            # The table counts in elements of 4 bytes.
+            item = 2 if self.access.half else np.dtype(self.value.dtype).itemsize
             return offset * (4 // item) if item <= 4 else tirx.truncdiv(offset, item // 4)
         return tap * frame_elements(self.value.shape)
 
 
 class Context:
-    """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``."""
+    """A kernel under construction. ``row`` is the row that loads of inputs refer to, see ``rows``. packs_only: of a
+    kernel whose code is known, constants are laid out and nothing else is done."""
 
-    def __init__(self, group: Group, target: Target, rows: int, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, group: Group, target: Target, rows: int, tuning: Tuning | None = None, packs_only: bool = False
+    ) -> None:
         self.group = group
+        self.packs_only = packs_only
         self.target = target
         self._tuning = tuning or Tuning()
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder(target.fused, target.rounds, target.wide, converts=not target.gpu)
+        self.b = Builder(target.fused, target.rounds, target.wide, not target.gpu, target.halves)
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}
@@ -83,20 +89,19 @@ class Context:
             self.args.append(Arg("share"))
             words = self._pointer("share", "int32")
             self._share = self.b.let(tirx.BufferLoad(words, [0])), self.b.let(tirx.BufferLoad(words, [1]))
-        self.out = self._pointer("out", group.output.dtype)
+        self.out = self._pointer("out", "float16" if group.half else group.output.dtype)
         self._out_arg = Arg("out", group.output)
 
     def _pointer(self, name: str, dtype: str) -> Buffer:
         if dtype not in DTYPES:
             raise Unsupported(self.group.nodes[-1].op, f"element type {dtype}")
-        dtype = STORED_AS.get(dtype, dtype)
-        var = tirx.Var(self.b.name(name), ir.PointerType(ir.PrimType(dtype)))
+        var, memory = self.b.parameter(name, STORED_AS.get(dtype, dtype))
         self._params.append(var)
-        return self.b.pointer(var, dtype)
+        return memory
 
     def _view(self, value: FrameValue, access: Access) -> View:
         self.args.append(Arg("window" if access.taps > 1 or access.ring else "frame", value, access))
-        memory = self._pointer("x", value.dtype)
+        memory = self._pointer("x", "float16" if access.half else value.dtype)
         table = access.ring or (access.taps > 1 and not access.contiguous)
         return View(value, access, memory, self._pointer("taps", "int32") if table else None)
 
@@ -119,6 +124,16 @@ class Context:
     def schedule(self, form: str, kind: str, rows: int, vectors: int, lanes: int, depth: int) -> Schedule:
         """How a product of ``rows`` by ``vectors`` of ``lanes`` elements, sums of ``depth`` products, is made."""
         return self._tuning.schedule(self.target, form, kind, rows, vectors, lanes, depth)
+
+    def units(self, slots: FrameValue, dtype: str) -> Buffer:
+        """Where the slots of chosen units begin, which the frame ``slots`` lists."""
+        if self.target.gpu:
+            raise Unsupported(self.group.nodes[0].op, "units are chosen on the CPU")
+        key = ("units", slots)
+        if key not in self._constants:
+            self.args.append(Arg("units", slots))
+            self._constants[key] = self._pointer("u", dtype)
+        return self._constants[key]
 
     @contextmanager
     def spread(self, extent: int, name: str = "i") -> Iterator[Expr]:
@@ -152,6 +167,11 @@ class Context:
         """Elements from the first output row to the present one."""
         return self.row * self.group.out_row_pitch
 
+    @property
+    def arguments(self) -> tuple[Arg, ...]:
+        """In order."""
+        return (*self.args, self._out_arg)
+
     def finish(self) -> tuple[Any, tuple[Arg, ...]]:
         """The function and its arguments in order."""
         order = [i for i in range(len(self._params)) if i != self._out_index] + [self._out_index]
@@ -161,7 +181,7 @@ class Context:
         function = tirx.PrimFunc(params, self.b.body(), ir.PrimType("int32"))
         if self.target.gpu:
             function = cuda.as_kernel(function, self._thread)
-        return function, (*self.args, self._out_arg)
+        return function, self.arguments
 
     @property
     def _out_index(self) -> int:

@@ -289,7 +289,7 @@ class Evaluator:
             memory, base = view.memory, base + self.context.at_row(view.access)
         step = constant(after, "int32", self.b.lanes)
         where = splat(self.b.index_vector(base), self.b.lanes) + ops.cast(self.b, at, "int32") * step
-        value = self.b.let(tirx.BufferLoad(memory, [where]))
+        value = self.b.let(self.b.load_at(memory, where))
         return self.b.let(tirx.NE(value, m.like(value, 0))) if data.dtype in ("bool", np.bool_) else value
 
     def _pad(self, node: FrameNode, index: Index) -> Expr:

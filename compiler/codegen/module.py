@@ -23,12 +23,14 @@ from runnel.compiler.codegen import (
     cuda,
     filters,
     linear,
+    neurons,
     packed,
     product,
     reduce,
     sequence,
     spatial,
 )
+from runnel.compiler.codegen.alike import Form, form_of, with_constants, without_constants
 from runnel.compiler.codegen.context import Arg, Context
 from runnel.compiler.codegen.dots import prefers_unsigned
 from runnel.compiler.codegen.elementwise import emit_elementwise
@@ -77,6 +79,10 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,
     "attend": attend.emit_attend,
+    "active": neurons.emit_active,
+    "active_part": neurons.emit_active_part,
+    "neuron_values": neurons.emit_values,
+    "neuron_sum": neurons.emit_sum,
     **dict.fromkeys(sequence.GATES, sequence.emit_sequence),
     **{f"reduce_{name}": reduce.emit_reduction for name in ("sum", "mean", "max", "min", "prod", "l2")},
 }
@@ -104,6 +110,7 @@ class KernelModule:
         self._tvm_target = target.tvm()
         self._functions: dict[str, Any] = {}
         self._by_hash: dict[int, list[str]] = {}
+        self._alike: dict[Form, Kernel] = {}
         self.threads: dict[str, int] = {}  # of a GPU, for each kernel
 
     @property
@@ -118,7 +125,18 @@ class KernelModule:
 
     def add(self, group: Group) -> Kernel:
         """The kernel of a group. Raises ``Unsupported`` when an op, as used there, has no kernel."""
-        return self._add(replace(group, shared=True) if self.target.gpu else group)
+        group = replace(group, shared=True) if self.target.gpu else group
+        key = form_of(group)
+        known = None if key is None else self._alike.get(key)
+        if known is not None:
+            shared = any(arg.role == "share" for arg in known.args)
+            packed = self.emit(replace(group, shared=shared), 1, packs_only=True).arguments
+            if (args := with_constants(packed, known.args)) is not None:
+                return replace(known, args=args)
+        kernel = self._add(group)
+        if key is not None and known is None:
+            self._alike[key] = replace(kernel, args=without_constants(kernel.args))
+        return kernel
 
     def _add(self, group: Group) -> Kernel:
         forms = [self.emit(group, rows) for rows in dict.fromkeys((1, *group.rows))]
@@ -151,10 +169,11 @@ class KernelModule:
             ANCHORS[anchor.op](context, anchor)
         return [arg.data for arg in context.args if arg.data is not None]
 
-    def emit(self, group: Group, rows: int) -> Context:
-        """The kernel of a group for a number of rows, as statements that are not yet a function."""
+    def emit(self, group: Group, rows: int, packs_only: bool = False) -> Context:
+        """The kernel of a group for a number of rows, as statements that are not yet a function. packs_only: without
+        statements, where its code is known."""
         group = replace(group, nodes=with_ranges(group.nodes))
-        context = Context(group, self.target, rows, self.tuning)
+        context = Context(group, self.target, rows, self.tuning, packs_only)
         anchors = [node for node in group.nodes if node.op in ANCHORS]
         if len(anchors) > 1:
             raise Unsupported(anchors[1].op, f"it shares a group with {anchors[0].op}; a group has one anchor")

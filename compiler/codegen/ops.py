@@ -21,7 +21,9 @@ Attrs = dict[str, Any]
 
 
 def cast(b: Builder, x: Expr, dtype: str) -> Expr:
-    """Numpy's astype: to bool by ``!= 0``, float to integer towards zero."""
+    """Numpy's astype: to bool by ``!= 0``, float to integer towards zero. float16 is float32 that was rounded."""
+    if dtype == "float16":
+        return b.let(b.rounded(cast(b, x, "float32")))
     if dtype_of(x) == dtype:
         return x
     if dtype == "bool":

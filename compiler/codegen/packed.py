@@ -12,7 +12,7 @@ from tvm import tirx
 
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
-from runnel.compiler.codegen.blocks import Blocks
+from runnel.compiler.codegen.blocks import LINE, Blocks
 from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32, splat, vector_type
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.elementwise import apply_epilogue
@@ -146,6 +146,8 @@ class Packed(Blocks):
                 at_word = first + k * (each // QUAD) + half
                 words_of = [b.let(splat(b.load_vector(memory, base + at_word, 1), lanes)) for base in bases]
                 for i, (_, column) in enumerate(parts):
+                    if not half and column * QUAD % LINE == 0:
+                        self._ask(self.codes, place + column * QUAD, 1)
                     w = b.load_vector(self.codes, place + column * QUAD, QUAD * lanes)
                     if p.bits == 4:
                         nibbles = tirx.reinterpret(vector_type("int32", lanes), w)

@@ -40,7 +40,10 @@ def _of(operand: Any, sizes: dict[FrameValue, float]) -> float:
 
 
 def _size(node: FrameNode, sizes: dict[FrameValue, float]) -> float:
-    values = [_of(x, sizes) for x in node.inputs]
+    if node.op == "matmul_blocks":  # large constants are not looked at for nothing
+        return UNKNOWN
+    product = node.op in ("conv", "matmul")
+    values = [_of(x, sizes) for x in (node.inputs[:1] if product else node.inputs)]
     if node.op in SAME:
         return values[0]
     if node.op == "quantize":
@@ -55,7 +58,7 @@ def _size(node: FrameNode, sizes: dict[FrameValue, float]) -> float:
         least = float(np.abs(node.inputs[1].astype(np.float64)).min()) if node.inputs[1].size else 0.0
         return values[0] / least if least > 0 else UNKNOWN
     w = node.inputs[1] if len(node.inputs) > 1 else None
-    if node.op in ("conv", "matmul") and isinstance(w, np.ndarray) and w.dtype.kind == "i":
+    if product and isinstance(w, np.ndarray) and w.dtype.kind == "i":
         axes = tuple(range(1, w.ndim)) if node.op == "conv" else w.ndim - 2
         return float(np.abs(w.astype(np.float64)).sum(axes).max(initial=0.0)) * values[0]
     return UNKNOWN

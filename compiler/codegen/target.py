@@ -97,6 +97,11 @@ class Target:
         return self.arch != "armv7"
 
     @property
+    def halves(self) -> bool:
+        """Whether there are instructions that convert float16."""
+        return self.gpu or self.arch == "aarch64" or self.has("f16c" if self.arch == "x86_64" else "fp16")
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The features that a processor must report for kernels to run on it."""
         return tuple(f for f in known.REPORTED.get(self.arch, ()) if self.has(f))

@@ -11,6 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from runnel.compiler.graph.contrib import in_standard_ops
+from runnel.compiler.graph.decoder.roles import inner_ports
+from runnel.compiler.graph.half import in_half, widen
 from runnel.compiler.graph.upgrade import convert, upgrade_to_13
 from runnel.errors import InputError
 
@@ -47,6 +49,7 @@ class Graph:
     """nodes in topological order; constants by name; opset of the standard domain.
 
     proto: the offline model. exported: as it was before its quantised sums were taken in int32, where that was done.
+    half: as it was before its float16 tensors were written as float32, where it has any.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Graph:
     opset: int
     proto: onnx.ModelProto
     exported: onnx.ModelProto | None = None
+    half: onnx.ModelProto | None = None
 
 
 def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
@@ -64,11 +68,15 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
     model, name = _read(source)
     _check_names(model, name)
     opset = _check_opsets(model, name)
+    given = onnx.ModelProto.FromString(model.SerializeToString()) if in_half(model) else None
     in_standard_ops(model, opset)
     try:
         onnx.checker.check_model(model, full_check=False)
     except (onnx.checker.ValidationError, UnicodeError) as error:
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}; export it again.") from None
+    if given is not None:
+        model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        widen(model, inner_ports(_from_proto(model, name, opset)))
     if opset in (11, 12):
         upgrade_to_13(model)
         opset = RULES_OPSET
@@ -85,7 +93,9 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
         opset = RULES_OPSET
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    return _from_proto(model, name, opset)
+    graph = _from_proto(model, name, opset)
+    graph.half = given
+    return graph
 
 
 def _read(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

@@ -15,6 +15,14 @@ FORMS = {"int8": 8, "int4": 4, "fp16": 16}
 USUAL_BLOCK = 32
 LEAST_INPUTS = 32
 LEAST_OUTPUTS = 16
+_SAMPLE = 64
+
+
+def is_half(values: np.ndarray) -> bool:
+    """Whether float32 are all float16 exactly."""
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(some, some.astype(np.float16)) for some in (flat[:_SAMPLE], flat))
 
 
 def parse(value: str) -> tuple[int, int]:

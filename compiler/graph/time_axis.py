@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from runnel.compiler.graph.model import Graph, Port
 from runnel.errors import InputError
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Graph, Port
 
 BATCH_NAMES = {"batch", "batch_size", "batchsize", "n", "b", "bs", "nbatch", "num_batch"}
 
@@ -129,7 +132,7 @@ def _fix_batch(graph: Graph) -> None:
             graph.inputs[i] = replace(port, shape=(1, *port.shape[1:]))
         elif len(port.shape) > 1:
             shape = tuple(1 if isinstance(d, str) and d.lower() in BATCH_NAMES - {"n", "b"} else d for d in port.shape)
-            graph.inputs[i] = Port(port.name, port.dtype, shape)
+            graph.inputs[i] = replace(port, shape=shape)
 
 
 def _quoted(names: set[str]) -> str:

@@ -61,6 +61,7 @@ class Access:
     row_pitch: elements between the first tap of consecutive output rows, when several rows are made in one call.
     ring: the kernel finds frames itself, ``row_pitch`` elements apart, from the slot of the first on.
     pitch: elements from one frame to the next.
+    half: elements lie in memory as float16.
     """
 
     taps: int = 1
@@ -68,6 +69,7 @@ class Access:
     row_pitch: int = 0
     ring: bool = False
     pitch: int = 0
+    half: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ class Group:
     apart: rows wanted of a kernel whose rows come from anywhere, 0 for none: what a row reads of an input lies in one
         piece, one row's piece after the other's.
     shared: whether workers may make a frame together, each a share of the output.
+    half: the output lies in memory as float16.
     """
 
     nodes: tuple[FrameNode, ...]
@@ -88,6 +91,7 @@ class Group:
     out_row_pitch: int = 0
     apart: int = 0
     shared: bool = False
+    half: bool = False
 
     @property
     def output(self) -> FrameValue:

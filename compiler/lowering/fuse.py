@@ -23,7 +23,18 @@ ANCHORS = {
     "softmax",
     "log_softmax",
 }
-ANCHORS |= {"gru_sequence", "lstm_sequence", "rnn_sequence", "attend", "choose", "shares"}
+ANCHORS |= {
+    "gru_sequence",
+    "lstm_sequence",
+    "rnn_sequence",
+    "attend",
+    "choose",
+    "shares",
+    "active",
+    "active_part",
+    "neuron_values",
+    "neuron_sum",
+}
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}

@@ -352,7 +352,7 @@ class _Layout:
         source = FrameValue(read.value.name, sizes, read.value.dtype)
         read.value = source
         shape = tuple(sizes[p] for p in perm)
-        signal = self.low.signal(f"{read.signal.name}/turned", shape, read.signal.dtype, made, length)
+        signal = self.low.signal(f"{read.signal.name}/turned", shape, read.signal.stored, made, length)
         node = FrameNode("transpose", (source,), FrameValue(signal.name, shape, signal.dtype), {"perm": perm})
         self.steps.append(Step(node, [read], signal, loop))
         return signal

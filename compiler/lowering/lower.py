@@ -13,6 +13,7 @@ from runnel.compiler.lowering import experts as _experts  # noqa: F401  (registe
 from runnel.compiler.lowering import moving as _moving  # noqa: F401  (registers its handlers)
 from runnel.compiler.lowering import nodes as _nodes  # noqa: F401  (registers them)
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, frame_elements
+from runnel.compiler.lowering.neurons import with_neurons
 from runnel.compiler.lowering.registry import LOWERERS
 from runnel.compiler.lowering.signals import (
     Cached,
@@ -28,10 +29,11 @@ from runnel.compiler.lowering.signals import (
     View,
 )
 from runnel.compiler.lowering.split import SEGMENT_BYTES, segment_bytes, split_large
-from runnel.compiler.lowering.weights import block_operands, coded
+from runnel.compiler.lowering.weights import block_operands, coded, half_table
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
 
+HALF = "float16"
 BOOLEAN = {"equal", "greater", "less", "greater_equal", "less_equal", "and", "or", "xor", "not", "is_nan", "is_inf"}
 
 
@@ -72,6 +74,7 @@ class Lowering:
             view = self.views[stream]
             if view.stride != 1 or view.offset < 0 or not view.inside_end:
                 view = self.materialise(view, stream.fact.made, stream.name)
+            view = self.stored_as(view, stream.dtype, name)
             self.outputs[name] = (view, value if isinstance(value, Tail) else None)
         self.segment_bytes = segment_bytes(self.steps)
         self.steps = split_large(self.steps, self.segment_bytes)
@@ -88,6 +91,8 @@ class Lowering:
         """A new signal. Nothing is made before the first step, not even frames that are padding alone."""
         if made(0) > 0 and not (made.is_const and length.is_const):  # but for what is static
             made = made.minimum_with(Count.time().affine(max(made(1), made.gain * 2 + 1, 1), 0))
+        if dtype == HALF:
+            dtype, fields = "float32", fields | {"half": True}
         signal = Signal(name, tuple(shape), dtype, made, length, **fields)
         self.signals.append(signal)
         return signal
@@ -138,8 +143,8 @@ class Lowering:
             inputs.append(seen[key].value)
         fact = node.output.fact
         dtype = dtype or next((x.signal.dtype for x in operands if isinstance(x, View)), node.output.dtype)
-        output = FrameValue(node.name, tuple(shape), dtype)
         signal = self.signal(node.output.name, shape, dtype, fact.made, fact.length)
+        output = FrameValue(node.name, tuple(shape), signal.dtype)
         return self.add(FrameNode(op, tuple(inputs), output, attrs), reads, signal)
 
     def elementwise(
@@ -211,6 +216,7 @@ class Lowering:
     def fetch(self, node: StreamNode, table: np.ndarray, rows: View, shape: tuple[int, ...]) -> View:
         """The row of ``table`` that each frame of ``rows``, one number, names."""
         fact = node.output.fact
+        table = half_table(table)
         signal = self.signal(node.output.name, shape, table.dtype.name, fact.made, fact.length)
         read = self.read(rows)
         read.count = signal.made
@@ -247,19 +253,31 @@ class Lowering:
             made = view.signal.made.affine(1, view.stride - 1 - view.offset, view.stride)
             made = made.minimum_with(view.length.affine(1, 0))
         fill = view.signal.fill or 0.0
-        signal = self.signal(f"{name}/copy", view.shape, view.signal.dtype, made, view.length)
+        signal = self.signal(f"{name}/copy", view.shape, view.signal.stored, made, view.length)
         if view.stride != 1:
-            read = self.read(view)
-            output = FrameValue(signal.name, view.shape, signal.dtype)
-            return replace(self.add(FrameNode("identity", (read.value,), output), [read], signal), length=view.length)
+            return self._moved(view, signal)
         self.copy(view, signal, 0, 0, fill)
         return View(signal, 0, 1, view.shape, view.length)
+
+    def _moved(self, view: View, signal: Signal) -> View:
+        read = self.read(view)
+        output = FrameValue(signal.name, view.shape, signal.dtype)
+        return replace(self.add(FrameNode("identity", (read.value,), output), [read], signal), length=view.length)
+
+    def stored_as(self, view: View, dtype: str, name: str) -> View:
+        """The view's frames in memory of an element type: float32 and float16 stand for each other."""
+        if view.signal.stored == dtype or {view.signal.stored, dtype} != {"float32", HALF}:
+            return view
+        made = view.signal.made.affine(1, view.stride - 1 - view.offset, view.stride)
+        made = made.minimum_with(view.length.affine(1, 0))
+        return self._moved(view, self.signal(f"{name}/{dtype}", view.shape, dtype, made, view.length))
 
     def copy(
         self, view: View, target: Signal, offset: int, mode: int, fill: float, back: int = 0, last: bool = False
     ) -> None:
         if self.loop:
             raise NoKernel("copies frames inside a loop")
+        view = self.stored_as(view, target.stored, target.name)
         if view.signal.pitch != target.pitch:
             target.pitch = view.signal.pitch
         read = self.read(view, offset=offset, back=back)
@@ -270,4 +288,4 @@ class Lowering:
 def lower(graph: StreamGraph) -> Lowering:
     """The steps of a stream graph. Raises NoKernel, whose message is the reason, where the native backend cannot run
     it."""
-    return Lowering(graph).run()
+    return Lowering(with_neurons(graph)[0] if graph.sparse else graph).run()

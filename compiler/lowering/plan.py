@@ -17,6 +17,7 @@ from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.movers import Movers
+from runnel.compiler.lowering.rings import SCRATCH, STATE, Ring
 from runnel.compiler.lowering.segments import Segments
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
@@ -29,30 +30,10 @@ from runnel.compiler.streaming.ir import Tail
 MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
 SCHEMA = 2
 ALIGN = 64
-STATE, SCRATCH = 1, 2
 STATE_HEADER = 128
 CALL, REPEAT, ATTEND = 1, 2, 6
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE, UNITS = range(9)
 MOST_TABLE = 16  # taps beyond which frames with padding are read as one run too
-
-
-@dataclass(eq=False)
-class Ring:
-    """Where a signal's frames are kept. lead: frames before frame 0 that are read. tail: whether frames after the
-    end are read."""
-
-    signal: Signal
-    space: int = STATE
-    slots: int = 0
-    margin: int = 0
-    lead: int = 0
-    tail: int = 0
-    base: int = 0
-    init_offset: int = -1
-
-    @property
-    def bytes(self) -> int:
-        return (self.slots + self.margin) * self.signal.frame_bytes
 
 
 @dataclass
@@ -109,7 +90,7 @@ class Planner:
         for signal in used:
             ring = self.rings[signal]
             if signal.initial is not None:
-                frames = np.zeros((len(signal.initial), signal.pitch), signal.dtype)
+                frames = np.zeros((len(signal.initial), signal.pitch), signal.stored)
                 frames[:, : signal.elements] = signal.initial.reshape(len(signal.initial), -1)
                 ring.init_offset = self.weights.add(frames)
         words = self._words(code, entries, image, state_bytes, scratch_bytes)
@@ -123,20 +104,21 @@ class Planner:
 
     def _kernel(self, group: FusedStep) -> Kernel:
         """One that makes several rows unless it reads frames of its own, such as a sum so far."""
-        inputs = {
-            r.value: Access(r.taps, self._contiguous(r), r.stride * r.signal.pitch, r.ring > 0, r.signal.pitch)
-            for r in group.reads
-        }
+        inputs = {r.value: self._access(r) for r in group.reads}
         several = not group.loop and not any(r.ring or r.signal is group.output for r in group.reads)
         rows = rows_of_call(capacity(group.count, self.hop)) if several else ()
         nodes = tuple(s.node for s in group.steps)
         out = group.output
         shared = group.macs >= LEAST_SHARED
-        made = Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group), shared)
+        made = Group(nodes, inputs, rows, out.unit * out.pitch, rows_apart(group), shared, out.half)
         kernel = self.module.add(made)
         if group.chosen is not None:
             self.units.add(group.chosen, made, kernel)
         return kernel
+
+    def _access(self, read: Read) -> Access:
+        pitch, half = read.signal.pitch, read.signal.half
+        return Access(read.taps, self._contiguous(read), read.stride * pitch, read.ring > 0, pitch, half)
 
     @staticmethod
     def _contiguous(read: Read) -> bool:
@@ -327,6 +309,10 @@ class Planner:
             return [FRAME, self._clock(arg.length, group.output.name), 0, 0, 1, 0]
         if arg.role == "share":
             return [SHARE, 0, 0, 0, 1, 0]
+        if arg.role == "units":
+            assert arg.value is not None
+            slots = reads[arg.value].signal
+            return [UNITS, self.order.index(slots), 0, 0, -1, self.units.bytes_of(slots, self.groups)]
         if arg.role == "out":
             place, made = self._part(group)
             return [OUT, self.order.index(group.output), group.output.unit, place, 1, made]
@@ -364,7 +350,7 @@ class Planner:
         signals = [*self.low.inputs, *self.low.statics]
         streams = [*self.low.graph.inputs, *self.low.graph.statics]
         for signal, stream in zip(signals, streams, strict=True):
-            inputs += [self.order.index(signal), *layout(stream), dtype_number(signal.dtype)]
+            inputs += [self.order.index(signal), *layout(stream), dtype_number(signal.stored)]
         outputs: list[int] = []
         for name, (view, tail) in self.low.outputs.items():
             value = self.low.graph.outputs[name]

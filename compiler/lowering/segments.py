@@ -61,7 +61,7 @@ class Segments:
                 self.close()
         return self._placed[key], apart
 
-    def units(self, data: bytearray, sums: np.ndarray) -> list[int]:
+    def units(self, data: bytes | bytearray, sums: np.ndarray) -> list[int]:
         """Where units that are read when they are chosen lie, and their checksums: in segments of their own."""
         self.close()
         at = len(self.data)

@@ -22,7 +22,7 @@ class Signal:
 
     shape: of a frame. pitch: elements from one frame to the next. made, length: as in StreamFact. fill: what lies
     before frame 0 and after the end, once a reader needs it. initial: frames just before frame 0, (frames, *shape).
-    unit: frames written at once.
+    unit: frames written at once. half: its float32 lie in memory as float16.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Signal:
     unit: int = 1
     fill: float | None = None
     initial: np.ndarray | None = None
+    half: bool = False
     reads: list[Read] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,8 +46,13 @@ class Signal:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def stored(self) -> str:
+        """The element type in memory."""
+        return "float16" if self.half else self.dtype
+
+    @property
     def item_bytes(self) -> int:
-        return np.dtype(self.dtype).itemsize
+        return np.dtype(self.stored).itemsize
 
     @property
     def frame_bytes(self) -> int:
@@ -120,11 +126,13 @@ Operand: TypeAlias = "View | np.ndarray | None"
 
 @dataclass(eq=False)
 class Table:
-    """Units of weights that are read when they are chosen. units: how many; most: chosen at a time."""
+    """Units of weights that are read when they are chosen. units: how many; most: chosen at a time. rows: (units,
+    elements), each a multiple of 64 bytes, where they are not the constants of steps."""
 
     name: str
     units: int
     most: int
+    rows: np.ndarray | None = None
 
 
 @dataclass(eq=False)

@@ -24,17 +24,26 @@ def segment_bytes(steps: list[AnyStep]) -> int:
     """The most bytes of a segment of these steps' weights: smaller ones for fewer weights, so that a few of them are a
     small part of all."""
     total = int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None))
-    return SEGMENT_BYTES if total <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
+    return (
+        SEGMENT_BYTES if total + _neurons(steps) <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
+    )
+
+
+def _neurons(steps: list[AnyStep]) -> int:
+    """Bytes of the weights that lie in tables of neurons."""
+    tables = {step.table for step in steps if isinstance(step, Choose)}
+    return sum(table.rows.nbytes for table in tables if table.rows is not None)
 
 
 def weight_bytes(steps: list[AnyStep]) -> dict[str, int]:
     """Bytes of weights: ``streamed``, what every step reads, ``tables``, of which it reads rows, ``experts``, of which
-    it reads those that are chosen, and ``chosen``, what that makes."""
+    it reads those that are chosen, ``chosen``, what that makes, and ``neurons``, of which it reads active ones."""
     parts = {(s.chosen.table, s.chosen.part): s for s in steps if isinstance(s, Step) and s.chosen is not None}
     return {
         "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None)),
         "experts": int(sum(_bytes(step.node) * table.units for (table, _), step in parts.items())),
         "chosen": int(sum(_bytes(step.node) * table.most for (table, _), step in parts.items())),
+        "neurons": _neurons(steps),
         "tables": sum(step.table.nbytes for step in steps if isinstance(step, Fetch)),
     }
 

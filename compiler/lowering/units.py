@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from runnel.compiler.bundle.checksum import crc32c
+from runnel.compiler.bundle.checksum import crc32c, crc32c_rows
 from runnel.compiler.codegen.module import Kernel, KernelModule
 from runnel.compiler.lowering.frame import FrameNode, Group, round_up
 from runnel.compiler.lowering.segments import ALIGN, PAGE, Segments
-from runnel.compiler.lowering.signals import NoKernel, Step, Table
+from runnel.compiler.lowering.signals import Choose, NoKernel, Signal, Step, Table
 
 PIECE = 1 << 20  # the most bytes of a unit that are read at once
 LEAST_PAGES = 8  # from which on a unit is padded to whole ones, so that it is read to where it is used
@@ -74,9 +75,19 @@ class UnitTables:
         self.words(step.chosen.table)
         return self._tables[step.chosen.table].at[step.chosen.part, number]
 
+    def bytes_of(self, slots: Signal, groups: Sequence[object]) -> int:
+        """Bytes of a unit of the table that a choice makes ``slots`` of."""
+        return self.words(next(g.table for g in groups if isinstance(g, Choose) and g.output is slots))[2]
+
     def words(self, table: Table) -> list[int]:
         """Table, units, bytes of one, where their checksums lie, and the most that are chosen at a time."""
-        laid = self._tables[table]
+        laid = self._tables.setdefault(table, _Laid())
+        if laid.words is None and table.rows is not None:
+            rows = np.ascontiguousarray(table.rows).view(np.uint8)
+            if rows.shape[1] > PIECE:
+                raise NoKernel(f"has neurons of {rows.shape[1]} bytes, more than are read at once")
+            placed = self._weights.units(rows.tobytes(), crc32c_rows(rows))
+            laid.words = [placed[0], table.units, rows.shape[1], placed[1], table.most]
         if laid.words is None:
             size = 0
             for part, units in laid.parts.items():

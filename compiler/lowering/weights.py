@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.graph.blocks import Blocks
-from runnel.compiler.graph.rounded import parse, recoded
+from runnel.compiler.graph.rounded import is_half, parse, recoded
 
 HALF = 16
 MANY = 1 << 16
 """Weights from which on halves are taken unasked: fewer lie in a cache."""
-_SAMPLE = 64
 
 
 def coded(modes: Mapping[str, str], taps: Sequence[np.ndarray]) -> list[Blocks] | None:
@@ -21,7 +20,7 @@ def coded(modes: Mapping[str, str], taps: Sequence[np.ndarray]) -> list[Blocks] 
     and all float16 exactly; None where they are neither."""
     if "weights" in modes:
         bits, block = parse(modes["weights"])
-    elif sum(t.size for t in taps) >= MANY and all(_half(t.reshape(-1)[:_SAMPLE]) for t in taps):
+    elif sum(t.size for t in taps) >= MANY and all(is_half(t) for t in taps):
         bits, block = HALF, 0
     else:
         return None
@@ -29,9 +28,9 @@ def coded(modes: Mapping[str, str], taps: Sequence[np.ndarray]) -> list[Blocks] 
     return [b for b in found if b is not None] if all(b is not None for b in found) else None
 
 
-def _half(values: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):
-        return np.array_equal(values, values.astype(np.float16))
+def half_table(table: np.ndarray) -> np.ndarray:
+    """A table of float32 that are float16 exactly as such."""
+    return table.astype(np.float16) if table.dtype == np.float32 and is_half(table) else table
 
 
 def block_operands(taps: Sequence[Blocks]) -> tuple[list[np.ndarray | None], dict[str, Any]]:

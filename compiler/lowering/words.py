@@ -17,7 +17,7 @@ _OF_THE_CORE = {Cached: "attention", Choose: "choose", Fetch: "fetch", Copy: "co
 
 def fill_bits(fill: float, signal: Signal) -> int:
     """The four bytes that a frame is filled with, again and again. Raises NoKernel where four bytes cannot say it."""
-    value = np.array(fill).astype(signal.dtype).reshape(1)
+    value = np.array(fill).astype(signal.stored).reshape(1)
     words = np.resize(value, max(1, 4 // value.itemsize)).view(np.int32)
     if (words != words[0]).any():
         raise NoKernel(f"'{signal.name}' is padded with {fill} in elements of {value.itemsize} bytes")

@@ -260,6 +260,7 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
     steady: leave out what only the stream's start and end need; for benchmarks of other runtimes, never for results.
     """
     from runnel.compiler.streaming.portable.basic import emit_tail
+    from runnel.compiler.streaming.portable.halves import initializers
     from runnel.compiler.streaming.portable.registry import WRITERS
 
     base = natural_hop(graph)
@@ -315,10 +316,8 @@ def emit(graph: StreamGraph, hop: int | None = None, *, steady: bool = False) ->
         for p in ports_in
         if p.name in used or p.name in (POSITION, LENGTH) or p.name in {s.name for s in [*graph.inputs, *graph.statics]}
     ]
-    proto = helper.make_graph(
-        b.nodes, "runnel", ports_in, ports_out,
-        [numpy_helper.from_array(v, k) for k, v in b.constants.items() if k in used],
-    )  # fmt: skip
+    first, tensors = initializers(b.constants, used)
+    proto = helper.make_graph([*first, *b.nodes], "runnel", ports_in, ports_out, tensors)
     opsets = [helper.make_opsetid("", graph.opset)]
     opsets += [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in b.nodes} - {"", "ai.onnx"})]
     form.model = helper.make_model(

@@ -243,8 +243,7 @@ class Upsample(StreamNode):
 
 @dataclass(eq=False)
 class Shift(StreamNode):
-    """y[n] = x[n + offset]; outside x by mode: "constant" (fill), "reflect" or "edge". A slice or a pad of the time
-    axis."""
+    """y[n] = x[n + offset]; outside x by mode: "constant" (fill), "reflect" or "edge": slices and pads."""
 
     offset: int = 0
     left: int = 0
@@ -320,8 +319,7 @@ class Feedback(StreamNode):
 
 @dataclass(frozen=True, eq=False)
 class Deviation:
-    """A tensor less its mean over ``axes``, time among them, to a power: not known before the end, but what may follow
-    is (a variance)."""
+    """A tensor less its mean over ``axes`` (time among them), to a power: what may follow it is known at the end."""
 
     stream: Stream
     mean: Stream
@@ -331,8 +329,7 @@ class Deviation:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A softmax of scores over time, times x where that is there: not known before the end, but its sum over time
-    is kept up frame by frame. node: the softmax."""
+    """A softmax of scores over time, times x where that is there: its sum over time is known. node: the softmax."""
 
     scores: Stream
     node: Node
@@ -361,6 +358,8 @@ class StreamGraph:
     most input frames of a stream, and why; None: any number. modes: the named modes that were used, which make the
     result differ from the offline model. mode_nodes: the model's nodes that each of them made possible. decided:
     (op, "exact" or the named mode) of each of the model's nodes. kv: what its caches keep; None where it has none.
+    aligned: outputs that wait for others: how many frames come out after t input frames. sparse: "exact" or "predicted"
+    reading of neurons. window_macs: multiply-adds of a hop: "naive" (every window again), "exact" and "reuse".
     """
 
     name: str
@@ -376,13 +375,12 @@ class StreamGraph:
     max_frames: int | None = None
     max_frames_reason: str = ""
     aligned: dict[str, Count] = field(default_factory=dict)
-    """Outputs that wait for others: how many frames are given out after t input frames."""
     modes: dict[str, str] = field(default_factory=dict)
     mode_nodes: dict[str, list[str]] = field(default_factory=dict)
     decided: list[tuple[str, str]] = field(default_factory=list)
     kv: str | None = None
+    sparse: str = ""
     window_macs: dict[str, float] = field(default_factory=dict)
-    """Multiply-adds of a hop: "naive" (every window again), "exact" and "reuse", where it is possible."""
 
     @property
     def streams(self) -> list[Stream]:

@@ -72,7 +72,7 @@ def _of_pointwise(node: Pointwise, x: Stream) -> Numbers | None:
     if inner is None:
         return None
     shape = [1 if d is None else d for d in x.shape]
-    if op == "Identity" or (op == "Cast" and np.dtype(x.dtype).kind in "if"):
+    if op == "Identity" or (op == "Cast" and np.dtype(x.dtype).kind in "if" and x.dtype != "float16"):
         return inner
     if op == "Neg":
         return Numbers(-inner.start, -inner.step)

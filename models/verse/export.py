@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .constants import BEGIN, CONTEXT, HEAD_WIDTH, HEADS, KV_HEADS, LAYERS, NORM_EPSILON, ROPE_BASE, VOCABULARY
+from .constants import BEGIN, CONTEXT, NORM_EPSILON, ROPE_BASE, VOCABULARY, Shape
 from .network import Decoder, Layer, RMSNorm
 from .text import split
 
@@ -35,7 +35,8 @@ CHECK_LENGTHS = (1, 2, 33, 512)
 class Graph:
     """Collects nodes and initializers; a node's output carries the node's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -55,7 +56,11 @@ class Graph:
         return name
 
     def linear(self, name: str, x: str, layer: torch.nn.Linear) -> str:
-        return self.op("MatMul", name, x, self.const(f"{name}.weight", array(layer.weight).T))
+        weight = self.const(f"{name}.weight", array(layer.weight).T)
+        if layer.bias is None:
+            return self.op("MatMul", name, x, weight)
+        product = self.op("MatMul", f"{name}.product", x, weight)
+        return self.op("Add", name, product, self.const(f"{name}.bias", array(layer.bias)))
 
     def rms_norm(self, name: str, x: str, layer: RMSNorm) -> str:
         square = self.op("Mul", f"{name}.square", x, x)
@@ -65,13 +70,13 @@ class Graph:
         return self.op("Mul", name, unit, self.const(f"{name}.scale", array(layer.scale)))
 
     def heads(self, name: str, x: str, count: int) -> str:
-        """(1, T, count * HEAD_WIDTH) as (1, count, T, HEAD_WIDTH)."""
-        split_up = self.op("Reshape", f"{name}.split", x, self.ints(0, 0, count, HEAD_WIDTH))
+        """(1, T, count * head width) as (1, count, T, head width)."""
+        split_up = self.op("Reshape", f"{name}.split", x, self.ints(0, 0, count, self.shape.head_width))
         return self.op("Transpose", f"{name}.heads", split_up, perm=[0, 2, 1, 3])
 
     def rotate(self, name: str, x: str) -> str:
         halves = (f"{name}.first", f"{name}.second")
-        half = HEAD_WIDTH // 2
+        half = self.shape.head_width // 2
         self.nodes.append(
             helper.make_node("Split", [x, self.ints(half, half)], list(halves), name=f"{name}.halves", axis=-1)
         )
@@ -81,23 +86,24 @@ class Graph:
 
     def repeat(self, name: str, x: str) -> str:
         """Each key or value head once for every query head of its group."""
-        group = HEADS // KV_HEADS
+        kv_heads, group = self.shape.kv_heads, self.shape.heads // self.shape.kv_heads
         apart = self.op("Unsqueeze", f"{name}.apart", x, self.ints(2))
-        copies = self.op("Expand", f"{name}.copies", apart, self.ints(1, KV_HEADS, group, 1, 1))
-        return self.op("Reshape", f"{name}.repeated", copies, self.ints(1, HEADS, -1, HEAD_WIDTH))
+        copies = self.op("Expand", f"{name}.copies", apart, self.ints(1, kv_heads, group, 1, 1))
+        return self.op("Reshape", f"{name}.repeated", copies, self.ints(1, self.shape.heads, -1, self.shape.head_width))
 
     def attention(self, name: str, x: str, layer: Layer) -> str:
-        q = self.rotate(f"{name}.q", self.heads(f"{name}.q", self.linear(f"{name}.query", x, layer.query), HEADS))
-        k = self.rotate(f"{name}.k", self.heads(f"{name}.k", self.linear(f"{name}.key", x, layer.key), KV_HEADS))
-        v = self.heads(f"{name}.v", self.linear(f"{name}.value", x, layer.value), KV_HEADS)
+        heads, kv_heads, width = self.shape.heads, self.shape.kv_heads, self.shape.head_width
+        q = self.rotate(f"{name}.q", self.heads(f"{name}.q", self.linear(f"{name}.query", x, layer.query), heads))
+        k = self.rotate(f"{name}.k", self.heads(f"{name}.k", self.linear(f"{name}.key", x, layer.key), kv_heads))
+        v = self.heads(f"{name}.v", self.linear(f"{name}.value", x, layer.value), kv_heads)
         k, v = self.repeat(f"{name}.k", k), self.repeat(f"{name}.v", v)
         columns = self.op("Transpose", f"{name}.k.columns", k, perm=[0, 1, 3, 2])
         scores = self.op("MatMul", f"{name}.products", q, columns)
-        scores = self.op("Mul", f"{name}.scaled", scores, self.scalar("score_scale", HEAD_WIDTH**-0.5))
+        scores = self.op("Mul", f"{name}.scaled", scores, self.scalar("score_scale", width**-0.5))
         scores = self.op("Where", f"{name}.masked", "seen", scores, self.scalar("never", float("-inf")))
         weights = self.op("Softmax", f"{name}.weights", scores, axis=-1)
         mixed = self.op("Transpose", f"{name}.rows", self.op("MatMul", f"{name}.mixed", weights, v), perm=[0, 2, 1, 3])
-        joined = self.op("Reshape", f"{name}.joined", mixed, self.ints(0, 0, HEADS * HEAD_WIDTH))
+        joined = self.op("Reshape", f"{name}.joined", mixed, self.ints(0, 0, heads * width))
         return self.linear(f"{name}.out", joined, layer.out)
 
     def feed_forward(self, name: str, x: str, layer: Layer) -> str:
@@ -106,7 +112,7 @@ class Graph:
         return self.linear(f"{name}.down", inner, layer.down)
 
     def positions(self) -> None:
-        """cos and sin, (T, HEAD_WIDTH), and what each token sees, (T, T)."""
+        """cos and sin, (T, head width), and what each token sees, (T, T)."""
         length = self.op(
             "Gather", "length", self.op("Shape", "shape", "tokens"), self.const("one", np.array(1)), axis=0
         )
@@ -115,7 +121,8 @@ class Graph:
         column = self.op("Unsqueeze", "positions.column", number, self.ints(1))
         row = self.op("Unsqueeze", "positions.row", number, self.ints(0))
         self.op("LessOrEqual", "seen", row, column)
-        frequency = ROPE_BASE ** (-np.arange(0, HEAD_WIDTH, 2) / HEAD_WIDTH)
+        width = self.shape.head_width
+        frequency = ROPE_BASE ** (-np.arange(0, width, 2) / width)
         both = self.const("rope.frequencies", np.concatenate([frequency, frequency]).astype(np.float32))
         angle = self.op("Mul", "angles", self.op("Cast", "positions.float", column, to=TensorProto.FLOAT), both)
         self.op("Cos", "cos", angle)
@@ -126,9 +133,9 @@ def array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return tensor.detach().cpu().numpy().astype(np.float32)
 
 
-def build(net: Decoder) -> onnx.ModelProto:
+def build(net: Decoder, graph_name: str = "verse") -> onnx.ModelProto:
     """The whole ONNX model."""
-    g = Graph()
+    g = Graph(net.shape)
     g.positions()
     embedding = g.const("embedding.weight", array(net.embedding.weight))
     x = g.op("Gather", "embedding", embedding, "tokens", axis=0)
@@ -141,13 +148,14 @@ def build(net: Decoder) -> onnx.ModelProto:
         x = g.op("Add", name, x, y)
     columns = g.op("Transpose", "embedding.columns", embedding, perm=[1, 0])
     g.op("MatMul", "logits", g.rms_norm("norm", x, net.norm), columns)
+    layers = net.shape.layers
     graph = helper.make_graph(
         g.nodes,
-        "verse",
+        graph_name,
         [helper.make_tensor_value_info("tokens", TensorProto.INT64, [1, "T"])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "T", VOCABULARY])],
         list(g.initializers.values()),
-        doc_string=f"Decoder of English text, {LAYERS} layers; trained on pieces of {CONTEXT} tokens behind {BEGIN}.",
+        doc_string=f"Decoder of English text, {layers} layers; trained on pieces of {CONTEXT} tokens behind {BEGIN}.",
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="runnel")
     model.ir_version = IR_VERSION

@@ -29,18 +29,27 @@ WARMUP = 0.02
 DECAY = 0.05
 
 
-def examples(rng: np.random.Generator, tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Random pieces of the text, each behind the token that begins a text: (inputs, targets), each (BATCH, CONTEXT)."""
-    starts = rng.integers(len(tokens) - CONTEXT, size=BATCH)
+def examples(rng: np.random.Generator, tokens: NDArray[np.int64], batch: int = BATCH) -> tuple[Tensor, Tensor]:
+    """Random pieces of the text, each behind the token that begins a text: (inputs, targets), each (batch, CONTEXT)."""
+    starts = rng.integers(len(tokens) - CONTEXT, size=batch)
     rows = np.stack([np.concatenate([[0], tokens[s : s + CONTEXT]]) for s in starts])
     return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
 
 
-def learning_rate(done: float) -> float:
+def learning_rate(done: float, peak: float = PEAK_RATE) -> float:
     """Linear warm-up, then half a cosine down to 2 % of the peak; ``done`` runs from 0 to 1."""
     if done < WARMUP:
-        return PEAK_RATE * (done + 0.001) / WARMUP
-    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))))
+        return peak * (done + 0.001) / WARMUP
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))))
+
+
+def adam(net: Decoder) -> torch.optim.AdamW:
+    """Weight decay on matrices, none on vectors."""
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    vectors = [p for p in net.parameters() if p.ndim == 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
 
 
 @torch.no_grad()
@@ -63,11 +72,7 @@ def train(options: argparse.Namespace) -> None:
     tokens = encode(tokenizer, text)
     test = {book: encode(tokenizer, words) for book, words in held.items()}
     net = Decoder()
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    vectors = [p for p in net.parameters() if p.ndim == 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
+    optimiser = adam(net)
     parameters = sum(p.numel() for p in net.parameters())
     print(f"{len(tokens)} tokens, {parameters} parameters", flush=True)
     began, step, total = time.monotonic(), 0, 0.0

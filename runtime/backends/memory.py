@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,14 @@ def aligned(size: int, zero: bool = False) -> Bytes:
     return block[start : start + size]
 
 
+class Scratch(threading.local):
+    """One scratch block for each thread that steps a program."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = aligned(size)
+        self.pointer = ctypes.c_void_p(self.memory.ctypes.data)
+
+
 class Staging:
     """Room for an output between the core and the caller: results are copied out of it."""
 
@@ -38,9 +47,13 @@ class Staging:
 
     def taken(self, frames: int) -> Array:
         """The first frames, as an array of the caller's own."""
+        return self.part(frames).copy()
+
+    def part(self, frames: int) -> Array:
+        """The first frames where the core writes them."""
         if (view := self._parts.get(frames)) is None:
             view = self._parts[frames] = self.memory[(slice(None),) * self._axis + (slice(0, frames),)]
-        return view.copy()
+        return view
 
 
 class Words:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from runnel.errors import InputError, InternalError, RunnelError, StreamError
+from runnel.errors import InputError, RunnelError, StreamError
 from runnel.runtime import native, paging
-from runnel.runtime.backends.memory import Lane, Staging, Words, aligned
+from runnel.runtime.backends import direct
+from runnel.runtime.backends.memory import Lane, Scratch, Staging, Words
 from runnel.runtime.backends.opening import check_ports, open_program
+from runnel.runtime.backends.refusal import refusal
 from runnel.runtime.batch import Batch
 from runnel.runtime.bundle import Bundle, Bytes
 from runnel.runtime.feed import Feed
@@ -20,29 +21,18 @@ from runnel.runtime.paging import Paged, PagingFacts
 from runnel.runtime.program import (
     FOREIGN_STATE,
     Array,
-    Port,
     Program,
     Result,
     Stream,
     check_policy,
     checked_inputs,
     checked_out,
-    describe_nonfinite,
     offered,
-    too_long,
 )
 from runnel.runtime.runtime import Runtime
 
 STAGED = 1 << 18  # bytes of an output up to which a stream keeps room of its own
 SMALL = 1 << 14  # bytes up to which copying an array costs less than asking numpy for its address
-
-
-class _Scratch(threading.local):
-    """One scratch block for each thread that steps a program."""
-
-    def __init__(self, size: int) -> None:
-        self.memory = aligned(size)
-        self.pointer = ctypes.c_void_p(self.memory.ctypes.data)
 
 
 class NativeProgram(Program):
@@ -72,7 +62,7 @@ class NativeProgram(Program):
         self.has_caches = int(self._core.rn_cache_words(self._handle, None, None, 0)) > 0
         check_ports(self.manifest, self._handle, self.inputs, self.outputs)
         self.hop = int(self._core.rn_hop(self._handle))
-        self._scratch = _Scratch(int(self._core.rn_scratch_bytes(self._handle)))
+        self._scratch = Scratch(int(self._core.rn_scratch_bytes(self._handle)))
 
     @staticmethod
     def from_bundle(
@@ -156,7 +146,6 @@ class NativeStream(Stream):
         self._rest = (self._addresses, self._frames, self._outputs, self._capacity, self._written, self._policy)
         self._seen: tuple[int, ...] | None = None  # the shape of the last push, known to fit
         self._seen_frames = 0
-        self._again: tuple[int, ...] | None = None  # the same, where nothing is left to decide
         self._seen_dtype = program.timed[0].dtype
         self._feed = program.feed()
         self._staging = [Staging(port, 0) for port in program.outputs]
@@ -165,6 +154,8 @@ class NativeStream(Stream):
         self._empty = [np.empty(port.sized(0) if port.axis is not None else (0, *port.sized(0)), port.dtype)
                        for port in program.outputs]  # fmt: skip
         self._use([s.memory for s in self._staging], [0] * len(self._staging))
+        self._direct: direct.Direct | None = None
+        self._pushed = False  # by itself, not in a batch
         values = program.check_statics(inputs, whole=state is None)
         if state is None:
             self._init()
@@ -174,12 +165,16 @@ class NativeStream(Stream):
             self._set_static(name, value)
 
     def push(self, x: Array | Mapping[str, Array], out: Result | None = None) -> Result:
-        if out is None and x.__class__ is np.ndarray and x.shape == self._again and x.dtype is self._seen_dtype:
-            arrays: list[Array] = [x]  # as prepare does, in fewer calls
-            self._frames.value = self._seen_frames
-            self._bytes[0] = x.tobytes()
-        else:
-            arrays = self.prepare(x)
+        if out is None and self._direct is not None:
+            result = self._direct.push(x)
+            if result is not None:
+                return result
+            if (code := self._direct.code) == native.OK:
+                return self.results()
+            if code not in (direct.OTHER, native.CAPACITY):
+                self._frames.value = self._direct.call.frames
+                raise self.error(code, [np.asarray(x)])
+        arrays = self.prepare(x)
         if out is not None:
             try:
                 given = checked_out(self.program, out, self._count_due(self._frames.value, end=False))
@@ -194,9 +189,10 @@ class NativeStream(Stream):
         if code != native.OK:
             self.undo()
             raise self.error(code, arrays)
-        if self._again and len(self._staging) == 1 and not self._large:
-            n = self._written[0]
-            return self._staging[0].taken(n) if n else self._empty[0]
+        if not self._pushed:
+            self._direct, self._pushed = direct.direct(self), True
+        if self._direct is not None:
+            self._direct.agree(arrays[0], self._frames.value, self._scratch.pointer)
         return self.results()
 
     def prepare(self, x: Array | Mapping[str, Array]) -> list[Array]:
@@ -209,7 +205,6 @@ class NativeStream(Stream):
         else:
             arrays, self._frames.value = checked_inputs(self.program, x)
             self._seen, self._seen_frames = (arrays[0].shape if self._single else None), self._frames.value
-            self._again = self._seen if self._feed is None and arrays[0].nbytes <= SMALL else None
         for i, array in enumerate(arrays):
             if array.nbytes <= SMALL:
                 self._bytes[i] = array.tobytes()
@@ -227,7 +222,11 @@ class NativeStream(Stream):
             return self._given_away()
         if len(self._staging) == 1:
             n = self._written[0]
-            return self._staging[0].taken(n) if n else self._empty[0]
+            if n == 0:
+                return self._empty[0]
+            if self._direct is not None:
+                self._direct.gives(n, self._staging[0].part(n).copy)
+            return self._staging[0].taken(n)
         return {
             port.name: staging.taken(n) if n else empty
             for port, staging, empty, n in zip(self.program.outputs, self._staging, self._empty, self._written)
@@ -244,6 +243,8 @@ class NativeStream(Stream):
 
     def make_room(self) -> None:
         """Room for what the core says is due."""
+        if self._direct is not None:
+            self._direct.gives(-1, self._empty[0].copy)
         for i, (port, n) in enumerate(zip(self.program.outputs, self._written)):
             if n > self._staging[i].frames:
                 self._staging[i] = Staging(port, n)
@@ -289,7 +290,7 @@ class NativeStream(Stream):
                 self._feed.check_end()
             self.check_length()
         due = self._count_due(0, end=True)
-        results = [self._allocate(port, n) for port, n in zip(self.program.outputs, due)]
+        results = [np.empty(p.sized(0 if p.axis is None else n), p.dtype) for p, n in zip(self.program.outputs, due)]
         code = self._flush_into(results, due)
         if code != native.OK:
             raise self.error(code, [])
@@ -385,9 +386,6 @@ class NativeStream(Stream):
             raise self.error(code, [])
         return list(self._due)
 
-    def _allocate(self, port: Port, frames: int) -> Array:
-        return np.empty(port.sized(frames) if port.axis is not None else port.sized(0), port.dtype)
-
     def _named(self, results: list[Array]) -> Result:
         if len(results) == 1:
             return results[0]
@@ -395,16 +393,4 @@ class NativeStream(Stream):
 
     def error(self, code: int, arrays: list[Array]) -> RunnelError:
         """What a code of the core means for a push of ``arrays``."""
-        if code == native.NOT_FINITE:
-            return StreamError(describe_nonfinite(self.program.timed, arrays))
-        if code == native.TOO_LONG and self.program.max_frames is not None:
-            return too_long(self.program, self.position, self._frames.value)
-        if code == native.FLUSHED:
-            return StreamError("the stream has ended; call reset() to start it again.")
-        if code == native.STORAGE:
-            said = self._core.rn_paging_error(self.program._handle).decode(errors="replace")
-            return StreamError(f"{said}; copy the bundle again or look at the storage, and reset the stream.")
-        said = native.message(code)
-        if code in (native.BAD_STATE, native.TOO_LONG, native.CAPACITY):
-            return StreamError(f"{said}.")
-        return InternalError(f"{said}; please report this model.")
+        return refusal(self, code, arrays)

@@ -108,6 +108,15 @@ double Float(const uint8_t* at, const rn_port& port) {
   return bits >> 15 ? -value : value;
 }
 
+// How far apart floats are; float16 by what is beyond their last place.
+double Apart(double x, double y, const rn_port& port) {
+  if (x == y || (x != x && y != y)) return 0;
+  const double difference = fabs(x - y), size = fmax(fabs(x), fabs(y));
+  if (port.item_bytes != 2 || !std::isfinite(difference)) return difference;
+  const int exponent = ilogb(size);
+  return fmax(difference - ldexp(1, (exponent > -14 ? exponent : -14) - 10), 0);
+}
+
 // The largest difference, of the expected output's largest value; infinite for a wrong shape or a NaN. Codes of 8 bits
 // deviate by 255ths, other integers by 0 or 1.
 double Deviation(const rn_port& port, const Npy& expected, const Array<uint8_t>& got, int64_t frames) {
@@ -130,7 +139,7 @@ double Deviation(const rn_port& port, const Npy& expected, const Array<uint8_t>&
         if (is_float) {
           const double x = Float(a, port), y = Float(b, port);
           if (std::isfinite(y) && fabs(y) > scale) scale = fabs(y);
-          difference = x == y || (x != x && y != y) ? 0 : fabs(x - y);
+          difference = Apart(x, y, port);
           if (!std::isfinite(difference)) return HUGE_VAL;
         } else if (is_code) {
           const bool is_signed = port.dtype[0] == 'i';

@@ -230,6 +230,8 @@ bool Pager::Choose(uint64_t ram) {
   const uint64_t fixed = fixed_, passing = passing_;
   const uint64_t least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
   uint64_t room = ram - fixed, slots = 0;
+  const uint64_t ahead = units_.Share(room, passing);
+  room -= ahead;
   if (room < passing) {
     slots = room / slot_bytes_;
     if (slots > least_slots - 1 + kAhead) slots = least_slots - 1 + kAhead;
@@ -238,9 +240,9 @@ bool Pager::Choose(uint64_t ram) {
   }
   slots_ = static_cast<int32_t>(slots);
   const uint64_t past = room > passing ? room - passing : 0;  // units have what weights of every step leave
-  const uint64_t chosen = units_.SetRoom(units_.least() + past);
+  const uint64_t chosen = units_.SetRoom(units_.least() + ahead + past);
   if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
-  uint64_t pinned = 0, passed = 0, table_room = past + units_.least() - chosen;
+  uint64_t pinned = 0, passed = 0, table_room = ahead + past + units_.least() - chosen;
   for (Segment& segment : segments_) {
     const bool before = segment.pinned;
     if (segment.units) continue;

@@ -146,6 +146,16 @@ bool Units::Holds(uint64_t offset) const {
   return false;
 }
 
+uint64_t Units::Share(uint64_t room, uint64_t passing) const {
+  uint64_t more = 0;
+  for (const Pool& pool : pools_) {
+    if (!pool.scored) more += pool.unit_bytes * static_cast<uint64_t>(pool.most - pool.least);
+  }
+  if (room >= more + passing) return 0;
+  return static_cast<uint64_t>(static_cast<double>(room) * static_cast<double>(more) /
+                               static_cast<double>(more + passing));
+}
+
 uint64_t Units::SetRoom(uint64_t room) {
   Drain();
   queued_ = 0;

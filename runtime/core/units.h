@@ -25,6 +25,8 @@ class Units {
   uint64_t all() const { return all_; }
   uint64_t fixed() const { return books_ + bounce_bytes_; }
   uint64_t least() const { return least_; }
+  // Bytes of `room` that neurons have beside `passing` bytes of weights that every step reads: the same share of both.
+  uint64_t Share(uint64_t room, uint64_t passing) const;
   // Shares `room` bytes (at least least()) among tables; returns what slots take of it. Waits for reads.
   uint64_t SetRoom(uint64_t room);
 

@@ -16,7 +16,8 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
   for (int32_t i = 0; i < count; ++i) {
     const int32_t s = units_[table.first + ids[i]].slot;
     if (s < 0 || slots_[s].chosen == turn_) continue;
-    if (policy_ == RN_UNITS_NONE && slots_[s].begun == slots_[s].done) {
+    const bool failed = slots_[s].result || slots_[s].altered;  // of an earlier CHOOSE: it is read again
+    if ((policy_ == RN_UNITS_NONE || failed) && slots_[s].begun == slots_[s].done) {
       Drop(s);
       continue;
     }

@@ -13,7 +13,7 @@ from test_hot_loops import LEVELS, SCALAR, disassembled, hottest
 from runnel import targets
 from runnel.compiler.codegen import KernelModule, Target
 from runnel.compiler.codegen.packed import dots_of_four, words
-from runnel.compiler.lowering.frame import FrameNode
+from runnel.compiler.lowering.frame import Access, FrameNode, Group
 from runnel.tools.build import kernel_target, runs_here
 
 # rows in the frame, inputs, outputs, taps, bits, block, whether there are zero points
@@ -126,3 +126,53 @@ def test_rounded_activations_take_dot_products(bits: int, tmp_path: Path) -> Non
         module = KernelModule(target)
         text = disassembled(module, module.add(group).variants[1], tmp_path)
         assert len(re.findall(wanted, text)) >= 8
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_products_that_differ_in_their_weights_alone_are_made_once(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second's code is the first's and its constants are what it would have been given by itself."""
+    module, rng = KernelModule(Target.host()), np.random.default_rng(bits)
+
+    def group(scale: float) -> Group:
+        x, r, y, z = (value(n, (1, size)) for n, size in (("x", 96), ("r", 80), ("y", 80), ("z", 80)))
+        codes = rng.integers(-7, 8, (1, 96, 80)).astype(np.int8)
+        scales = (scale * rng.uniform(0.5, 1, (1, 3, 80))).astype(np.float16).astype(np.float32)
+        product = FrameNode("matmul_blocks", (x, codes, scales, None, None), y, {"bits": bits, "block": 32})
+        sum_of_both = FrameNode("add", (y, r), z)
+        return Group((product, sum_of_both), {x: Access(row_pitch=96), r: Access(row_pitch=80)}, (4,), 80)
+
+    groups = [group(1.0), group(1.0), group(1 / 3)]
+    by_themselves = [KernelModule(Target.host()).add(g) for g in groups]
+    made = [module.add(g) for g in groups]
+    assert made[0].variants == made[1].variants
+    for kernel, alone in zip(made, by_themselves, strict=True):
+        assert [a.role for a in kernel.args] == [a.role for a in alone.args]
+        for one, other in zip(kernel.args, alone.args, strict=True):
+            assert (one.data is None) == (other.data is None)
+            assert one.data is None or one.data.tobytes() == other.data.tobytes()
+    asked: list[bool] = []
+    emit = module.emit
+    monkeypatch.setattr(
+        module, "emit", lambda g, rows, packs_only=False: asked.append(packs_only) or emit(g, rows, packs_only)
+    )
+    module.add(group(1.0))
+    assert asked == [True]
+    exact = group(1.0)
+    exact.nodes[0].inputs[2][...] = np.float32(1 / 3)  # type: ignore[index]
+    assert module.add(exact).variants != made[0].variants
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_each_line_of_weights_is_asked_for_once(bits: int, packed: bool, tmp_path: Path) -> None:
+    c, _ = of_blocks((1, 512, 128, 1, bits, 32, False))
+    node, x = c.group.nodes[0], value("x", (1, words(512, 32) if packed else 512), "int32" if packed else "float32")
+    attrs = node.attrs | ({"packed": True} if packed else {})
+    product = FrameNode(node.op, (x, *node.inputs[1:]), node.output, attrs)
+    group = case("product", [product], {x: np.zeros((ROWS, *x.shape), x.dtype)}).group
+    module = KernelModule(Target.of("x86_64-linux-gnu", "x86-64-v4", ("+avx512vnni",)))
+    wanted = r"\bvpdpbusd\s" if packed else r"\bvfmadd\d+ps\s"
+    loop = "\n".join(hottest(disassembled(module, module.add(group).variants[1], tmp_path), wanted))
+    products, asked = len(re.findall(wanted, loop)), len(re.findall(r"\bprefetcht\d", loop))
+    together = (2 if packed and bits == 4 else 1) if packed else 8 if bits == 4 else 4  # products of a line's codes
+    assert asked * together == products > 0

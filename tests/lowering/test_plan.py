@@ -13,7 +13,8 @@ import runnel
 from runnel.compiler.codegen import KernelModule, Target
 from runnel.compiler.graph.model import load
 from runnel.compiler.lowering.lower import lower
-from runnel.compiler.lowering.plan import STATE, Planner
+from runnel.compiler.lowering.plan import Planner
+from runnel.compiler.lowering.rings import STATE
 from runnel.compiler.streaming.analysis import analyse
 from runnel.compiler.streaming.optimise import optimise
 from runnel.errors import Refused

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runnel.runtime import native
-from runnel.runtime.backends.native import NativeProgram, aligned
+from runnel.runtime.backends.memory import aligned
+from runnel.runtime.backends.native import NativeProgram
 
 HERE = Path(__file__).resolve().parent
 STATE, SCRATCH = 1, 2

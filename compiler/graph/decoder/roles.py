@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from runnel.compiler.graph.model import Graph, Node, Port
 from runnel.compiler.graph.time_axis import BATCH_NAMES
 from runnel.errors import InputError
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Graph, Node, Port
 
 TOKENS = re.compile(r"^(decoder_)?(input_?ids|tokens?|token_?ids|ids|inputs?_embeds|input|x)$", re.IGNORECASE)
 POSITIONS = re.compile(r"position|input_pos|pos_ids", re.IGNORECASE)
@@ -64,6 +67,14 @@ def reads_tokens(graph: Graph) -> bool:
     """Whether an input is a sequence of numbers of tokens, of any length."""
     whole = [p for p in graph.inputs if p.dtype in ("int64", "int32") and TOKENS.match(p.name) and len(p.shape) < 3]
     return any(not all(_fixed(p)) for p in whole)
+
+
+def inner_ports(graph: Graph) -> set[str]:
+    """Ports of a decoder that a stream does not have: its past and the masks of its tokens."""
+    if not has_past(graph):
+        return set()
+    pasts = _pasts(graph)
+    return {*pasts, *(role.output for role in pasts.values()), *(p.name for p in graph.inputs if MASK.search(p.name))}
 
 
 def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics: Sequence[str] = ()) -> Roles:
@@ -123,7 +134,7 @@ def _role(port: Port, readers: list[tuple[Node, int]], tokens: Port) -> Role:
             return Role("causal", rank - 1)
     if whole and rank <= 1 and ZERO.search(name):
         return Role("zero")
-    if port.dtype == "float32" and rank == 3 and (ENCODER.search(name) or all(_fixed(port))):
+    if port.dtype in ("float32", "float16") and rank == 3 and (ENCODER.search(name) or all(_fixed(port))):
         return Role("static")
     if ENCODER.search(name) and rank == 4:
         return Role("static")

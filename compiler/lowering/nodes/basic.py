@@ -55,7 +55,7 @@ def shift(low: Lowering, node: Shift) -> View:
         if node.pads:
             view = low.padded(view, node.fill, node.left, 1 if right is None else right, node.name)
         return view.moved(node.offset, fact.length)
-    signal = low.signal(node.output.name, view.shape, view.signal.dtype, fact.made, fact.length)
+    signal = low.signal(node.output.name, view.shape, view.signal.stored, fact.made, fact.length)
     if view.offset or view.stride != 1 or view.signal.unit != 1 or view.signal.length != view.length:
         view = low.materialise(view, None, node.name)
     edges = node.left + (right or 0)

@@ -22,6 +22,7 @@ def cached(low: Lowering, node: CachedAttend) -> View:
         view = low.view(x).reshaped(x.frame_shape)
         if view.signal.dtype != dtype:
             raise NoKernel(f"takes {view.signal.dtype} where a cache takes {dtype}")
+        view = low.stored_as(view, dtype, x.name)
         if view.stride != 1 or view.offset:
             view = low.materialise(view, None, x.name)
         found = low.read(view)

@@ -63,7 +63,7 @@ def read_last(low: Lowering, view: View, fact: StreamFact, k: int, shape: tuple[
 
 def owned(low: Lowering, view: View, fact: StreamFact) -> View:
     """The view's frames in a signal of their own."""
-    signal = low.signal(f"{view.signal.name}/own", view.shape, view.signal.dtype, fact.made, view.length)
+    signal = low.signal(f"{view.signal.name}/own", view.shape, view.signal.stored, fact.made, view.length)
     read = low.read(view)
     output = FrameValue(signal.name, view.shape, view.signal.dtype)
     return low.add(FrameNode("identity", (read.value,), output), [read], signal)

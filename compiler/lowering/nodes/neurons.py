@@ -1,0 +1,94 @@
+"""A feed-forward layer of which each frame looks at a few neurons, as steps: the gates, the list of those that are
+active, where their weights are, what each gives, and their sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
+from runnel.compiler.lowering.neurons import FeedForward
+from runnel.compiler.lowering.registry import lowers
+from runnel.compiler.lowering.signals import Read, Table, View
+
+if TYPE_CHECKING:
+    from runnel.compiler.lowering.lower import Lowering
+
+UNIT_ALIGN = 64  # bytes
+PARTS = 4
+"""In which a list of neurons is gone through, so that memory need not have room for all of a layer's at once."""
+LEAST_PART = 256
+
+
+@lowers(FeedForward)
+def feed_forward(low: Lowering, node: FeedForward) -> View:
+    neurons = len(node.down)
+    x = low.view(node.streams[0])
+    x = x.reshaped((int(np.prod(x.shape, dtype=np.int64)),))
+    if node.predicted:
+        score = low.view(node.streams[1]).reshaped((neurons,))
+        products = [m for m in (node.gate, node.up) if m is not None]
+    else:
+        first, bias = (node.up, node.up_bias) if node.gate is None else (node.gate, node.gate_bias)
+        made = replace(node.output, name=f"{node.output.name}/gates")
+        score = low.linear(replace(node, output=made), x, first, bias, (neurons,))
+        products = [] if node.gate is None else [node.up]
+    table, starts = units([*(m.T for m in products), node.down])
+    unit = int(table.shape[1])
+    form = {"squared": node.squared, "gated": node.gate is not None}
+    found = _step(low, node, "active", "active", [score], (1 + neurons,), "int32", {})
+    outer, low.loop = low.loop, low.loop or low.new_loop()
+    kind = str(table.dtype)
+    attrs = {"form": form, "rows": starts[:-1], "unit": unit, "kind": kind}
+    gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
+    biases = [gate_bias if node.predicted else None, up_bias]
+    most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
+    units_ = Table(node.name, neurons, most, table)
+    total: View | np.ndarray | None = node.down_bias
+    for begin in range(0, neurons, most):
+        part, name = found, f"/{begin}"
+        if most < neurons:
+            part = _step(low, node, "active_part", f"active{name}", [found], (1 + most,), "int32", {"first": begin})
+        slots = low.choose(node, units_, part)
+        given = [x if products else None, None if node.predicted else score, part, slots if products else None]
+        values = _step(low, node, "neuron_values", f"values{name}", [*given, *biases], (most,), "float32", attrs)
+        total = _step(
+            low, node, "neuron_sum", name[1:] if begin + most < neurons else "", [values, part, slots, total],
+            (node.down.shape[1],), "float32", {"row": starts[-1], "unit": unit, "kind": kind},
+        )  # fmt: skip
+    assert isinstance(total, View)
+    low.loop = outer
+    return total.reshaped(node.output.frame_shape)
+
+
+def units(matrices: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """Row i of each matrix side by side as unit i, each padded to whole vectors; and where in a unit each begins."""
+    item = matrices[0].itemsize
+    parts, starts, at = [], [], 0
+    for matrix in matrices:
+        width = round_up(matrix.shape[1], UNIT_ALIGN // item)
+        parts.append(np.pad(matrix, ((0, 0), (0, width - matrix.shape[1]))))
+        starts.append(at)
+        at += width
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)), starts
+
+
+def _step(
+    low: Lowering, node: FeedForward, op: str, name: str, operands: list[View | np.ndarray | None],
+    shape: tuple[int, ...], dtype: str, attrs: dict[str, object],
+) -> View:  # fmt: skip
+    """A step whose operands keep their places."""
+    reads: list[Read] = []
+    inputs: list[FrameValue | np.ndarray | None] = []
+    for x in operands:
+        if isinstance(x, View):
+            reads.append(low.read(x))
+            inputs.append(reads[-1].value)
+        else:
+            inputs.append(x)
+    full = f"{node.output.name}/{name}" if name else node.output.name
+    fact = node.output.fact
+    signal = low.signal(full, shape, dtype, fact.made, fact.length)
+    return low.add(FrameNode(op, tuple(inputs), FrameValue(full, shape, dtype), attrs), reads, signal)
