@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 WAYS = ("auto", "io_uring", "threads", "plain")
 KEPT = ("lru", "lfu", "cost", "predict", "none")
 """What leaves memory for an expert that was chosen and is not there."""
+AHEAD = ("auto", "off", "on")
+"""Whether experts are read before they are chosen."""
 SLOW = ("stop", "warn")
 STEPS = ("rn_push_on", "rn_push_many_on", "rn_prefill", "rn_flush")
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -45,7 +47,7 @@ class _Paging(ctypes.Structure):
         ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
         ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
         ("slow", ctypes.c_int32), ("priority", ctypes.c_int32), ("budget", ctypes.c_void_p),
-        ("units", ctypes.c_int32), ("when_chosen", ctypes.c_int32),
+        ("units", ctypes.c_int32), ("ahead", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -57,7 +59,8 @@ NUMBERS = (
 
 
 UNIT_NUMBERS = (
-    "all", "room", "chosen", "found", "late", "reads", "bytes_read", "stall_ns", "guessed", "guessed_used",
+    "all", "room", "chosen", "found", "late", "reads", "bytes_read", "stall_ns", "guessed", "guessed_used", "gap_ns",
+    "read_ns",
 )  # fmt: skip
 
 
@@ -80,7 +83,8 @@ class UnitFacts:
 
     all, room: bytes of all of them, and of those that memory has room for. Since the program was opened: chosen; found,
     those that were there, and late, those on their way; reads and bytes_read; stall_ns that steps waited for them;
-    guessed, read before they were chosen, and guessed_used.
+    guessed, read before they were chosen, and guessed_used; gap_ns, from there to the choice, and read_ns, for how long
+    of that they were read.
     """
 
     all: int
@@ -93,6 +97,8 @@ class UnitFacts:
     stall_ns: int
     guessed: int
     guessed_used: int
+    gap_ns: int
+    read_ns: int
 
     @property
     def hit_rate(self) -> float:
@@ -193,7 +199,7 @@ class Budget:
 
     ram: bytes for everything; streams: whose states count; patience: seconds that a read may take, None for any time;
     slow: what becomes of a longer one. shared: the core's budget, for all programs that are opened with this one.
-    experts: which of KEPT; ahead: whether experts are read before they are chosen, where it can be foreseen.
+    experts: which of KEPT; ahead: which of AHEAD.
     """
 
     ram: int
@@ -204,7 +210,7 @@ class Budget:
     slow: str = "stop"
     shared: SharedBudget | None = None
     experts: str = "lru"
-    ahead: bool = True
+    ahead: str = "auto"
 
 
 class SharedBudget:
@@ -276,7 +282,8 @@ def paged(bundle: Bundle, budget: Budget, priority: int = 0) -> Paged:
     told = _Paging(
         os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
         budget.streams, budget.ram, 0, patience, SLOW.index(budget.slow), priority,
-        budget.shared.handle if budget.shared is not None else None, KEPT.index(budget.experts), not budget.ahead,
+        budget.shared.handle if budget.shared is not None else None, KEPT.index(budget.experts),
+        AHEAD.index(budget.ahead),
     )  # fmt: skip
     return Paged(entry.size, told)
 

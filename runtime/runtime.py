@@ -28,16 +28,17 @@ class Runtime:
     "io_uring", "threads" (``io_threads`` of them) or "plain". patience: seconds that a read may take, None for any
     time. slow: what happens then, "stop" (the push fails) or "warn" (it goes on, with one SlowStorage warning).
     experts: what leaves memory for an expert that was chosen and is not there, "lru", "lfu", "cost", "predict", or
-    "none" to keep none; experts_ahead: whether experts are read before they are chosen.
+    "none" to keep none; experts_ahead: whether experts are read before they are
+    chosen, "on", "off", or "auto" where that pays.
     """
 
     def __init__(
         self, workers: int = 1, ram: int | str | None = None, io: str = "auto", io_threads: int = 0, streams: int = 1,
-        patience: float | None = None, slow: str = "stop", experts: str = "lru", experts_ahead: bool = True,
+        patience: float | None = None, slow: str = "stop", experts: str = "lru", experts_ahead: str = "auto",
     ) -> None:  # fmt: skip
         self.budget: Budget | None = None
         if ram is not None:
-            from runnel.runtime.paging import KEPT, SLOW, WAYS, Budget, SharedBudget, parse_ram
+            from runnel.runtime.paging import AHEAD, KEPT, SLOW, WAYS, Budget, SharedBudget, parse_ram
 
             if io not in WAYS:
                 raise InputError(f"there is no way of reading '{io}'; use one of {', '.join(WAYS)}.")
@@ -50,6 +51,8 @@ class Runtime:
             if experts not in KEPT:
                 raise InputError(f"there is no way of keeping experts '{experts}'; use one of {', '.join(KEPT)}.")
             count = parse_ram(ram)
+            if experts_ahead not in AHEAD:
+                raise InputError(f"experts_ahead is one of {', '.join(AHEAD)}, not '{experts_ahead}'.")
             told = (io, io_threads, streams, patience, slow, SharedBudget(count), experts, experts_ahead)
             self.budget = Budget(count, *told)
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:

@@ -22,6 +22,7 @@ import numpy as np
 
 import runnel
 from runnel.runtime.paging import KEPT, UnitFacts
+from runnel.tools import terminal
 from runnel.tools.generate.tokens import open_tokenizer
 
 TEXT = Path(__file__).resolve().parent.parent / "models" / "verse" / "held_out.txt"
@@ -57,12 +58,12 @@ class Contender:
 def contenders(bundle: Path, share: float) -> list[Contender]:
     """Programs with memory for a share of the experts and for everything else."""
 
-    def paged(ram: int, experts: str = "lru", ahead: bool = True) -> runnel.Program:
+    def paged(ram: int, experts: str = "lru", ahead: str = "auto") -> runnel.Program:
         return runnel.load(bundle, runtime=runnel.Runtime(ram=ram, experts=experts, experts_ahead=ahead))
 
     found = [Contender(RESIDENT, runnel.load(bundle))]
     for kept in ("none", *(k for k in KEPT if k != "none")):
-        for ahead in (False,) if kept == "none" else (False, True):
+        for ahead in ("off",) if kept == "none" else ("off", "on", "auto"):
             facts = paged(1 << 40, kept).paging
             assert facts is not None
             ram = facts.least + facts.streamed + facts.pinned + facts.tables  # everything, were it not for experts
@@ -70,7 +71,7 @@ def contenders(bundle: Path, share: float) -> list[Contender]:
             assert program.paging is not None
             excess = program.paging.units.room - int(share * facts.units.all)
             program.set_weight_budget(ram + int(share * facts.units.all) - excess)
-            name = NAIVE if kept == "none" else f"{kept}, {'ahead' if ahead else 'when chosen'}"
+            name = NAIVE if kept == "none" else f"{kept}, ahead {ahead}"
             found.append(Contender(name, program))
     return found
 
@@ -89,37 +90,28 @@ def measure(found: list[Contender], tokens: np.ndarray, turns: int) -> list[dict
         units, count = contender.units, turns * len(tokens)
         if units is not None:
             row |= {
-                "room": units.room / units.all, "hit_rate": units.hit_rate, "in_time": units.hit_rate,
-                "late": units.late / units.chosen, "mb_per_token": units.bytes_read / count / 1e6,
-                "stall_ms": units.stall_ns / count / 1e6, "foreseen": units.guessed / units.chosen,
-                "foreseen_used": units.guessed_used / max(units.guessed, 1),
+                "room": units.room / units.all, "hit_rate": units.hit_rate, "late": units.late / units.chosen,
+                "mb": units.bytes_read / count / 1e6, "stall_ms": units.stall_ns / count / 1e6,
+                "foreseen": units.guessed / units.chosen, "right": units.guessed_used / max(units.guessed, 1),
+                "overlap": units.read_ns / units.gap_ns if units.gap_ns else 0.0,
             }  # fmt: skip
-            if contender.name.endswith(", ahead"):
-                alone = next(c for c in found if c.name == contender.name.replace(", ahead", ", when chosen")).ms
-                row["hidden"] = (alone - contender.ms) / min(resident, alone - resident)
         rows.append(row)
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| experts | ms a token | against none kept | hit rate | MB read a token | wait, ms | foreseen and used | hidden |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows:
-        cells = [row["name"], f"{row['ms']:.2f}", f"{row['against_naive']:.2f}"]
-        if "hit_rate" in row:
-            used = f"{100 * row['foreseen_used']:.0f} %" if row["foreseen"] else ""
-            hidden = f"{100 * row['hidden']:.0f} %" if "hidden" in row else ""
-            cells += [
-                f"{100 * row['hit_rate']:.0f} %",
-                f"{row['mb_per_token']:.2f}",
-                f"{row['stall_ms']:.2f}",
-                used,
-                hidden,
-            ]
-        else:
-            cells += [""] * 5
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+HEAD = [
+    "experts", "ms a token", "faster than none kept", "hit rate", "MB read a token", "wait, ms", "read ahead",
+    "rightly", "overlap",
+]  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    """A row of the table. overlap: of the time between a guess and its use, that during which it was read."""
+    cells = [row["name"], f"{row['ms']:.2f}", f"{row['against_naive']:.2f}"]
+    if "hit_rate" in row:
+        ahead = [f"{100 * row[key]:.0f} %" for key in ("foreseen", "right", "overlap")] if row["foreseen"] else [""] * 3
+        cells += [f"{100 * row['hit_rate']:.0f} %", f"{row['mb']:.2f}", f"{row['stall_ms']:.2f}", *ahead]
+    return cells + [""] * (len(HEAD) - len(cells))
 
 
 def main() -> None:
@@ -141,7 +133,7 @@ def main() -> None:
         rows = measure(contenders(bundle, args.share), tokens, args.turns)
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     args.rows.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print(table(rows))
+    print(terminal.table(HEAD, [line(row) for row in rows]))
 
 
 if __name__ == "__main__":

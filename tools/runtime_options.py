@@ -8,7 +8,7 @@ from typing import Any
 
 import runnel
 from runnel.errors import InputError
-from runnel.runtime.paging import KEPT, SLOW, WAYS
+from runnel.runtime.paging import AHEAD, KEPT, SLOW, WAYS
 from runnel.runtime.program import Program
 from runnel.tools.measure import THREADS
 from runnel.tools.units import positive
@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--experts", choices=KEPT, default="lru", help="which experts stay in memory (default: lru)")
     parser.add_argument(
-        "--experts-ahead", choices=("on", "off"), default="on", help="read experts before they are chosen (default: on)"
+        "--experts-ahead",
+        choices=AHEAD,
+        default="auto",
+        help="read experts before they are chosen (auto: if it pays)",
     )
 
 
@@ -37,12 +40,12 @@ def runtime(args: argparse.Namespace, streams: int = 1) -> runnel.Runtime:
     told = args.io != "auto" or args.io_threads or args.patience is not None or args.slow != "stop"
     if args.ram is None and told:
         raise InputError("--io, --io-threads, --patience and --slow are for weights beyond memory; give --ram too.")
-    if args.ram is None and (args.experts != "lru" or args.experts_ahead != "on"):
+    if args.ram is None and (args.experts != "lru" or args.experts_ahead != "auto"):
         raise InputError("--experts and --experts-ahead are for experts that pass through memory; give --ram too.")
     ram = int(args.ram) if args.ram is not None and args.ram.isdigit() else args.ram
     return runnel.Runtime(
         args.threads, ram=ram, io=args.io, io_threads=args.io_threads, streams=streams, patience=args.patience,
-        slow=args.slow, experts=args.experts, experts_ahead=args.experts_ahead == "on",
+        slow=args.slow, experts=args.experts, experts_ahead=args.experts_ahead,
     )  # fmt: skip
 
 

@@ -26,7 +26,6 @@ from .network import VERSE, Decoder
 
 BATCH, CONTEXT = 2, 512
 PEAK_RATE = 2e-3
-EVENNESS = 0.01  # of the loss, for experts that are chosen equally often
 WARMUP = 0.03
 
 
@@ -65,15 +64,13 @@ def train(options: argparse.Namespace) -> Decoder:
             torch.stack([getattr(m, name) for m in net.mixtures]).mean() for name in ("uneven", "changing")
         )
         optimiser.zero_grad()
-        (loss + EVENNESS * uneven + options.price * changing).backward()
+        (loss + options.even * uneven + options.price * changing).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         step, total = step + 1, total + float(loss.detach())
         if step % 20 == 0:
-            print(
-                f"step {step}: loss {total / 20:.3f}, uneven {float(uneven):.2f}, changing {float(changing):.2f}",
-                flush=True,
-            )
+            chosen = f"uneven {float(uneven):.2f}, changing {float(changing):.2f}"
+            print(f"step {step}: loss {total / 20:.3f}, {chosen}", flush=True)
             total = 0.0
     for book, words in held.items():
         print(f"{book}: perplexity {perplexity(net, encode(tokenizer, words)):.2f} a token", flush=True)
@@ -85,7 +82,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="the text, one verse a line")
     parser.add_argument("--out", type=Path, default=Path("build/verse_experts"), help="folder for the model")
     parser.add_argument("--minutes", type=float, default=12.0)
-    parser.add_argument("--price", type=float, default=0.1, help="of choosing other experts than the token before")
+    parser.add_argument("--even", type=float, default=0.3, help="price of choosing some experts more often than others")
+    parser.add_argument("--price", type=float, default=1.0, help="of choosing other experts than the token before")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)

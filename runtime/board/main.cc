@@ -20,7 +20,7 @@ constexpr char kHelp[] =
     "  runnel-run profile m.rnl [--seconds S] [--chunk N] [--priority N] [--core N]   what each instruction takes\n"
     "  with --ram 256M [--io auto|io_uring|threads|plain] [--io-threads N] [--patience S\n"
     "    [--slow stop|warn]] weights pass through memory\n"
-    "  and with --experts lru|lfu|cost|predict|none [--experts-ahead on|off] experts that were chosen stay there\n"
+    "  and with --experts lru|lfu|cost|predict|none [--experts-ahead auto|off|on] experts stay\n"
     "  runnel-run info m.rnl           its inputs, outputs and sizes\n"
     "\n"
     "URI: a file in .wav, .npy, .raw (numbers of the port's type, frame by frame), .json (lines) or .txt, the same as\n"

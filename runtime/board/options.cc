@@ -56,7 +56,7 @@ Options ReadOptions(int count, char** words) {
   static const char* const kPolicies[] = {"error", "zero", "reset"};
   static const char* const kWays[] = {"auto", "io_uring", "threads", "plain"};
   static const char* const kExperts[] = {"lru", "lfu", "cost", "predict", "none"};
-  static const char* const kSwitch[] = {"on", "off"};
+  static const char* const kAhead[] = {"auto", "off", "on"};
   static const char* const kSlow[] = {"stop", "warn"};
   static const char* const kLate[] = {"catch-up", "drop"};
   Options options;
@@ -117,7 +117,7 @@ Options ReadOptions(int count, char** words) {
     } else if (is("--experts")) {
       options.experts = Choose(word, value, kExperts, 5);
     } else if (is("--experts-ahead")) {
-      options.when_chosen = Choose(word, value, kSwitch, 2) == 1;
+      options.experts_ahead = Choose(word, value, kAhead, 3);
     } else if (is("--slow")) {
       options.slow = Choose(word, value, kSlow, 2);
     } else if (is("--late")) {
@@ -130,7 +130,7 @@ Options ReadOptions(int count, char** words) {
   if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
     Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
   }
-  if (!options.ram && (options.experts || options.when_chosen)) {
+  if (!options.ram && (options.experts || options.experts_ahead)) {
     Refuse("--experts and --experts-ahead are for experts that pass through memory; give --ram.");
   }
   if (options.slow && !(options.patience > 0))

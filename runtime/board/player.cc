@@ -33,7 +33,7 @@ rn_bundle* OpenBundle(const Options& options) {
   paging.elsewhere = kOwnBytes;
   paging.patience_us = static_cast<int64_t>(options.patience * 1e6);
   paging.units = options.experts;
-  paging.when_chosen = options.when_chosen;
+  paging.ahead = options.experts_ahead;
   paging.slow = options.slow;
   const int code = rn_load_paged(options.bundle, options.ram ? &paging : nullptr, &bundle, message, sizeof message);
   if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));

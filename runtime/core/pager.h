@@ -41,7 +41,9 @@ class Pager {
 
   // Units of a table (units.h). Choose: as Units::Choose; which are likely to follow, and where slots begin.
   int Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
-  void Guess(int32_t table, const int32_t* ids, int32_t count) { units_.Guess(table, ids, count); }
+  void Guess(int32_t table, const int32_t* ids, int32_t count, bool certain) {
+    units_.Guess(table, ids, count, certain);
+  }
   const uint8_t* UnitSlots(int32_t table) const { return units_.Base(table); }
   int32_t UnitSlotCount(int32_t table) const { return units_.Slots(table); }
 

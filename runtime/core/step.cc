@@ -95,7 +95,7 @@ int RunChoose(const Step& step, const Instruction& instruction, int64_t low, int
     const int32_t* list = ListOf(step, instruction, q);
     if (!list) return RN_BAD_PLAN;
     if (instruction.target < 0) {
-      if (pager) pager->Guess(instruction.units, list + 1, list[0]);
+      if (pager) pager->Guess(instruction.units, list + 1, list[0], false);
       continue;
     }
     const Buffer& target = step.program.buffers[instruction.target];
@@ -217,7 +217,7 @@ namespace {
 void ForeseeFrame(const Step& step, const Instruction& choose, int32_t repeat, int64_t q) {
   Pager* pager = step.program.pager;
   if (!pager || step.program.buffers[choose.source].last_writer == repeat) return;
-  if (const int32_t* list = ListOf(step, choose, q)) pager->Guess(choose.units, list + 1, list[0]);
+  if (const int32_t* list = ListOf(step, choose, q)) pager->Guess(choose.units, list + 1, list[0], true);
 }
 
 template <bool kProfiled>

@@ -53,7 +53,8 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   patience_ns_ = paging.patience_us * 1000;
   policy_ = paging.units;
   goes_on_ = paging.slow == RN_SLOW_GO_ON;
-  ahead_ = !paging.when_chosen && paging.units != RN_UNITS_NONE;
+  ahead_ = paging.ahead != RN_AHEAD_OFF && paging.units != RN_UNITS_NONE;
+  always_ = paging.ahead == RN_AHEAD_ON;
   for (Read& read : reads_) read = {-1, 0, false};
   const int32_t tables = program.tables.size;
   if (tables == 0) return RN_OK;
@@ -73,6 +74,7 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   const size_t slot_at = Place(bytes, sizeof(Slot) * count), unit_at = Place(bytes, sizeof(Unit) * count);
   const size_t queue_at = Place(bytes, sizeof(int32_t) * count);
   const size_t last_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
+  const size_t foreseen_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
   const size_t link_at = Place(bytes, sizeof(uint16_t) * static_cast<size_t>(links));
   memory_ = PlatformAlloc(bytes);
   if (!memory_) return RN_NO_MEMORY;
@@ -84,6 +86,7 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   Bind(units_, memory_, unit_at, units);
   Bind(queue_, memory_, queue_at, units);
   Bind(last_, memory_, last_at, chosen);
+  Bind(foreseen_, memory_, foreseen_at, chosen);
   Bind(links_, memory_, link_at, links);
   Layout(program);
   for (Pool& pool : pools_) {
@@ -107,14 +110,14 @@ void Units::Layout(const Program& program) {
     int32_t p = PoolOf(given.unit_bytes);
     if (p < 0) {
       p = pools_.size++;
-      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, nullptr};
+      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, 0.0f, nullptr};
     }
     Pool& pool = pools_[p];
     pool.most += static_cast<int32_t>(given.units);
     if (pool.least < given.most) pool.least = given.most;
     pool.scored &= given.units <= kMostScored;
     const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
-    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, linked ? link : -1};
+    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, false, linked ? link : -1};
     link += linked ? static_cast<int32_t>(given.units * next.units) : 0;
     last += given.most;
     for (int64_t i = 0; i < given.units; ++i) units_[unit++] = {-1, t, 0.0f, 0.0f};
@@ -128,7 +131,7 @@ void Units::Layout(const Program& program) {
   int32_t slot = 0;
   for (int32_t p = 0; p < pools_.size; ++p) {
     pools_[p].first = slot;
-    for (int32_t i = 0; i < pools_[p].most; ++i) slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, 0};
+    for (int32_t i = 0; i < pools_[p].most; ++i) slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, 0, 0};
   }
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
     for (const Instruction& instruction : *code) {

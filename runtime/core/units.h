@@ -32,8 +32,8 @@ class Units {
 
   // Brings units of a table into memory and says in which slots they are. Ids are those of the table.
   int Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
-  // Begins to read units that may be chosen next. Never waits, never fails.
-  void Guess(int32_t table, const int32_t* ids, int32_t count);
+  // Begins to read units that will be chosen next, or may be: then if that pays. Never waits, never fails.
+  void Guess(int32_t table, const int32_t* ids, int32_t count, bool certain);
   // Takes in what was read and begins what is to be read.
   void Pump();
 
@@ -54,6 +54,9 @@ class Units {
     int32_t guessed;       // units on their way, or there, that nobody asked for yet
     bool told;             // whether the plan guesses what is chosen
     int32_t last, chosen;  // the ids chosen last, in last_
+    int32_t foreseen;      // ids that were not there when they were foreseen, in foreseen_
+    int64_t foreseen_at;   // and when that was
+    bool reading;          // and whether they are read since
     int32_t links;         // counts of what follows what, in links_; -1: none
   };
   struct Pool {  // slots of one size
@@ -61,6 +64,7 @@ class Units {
     int32_t first, slots, most, least;
     int32_t newest, oldest;
     bool scored;
+    float read_ns;  // that a CHOOSE waits for a unit
     uint8_t* base;
   };
   struct Slot {
@@ -69,7 +73,8 @@ class Units {
     int32_t begun, done;  // pieces
     int result;           // of the first piece that failed
     bool altered, guessed, queued;
-    uint64_t chosen;  // the number of the CHOOSE that it serves
+    uint64_t chosen;   // the number of the CHOOSE that it serves
+    int64_t there_at;  // when its last piece came
   };
   struct Unit {
     int32_t slot, table;
@@ -97,6 +102,9 @@ class Units {
   float Worth(const Slot& slot, int32_t now) const;
   void Note(int32_t table, const int32_t* ids, int32_t count);
   void Foresee(int32_t table);
+  void Judge(int32_t table, const int32_t* ids, int32_t count);
+  bool Pays(const Table& table) const;
+  void GuessAll(int32_t now, int32_t table, const int32_t* ids, int32_t count, bool certain);
   void GuessOne(int32_t table, int32_t unit);
 
   int32_t FreeRead() const;
@@ -114,6 +122,7 @@ class Units {
   int64_t patience_ns_ = 0;
   int32_t policy_ = RN_UNITS_LRU;
   bool ahead_ = false;
+  bool always_ = false;   // guesses are read whether or not that pays
   bool goes_on_ = false;  // where storage is slow
   uint64_t slow_ = 0;     // reads that took longer than the patience
   void* memory_ = nullptr;
@@ -122,14 +131,16 @@ class Units {
   Span<Pool> pools_;
   Span<Slot> slots_;
   Span<Unit> units_;
-  Span<int32_t> queue_, last_;
+  Span<int32_t> queue_, last_, foreseen_;
   Span<uint16_t> links_;
   int32_t queued_ = 0, queue_first_ = 0;
   Read reads_[kUnitReads];
   uint8_t* bounce_ = nullptr;
   uint64_t bounce_bytes_ = 0, bounce_each_ = 0;
   uint64_t all_ = 0, least_ = 0, room_ = 0;
-  uint64_t turn_ = 0;  // CHOOSEs so far
+  uint64_t turn_ = 0;    // CHOOSEs so far
+  float right_ = 0.7f;   // the share of what was foreseen that was chosen
+  float gap_ns_ = 0.0f;  // from foreseeing to choosing
   uint64_t failed_at_ = 0;
   int failure_ = 0;
   rn_unit_facts facts_ = {};

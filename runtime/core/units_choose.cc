@@ -1,10 +1,15 @@
 // Choosing units, and beginning to read those that are likely to be chosen next.
 #include "units.h"
+#include "work_clock.h"
 
 namespace runnel {
 namespace {
 
-constexpr int32_t kHalved = 64;  // CHOOSEs of a table after which counts are halved
+constexpr int32_t kHalved = 64;   // CHOOSEs of a table after which counts are halved
+constexpr float kSlowly = 0.02f;  // how much of a mean a new number makes
+constexpr float kQuickly = 0.1f;
+
+void Approach(float& mean, float value, float share) { mean += mean > 0 ? share * (value - mean) : value; }
 
 }  // namespace
 
@@ -33,6 +38,8 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
     }
   }
   facts_.chosen += static_cast<uint64_t>(count);
+  Judge(t, ids, count);
+  int32_t missing = 0;
   for (int32_t i = 0; i < count; ++i) {
     const int32_t unit = table.first + ids[i];
     int32_t s = units_[unit].slot;
@@ -42,16 +49,51 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
       }
       Take(s, unit);
       slots_[s].chosen = turn_;
+      ++missing;
     }
     while (slots_[s].begun < Pieces(slots_[s]) && Begin(s, false)) {
     }
     found[i] = s - pool.first;
   }
+  const uint64_t before = facts_.stall_ns;
   for (int32_t i = 0; i < count; ++i) {
     if (const int code = Await(units_[table.first + ids[i]].slot)) return code;
   }
+  if (missing > 0) {
+    const auto waited = static_cast<float>(facts_.stall_ns - before);
+    Approach(pools_[table.pool].read_ns, waited / static_cast<float>(missing), kQuickly);
+  }
   Note(t, ids, count);
   return RN_OK;
+}
+
+// Compares what was foreseen with what is chosen.
+void Units::Judge(int32_t t, const int32_t* ids, int32_t count) {
+  Table& table = tables_[t];
+  if (table.foreseen == 0) return;
+  const int64_t gap = WorkClock() - table.foreseen_at;
+  int64_t read = 0;
+  Approach(gap_ns_, static_cast<float>(gap), kQuickly);
+  for (int32_t i = 0; i < table.foreseen; ++i) {
+    bool right = false;
+    for (int32_t k = 0; k < count; ++k) right |= ids[k] == foreseen_[table.last + i];
+    Approach(right_, right ? 1.0f : 0.0f, kSlowly);
+    const int32_t s = units_[table.first + foreseen_[table.last + i]].slot;
+    if (s < 0) continue;
+    const int64_t until = slots_[s].done < Pieces(slots_[s]) ? gap : slots_[s].there_at - table.foreseen_at;
+    if (until > read) read = until;
+  }
+  if (table.reading) {
+    facts_.gap_ns += static_cast<uint64_t>(gap);
+    facts_.read_ns += static_cast<uint64_t>(read < gap ? read : gap);
+  }
+  table.foreseen = 0;
+}
+
+// Whether right guesses save more time than wrong ones cost, whose reads are in the way of others.
+bool Units::Pays(const Table& table) const {
+  const float read = pools_[table.pool].read_ns, hidden = gap_ns_ < read ? gap_ns_ : read;
+  return right_ * hidden >= (1.0f - right_) * (read - hidden);
 }
 
 // Remembers what was chosen, and begins to read what is likely to follow.
@@ -107,41 +149,55 @@ void Units::Foresee(int32_t t) {
     }
     units_[next.first + u].likely = sum / all;
   }
-  for (int32_t k = 0; ahead_ && k < program_->tables[n].most; ++k) {
-    int32_t best = -1;
-    for (int32_t u = next.first; u < next.first + width; ++u) {
-      if (units_[u].slot >= 0 || units_[u].likely <= 0) continue;
-      if (best < 0 || units_[u].likely > units_[best].likely) best = u;
+  if (!ahead_) return;
+  int32_t* best = foreseen_.data + next.last;
+  for (int32_t k = 0; k < program_->tables[n].most; ++k) {
+    best[k] = -1;
+    for (int32_t u = 0; u < width; ++u) {
+      bool taken = false;
+      for (int32_t i = 0; i < k; ++i) taken |= best[i] == u;
+      if (taken) continue;
+      if (best[k] < 0 || units_[next.first + u].likely > units_[next.first + best[k]].likely) best[k] = u;
     }
-    if (best < 0) break;
-    GuessOne(t, best);
   }
-  Pump();
+  GuessAll(t, n, best, program_->tables[n].most, false);
 }
 
-void Units::Guess(int32_t t, const int32_t* ids, int32_t count) {
-  if (!ahead_ || storage_->way() == RN_IO_PLAIN) return;
+void Units::Guess(int32_t t, const int32_t* ids, int32_t count, bool certain) {
+  if (!ahead_) return;
   const Table& table = tables_[t];
-  const int64_t units = program_->tables[t].units;
   if (pools_[table.pool].scored) {
-    for (int64_t u = 0; u < units; ++u) units_[table.first + u].likely = 0.0f;
+    for (int64_t u = 0; u < program_->tables[t].units; ++u) units_[table.first + u].likely = 0.0f;
   }
   for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely = 1.0f;
-  const int32_t now = (t + tables_.size - 1) % tables_.size;
+  GuessAll((t + tables_.size - 1) % tables_.size, t, ids, count, certain);
+}
+
+// Keeps what is there of units that table `now` foresees for table `t`, and begins to read the others.
+void Units::GuessAll(int32_t now, int32_t t, const int32_t* ids, int32_t count, bool certain) {
+  if (storage_->way() == RN_IO_PLAIN) return;
+  Table& table = tables_[t];
+  int32_t away = 0;
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t unit = table.first + ids[i], s = units_[unit].slot;
+    const int32_t s = units_[table.first + ids[i]].slot;
     if (s < 0) {
-      GuessOne(now, unit);
+      foreseen_[table.last + away++] = ids[i];
     } else if (slots_[s].begun == slots_[s].done || slots_[s].guessed) {
       Unlink(s);  // it is wanted soon
       Link(s, true);
     }
   }
-  Pump();
+  const bool reads = certain || always_ || Pays(table);
+  if (reads) {
+    for (int32_t i = 0; i < away; ++i) GuessOne(now, table.first + foreseen_[table.last + i]);
+    Pump();
+  }
+  table.foreseen = certain ? 0 : away;
+  table.foreseen_at = WorkClock();
+  table.reading = reads && away > 0;
 }
 
 void Units::GuessOne(int32_t now, int32_t unit) {
-  if (storage_->way() == RN_IO_PLAIN) return;
   Table& table = tables_[units_[unit].table];
   const int32_t s = Victim(pools_[table.pool], now, true);
   if (s < 0 || (slots_[s].queued && queued_ == queue_.size)) return;

@@ -62,6 +62,7 @@ void Units::Done(int32_t r, int result) {
   Slot& slot = slots_[read.slot];
   const Pool& pool = pools_[slot.pool];
   ++slot.done;
+  if (slot.guessed) slot.there_at = WorkClock();
   if (result) {
     if (!slot.result) slot.result = result;
     return;

@@ -16,7 +16,7 @@ from plans import SKIP as NO_CORE
 import runnel
 from runnel.errors import BundleError, InputError, StreamError
 from runnel.runtime.bundle import Bundle
-from runnel.runtime.paging import KEPT, UnitFacts
+from runnel.runtime.paging import AHEAD, KEPT, UnitFacts
 
 RNG = np.random.default_rng(8)
 EXPERTS, SIZE, INNER, K, FRAMES = 8, 32, 48, 2, 41
@@ -111,8 +111,8 @@ def least_of(path: Path, **options: object) -> int:
 
 
 @pytest.mark.parametrize("kept", KEPT)
-@pytest.mark.parametrize("ahead", [True, False])
-def test_bits_depend_on_no_budget_and_no_policy(bundle: Path, x: np.ndarray, kept: str, ahead: bool) -> None:
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_bits_depend_on_no_budget_and_no_policy(bundle: Path, x: np.ndarray, kept: str, ahead: str) -> None:
     expected, least = play(runnel.load(bundle), x), least_of(bundle, experts=kept)
     for way in WAYS:
         for share in (0.0, 0.25, 1.1):
@@ -126,7 +126,7 @@ def test_bits_depend_on_no_budget_and_no_policy(bundle: Path, x: np.ndarray, kep
             assert count.chosen == 3 * 3 * FRAMES * K
             assert count.found + count.late <= count.chosen
             assert count.guessed_used <= count.guessed
-            if kept == "none" or not ahead or way == "plain":
+            if kept == "none" or ahead == "off" or way == "plain":
                 assert count.guessed == 0
             if kept == "none":
                 assert (count.found, count.reads) == (0, count.chosen)
@@ -183,16 +183,17 @@ def test_what_is_kept_is_what_the_policy_says(told: Path, kept: str, slots: int)
 
 def test_what_the_next_layer_chooses_is_foreseen(bundle: Path) -> None:
     ram = least_of(bundle) + units(paged(bundle, 1 << 30)).all // 4
-    program = paged(bundle, ram)
+    program = paged(bundle, ram, experts_ahead="on")
     play(program, RNG.standard_normal((1, FRAMES, SIZE)).astype(np.float32))
     assert units(program).guessed_used > 0.7 * units(program).guessed > 10
+    assert 0 < units(program).read_ns <= units(program).gap_ns
 
 
 def test_wrong_guesses_cost_time_alone(tmp_path: Path, x: np.ndarray) -> None:
     path = tmp_path / "wrong.rnl"
     runnel.compile(layers(wrong=True), path, backend="native")
     expected = play(runnel.load(path), x)
-    program = paged(path, least_of(path) + units(paged(path, 1 << 30)).all // 4)
+    program = paged(path, least_of(path) + units(paged(path, 1 << 30)).all // 4, experts_ahead="on")
     assert play(program, x) == expected
     assert units(program).guessed_used < 0.2 * units(program).guessed
     assert units(program).guessed > 10
@@ -210,7 +211,10 @@ def test_what_follows_is_learnt(told: Path, tmp_path: Path) -> None:
         model(nodes, weights, inputs, "y1"), path, backend="native", time_axis={"x": 1, "scores0": 0, "scores1": 0}
     )
     each = units(paged(path, 1 << 30)).all // (2 * EXPERTS)
-    programs = {kept: paged(path, least_of(path, experts=kept) + 3 * each, experts=kept) for kept in ("lru", "predict")}
+    programs = {}
+    for kept in ("lru", "predict"):
+        ram = least_of(path, experts=kept) + 3 * each
+        programs[kept] = paged(path, ram, experts=kept, experts_ahead="on")
     first = RNG.standard_normal((200, EXPERTS)).astype(np.float32)
     for program in programs.values():
         stream = program.stream()
@@ -326,6 +330,8 @@ def test_a_file_that_is_cut_off_stops_the_stream(told: Path, tmp_path: Path) -> 
 def test_options_that_make_no_sense() -> None:
     with pytest.raises(InputError, match="no way of keeping experts 'all'"):
         runnel.Runtime(ram=1 << 30, experts="all")
+    with pytest.raises(InputError, match="experts_ahead is one of auto, off, on"):
+        runnel.Runtime(ram=1 << 30, experts_ahead="sometimes")
 
 
 def choosing(place: int = 0, most: int = 1, units: int = 3, unit: int = 64, choices: int = 1, target: bool = True,

@@ -24,6 +24,10 @@ enum rn_slow { RN_SLOW_STOP = 0, RN_SLOW_GO_ON = 1 };
 // same with what was foreseen from the layer before; or none: whatever is chosen is read again.
 enum rn_units { RN_UNITS_LRU = 0, RN_UNITS_LFU = 1, RN_UNITS_COST = 2, RN_UNITS_PREDICT = 3, RN_UNITS_NONE = 4 };
 
+// Whether units are read before they are chosen: where that saves more time than wrong guesses cost, as far as was
+// measured; never; or always.
+enum rn_ahead { RN_AHEAD_AUTO = 0, RN_AHEAD_OFF = 1, RN_AHEAD_ON = 2 };
+
 // What a bundle's manifest says of a part of the weights: multiples of 4096, at most 1 MiB, without gaps.
 typedef struct rn_segment {
   uint64_t offset, bytes;
@@ -39,8 +43,7 @@ typedef struct rn_budget rn_budget;
 // path, offset: the file that holds the weights, and where in it (a multiple of 4096). ram: bytes for all that the
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
 // patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time. budget: one that the
-// program shares, with its priority, instead of `ram`; null: its own. units: an rn_units; when_chosen: units are read
-// when they are chosen and never before.
+// program shares, with its priority, instead of `ram`; null: its own. units: an rn_units; ahead: an rn_ahead.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
@@ -51,16 +54,17 @@ typedef struct rn_paging {
   int64_t patience_us;
   int32_t slow, priority;
   rn_budget* budget;
-  int32_t units, when_chosen;
+  int32_t units, ahead;
 } rn_paging;
 
 #define RN_STALLS 96
 
 // Units: bytes of all, and of the slots that hold some. Since open: chosen, found (of those, there when chosen), late
 // (on their way), reads of pieces and their bytes, nanoseconds that steps waited for them, guessed (begun before they
-// were chosen) and guessed_used.
+// were chosen) and guessed_used; nanoseconds between such a beginning and the CHOOSE that it was for (gap_ns), and for
+// how long of these units were read (read_ns).
 typedef struct rn_unit_facts {
-  uint64_t all, room, chosen, found, late, reads, bytes_read, stall_ns, guessed, guessed_used;
+  uint64_t all, room, chosen, found, late, reads, bytes_read, stall_ns, guessed, guessed_used, gap_ns, read_ns;
 } rn_unit_facts;
 
 // ram, least: the budget and the smallest possible one. peak: what is used at most. pinned and streamed: bytes of
