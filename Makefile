@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-kv bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-kv bench-moe bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -65,6 +65,10 @@ coverage: setup
 
 bench-kv: setup
 	@$(PY) -m runnel.tools.bench_kv --rows build/bench/kv.json
+
+EXPERTS ?= build/verse_experts/verse_experts.onnx
+bench-moe: setup
+	@$(PY) -m runnel.tools.bench_experts --model $(EXPERTS) --rows build/bench/experts.json
 
 bench-window: setup
 	@$(PY) -m runnel.tools.bench_window --rows build/bench/window.json

@@ -38,8 +38,8 @@ def write(net: Decoder) -> bytes:
         at = next(n for n, node in enumerate(nodes) if f"layers.{i}.inner.down" in node.input)
         nodes[at:at] = [scores, rows, moe]
     for field, items in ((graph.node, nodes), (graph.initializer, tensors)):
-        del field[:]  # type: ignore[attr-defined]
-        field.extend(items)  # type: ignore[attr-defined]
+        del field[:]
+        field.extend(items)
     graph.name = "verse_experts"
     graph.doc_string = f"Decoder of English text, {LAYERS} layers with {EXPERTS} experts."
     model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
