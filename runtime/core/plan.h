@@ -154,7 +154,7 @@ struct Cache {
   int32_t heads, kv_heads, key_dim, value_dim;
   int32_t block;                 // slots whose keys are interleaved
   int32_t pitch;                 // of scores and biases, from one query head to the next
-  int32_t key_bits, value_bits;  // of an element
+  int32_t key_bits, value_bits;  // of an element; no bits: values are the first features of keys
   int32_t pairs, start;          // features that turn with the position, by two, and the first; no pairs: none
   int32_t distances;             // of a bias, 0: none
   int32_t axes;                  // positions of a frame that is told its own, 0: it has its number
