@@ -75,7 +75,8 @@ def play(replayer: Callable[[str], list[str]], tmp_path: Path) -> Play:
         for part, data in parts.items():
             (tmp_path / part).write_bytes(data)
         files = [str(tmp_path / part) for part in (*parts, "out")]
-        done = subprocess.run([*replayer(manifest["target"]["arch"]), *files], capture_output=True, text=True, check=False, timeout=300)
+        command = [*replayer(manifest["target"]["arch"]), *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
         return _outputs(manifest["outputs"], (tmp_path / "out").read_bytes())
 

@@ -100,7 +100,8 @@ def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
 
 
 def codes(kind: str) -> bytes:
-    """Images in codes: dense, with a filter a channel, through a window of frames; frames of channels; or products by few bits."""
+    """Images in codes: dense, with a filter a channel, through a window of frames; frames of channels; or products by
+    few bits."""
     if kind == "blocks":
         net = QuantisedNet(3, opset=21)
         h = net.op("Transpose", net.input([1, 70, TIME]), perm=[0, 2, 1])
