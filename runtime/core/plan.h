@@ -104,7 +104,15 @@ struct Operand {
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
-enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6, kFetch = 7, kChoose = 8 };
+enum class InstructionOp : int32_t {
+  kCall = 1,
+  kRepeat = 2,
+  kCopy = 3,
+  kSkipIf = 4,
+  kAttend = 6,
+  kFetch = 7,
+  kChoose = 8
+};
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
 // A kernel and the multiply-adds of one call.
@@ -115,6 +123,7 @@ struct Entry {
 
 struct Instruction {
   InstructionOp op;
+  int32_t guard = -1;    // the SKIP_IF that it runs under, -1: none
   int32_t made, length;  // clocks
   int32_t work;          // its number among calls and copies
   // CALL
@@ -134,6 +143,9 @@ struct Instruction {
   int64_t offset;
   CopyMode mode;
   uint32_t fill;
+  // SKIP_IF, with source: whose frame's first byte says which frames are not skipped
+  uint8_t wanted;
+  int32_t covered;
   // FETCH, with source, target and offset
   int64_t stride;
   int64_t table, row_bytes, in_block, block_bytes;  // `rows` rows, in_block of them in a block
