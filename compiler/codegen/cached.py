@@ -11,7 +11,6 @@ rotated before they are coded (hadamard.py): queries are with the keys, and sums
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import ir, tirx
@@ -20,57 +19,13 @@ from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
 from runnel.compiler.codegen.attend import LOWEST, NOWHERE, pieces
 from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, lanes_of, splat, vector_type
+from runnel.compiler.codegen.cache_shape import CacheShape, block_of, stored_as, width_of
 from runnel.compiler.codegen.hadamard import rotate
 from runnel.compiler.codegen.reduce import tree, tree_sum
 from runnel.compiler.codegen.target import Target
 
 TOGETHER = 4
 """Query heads whose sums are in registers at once, where there are enough."""
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """What kernels are made for. bits: of an element of a key and of a value, 32, 8 or 4. pitch: from the scores of a
-    query head to the next one's. pairs, start, interleaved: as in ``Rotary``. apart: whether the first slots have a
-    query of their own. ranked: keys are stored as they are, in rows, and turned to their slot's rank by attention.
-    """
-
-    heads: int
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    pitch: int
-    key_bits: int = 32
-    value_bits: int = 32
-    pairs: int = 0
-    start: int = 0
-    interleaved: bool = False
-    scale: float = 1.0
-    softcap: float = 0.0
-    bias: bool = False
-    sinks: bool = False
-    apart: bool = False
-    ranked: bool = False
-
-    @property
-    def rotates_keys(self) -> bool:
-        """Whether keys are rotated before they are coded; those that attention turns itself are not."""
-        return self.key_bits < 32 and not self.ranked
-
-    @property
-    def group(self) -> int:
-        """Query heads of a KV head."""
-        return self.heads // self.kv_heads
-
-
-def width_of(target: Target) -> int:
-    """Slots whose scores are made together."""
-    return max(16, 2 * target.lanes)
-
-
-def block_of(target: Target, shape: CacheShape) -> int:
-    """Slots whose keys lie together."""
-    return 1 if shape.ranked else width_of(target)
 
 
 class Function:
@@ -87,10 +42,6 @@ class Function:
 
     def finish(self) -> Any:
         return tirx.PrimFunc(self._params, self.b.body(), ir.PrimType("int32"))
-
-
-def stored_as(bits: int) -> str:
-    return {32: "float32", 8: "int8", 4: "uint8"}[bits]
 
 
 def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: bool = False) -> Any:
@@ -121,7 +72,7 @@ def turn(target: Target, shape: CacheShape, heads: int, scale: float, unturned: 
             put(base + start + at, b.let(b.let(x * cosine) - b.let(y * sine)))
             put(base + start + pairs + at, b.let(b.let(y * cosine) + b.let(x * sine)))
         if shape.rotates_keys:
-            rotate(b, turned, base, size)
+            rotate(b, turned, base, size, shape.rotated(size))
     return f.finish()
 
 
@@ -144,13 +95,15 @@ def store(target: Target, shape: CacheShape) -> Any:
     else:
         with b.loop(rows, "feature") as feature:
             b.store_vector(keys, place + feature * block, b.load_vector(row[0], row[1] + feature, 1))
+    if shape.shared:
+        return f.finish()
     size = shape.value_dim if shape.value_bits != 4 else shape.value_dim // 2
     first = head * shape.value_dim
     if shape.value_bits < 32:
         rotated = b.local("float32", shape.value_dim)
         for at, lanes in pieces(shape.value_dim):
             b.store_vector(rotated, at, b.load_vector(value, first + at, lanes))
-        rotate(b, rotated, int32(0), shape.value_dim)
+        rotate(b, rotated, int32(0), shape.value_dim, shape.rotated(shape.value_dim))
         value, first = rotated, int32(0)
     row = _coded(b, value, first, shape.value_dim, shape.value_bits, value_scales, slot)
     for at, lanes in pieces(size):
@@ -210,11 +163,24 @@ class AttendKernel:
         self.sinks, self.ranks = self.f.pointer("sinks"), self.f.pointer("ranks", "int32")
         self.angles, self.out = self.f.pointer("angles"), self.f.pointer("out")
         self.head, self.count, self.split = (self.b.let(self.b.load_vector(words, i, 1)) for i in range(3))
+        self.seconds = -(-shape.heads * shape.key_dim // 16) * 16  # where second queries begin
+        self.stride = shape.value_dim // (2 if shape.value_bits == 4 else 1)  # of a slot's values
         self.blocks = self.b.let(tirx.truncdiv(self.count + (self.block - 1), int32(self.block)))
 
     def make(self) -> Any:
         shape, b = self.shape, self.b
-        queries = -(-shape.heads * shape.key_dim // 16) * 16
+        self._all_scores()
+        with b.loop(shape.group, "query") as g:
+            self._softmax(g * shape.pitch, self.head * shape.group + g, shape.group * shape.pitch + g)
+        self._values()
+        if shape.rotates_values:
+            with b.loop(shape.group, "query") as g:
+                at, size = (self.head * shape.group + g) * shape.value_dim, shape.value_dim
+                rotate(b, self.out, at, size, shape.rotated(size))
+        return self.f.finish()
+
+    def _all_scores(self) -> None:
+        b, shape = self.b, self.shape
         if shape.ranked:
             with b.repeat(self.count, "slot") as slot:
                 self._ranked(slot)
@@ -223,14 +189,7 @@ class AttendKernel:
                 self._scores(block, int32(0), None)
         if shape.apart:
             with b.repeat(tirx.truncdiv(self.split + (self.block - 1), int32(self.block)), "block") as block:
-                self._scores(block, int32(queries), self.split - block * self.block)
-        with b.loop(shape.group, "query") as g:
-            self._softmax(g * shape.pitch, self.head * shape.group + g, shape.group * shape.pitch + g)
-        self._values()
-        if shape.value_bits < 32:
-            with b.loop(shape.group, "query") as g:
-                rotate(b, self.out, (self.head * shape.group + g) * shape.value_dim, shape.value_dim)
-        return self.f.finish()
+                self._scores(block, int32(self.seconds), self.split - block * self.block)
 
     def _groups(self, lanes: int) -> Iterator[tuple[int, int]]:
         """(first, count) of the query heads whose sums of ``lanes`` elements fit into half of the registers."""
@@ -355,7 +314,7 @@ class AttendKernel:
         for memory in (x for row in sums for x in row):
             b.store_vector(memory, 0, constant(0.0, "float32", lanes))
         with b.repeat(self.count, "slot") as slot:
-            codes = b.load_vector(self.values, slot * size + at, lanes)
+            codes = b.load_vector(self.values, slot * self.stride + at, lanes)
             parts = [b.let(x) for x in elements(b, codes, shape.value_bits)]
             for g, row in enumerate(sums):
                 weight = b.load_vector(self.scores, (first + g) * shape.pitch + slot, 1)

@@ -17,7 +17,8 @@ from typing import Any
 from tvm import tirx
 
 from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
-from runnel.compiler.codegen.cached import AttendKernel, CacheShape, Function, elements, stored_as, tiles, width_of
+from runnel.compiler.codegen.cache_shape import CacheShape, stored_as, width_of
+from runnel.compiler.codegen.cached import AttendKernel, Function, elements, tiles
 from runnel.compiler.codegen.hadamard import rotate
 from runnel.compiler.codegen.target import Target
 
@@ -31,7 +32,7 @@ HEAD_WORDS, EVENT_WORDS = 4, 5
 
 def rows_of(shape: CacheShape) -> int:
     """Frames that attend together; 0 where single ones have enough queries, or see slots each in another way."""
-    if shape.ranked or shape.bias or shape.group >= QUERIES:
+    if shape.ranked or shape.shared or shape.bias or shape.group >= QUERIES:
         return 0
     rows = LEAST
     while rows * shape.group < QUERIES:
@@ -90,8 +91,8 @@ class _Rows(AttendKernel):
             for at, lanes in tiles(shape.value_dim, self.target.lanes * 4):
                 place = i * shape.value_dim + at
                 b.store_vector(self.out, place, b.let(b.load_vector(self.out, place, lanes) * splat(inverse, lanes)))
-            if shape.value_bits < 32:
-                rotate(b, self.out, i * shape.value_dim, shape.value_dim)
+            if shape.rotates_values:
+                rotate(b, self.out, i * shape.value_dim, shape.value_dim, shape.rotated(shape.value_dim))
         return self.f.finish()
 
     def _together(self, lanes: int) -> int:

@@ -14,7 +14,7 @@ from tvm import tirx
 from runnel.compiler.codegen.arithmetic import Arithmetic
 from runnel.compiler.codegen.builder import Expr, constant, int32, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
-from runnel.compiler.codegen.dots import Dots
+from runnel.compiler.codegen.dots import EIGHT, Dots
 from runnel.compiler.codegen.groups import Narrow, is_narrow
 from runnel.compiler.codegen.images import Tile, cut, image_axes
 from runnel.compiler.codegen.linear import view_of
@@ -168,6 +168,11 @@ def emit_conv(context: Context, node: FrameNode) -> bool:
     packed = w.reshape(groups, outputs // groups, inputs, taps, -1, axes[-1].taps).transpose(0, 3, 4, 5, 2, 1)
     if each:
         Filters(context, node, x, axes, np.moveaxis(packed[..., 0, 0], 0, -1), dots).emit()
+    elif narrow:
+        Narrow(context, node, x, axes, packed, dots).emit()
     else:
-        (Narrow if narrow else Dense)(context, node, x, axes, packed, dots).emit()
+        run = inputs * (axes[-1].taps if groups == 1 and axes[-1].step == 1 else 1)
+        several = axes[-1].count > 1 and run >= EIGHT
+        dots = Dots.of(context.target, sums, str(x.value.dtype), w, several) or dots
+        Dense(context, node, x, axes, packed, dots).emit()
     return True

@@ -1,5 +1,5 @@
 """Dot products of codes in one instruction: of four in Arm's sdot and in vpdpbusd of AVX512-VNNI and AVX-VNNI, of two
-in pmaddwd of other x86-64 and in smull and sadalp of other aarch64.
+in pmaddwd of other x86-64 and in smull and sadalp of other aarch64; of eight, for two rows and outputs, in Arm's i8mm.
 
 Sums are added up modulo 2^32 like any others, so the result is the same to the bit. Those of bytes want codes of one
 signedness; other codes have their top bit turned over, and what that and the zero point add is taken off at the start.
@@ -20,7 +20,9 @@ from runnel.compiler.codegen.target import Target
 QUAD = 4
 _PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 _QUADS = {lanes: f"llvm.x86.avx512.vpdpbusd.{32 * lanes}" for lanes in (4, 8, 16)}
-_SDOT = {4: "llvm.aarch64.neon.sdot"}
+_SDOT, _USDOT = {4: "llvm.aarch64.neon.sdot"}, {4: "llvm.aarch64.neon.usdot"}
+_BLOCKS = {"int8": "llvm.aarch64.neon.smmla", "uint8": "llvm.aarch64.neon.usmmla"}
+EIGHT = 8
 _ADD_PAIRS = {4: "llvm.aarch64.neon.saddlp"}
 _TOP_BITS = {1: -128, 4: 0x80808080 - (1 << 32), 2: 0x8080 - (1 << 16)}
 
@@ -32,9 +34,10 @@ def prefers_unsigned(target: Target) -> bool:
 
 @dataclass(frozen=True)
 class Dots:
-    """size: how many products a lane, 4 or 2. intrinsics: LLVM's, by lanes. wide: whether codes and weights take 16
-    bits. flip: whether codes have their top bit turned over. zero: of the codes it then works on. code_zero: of the
-    codes as they are, where it is taken off each.
+    """size: how many codes of an input are multiplied at once, 4 or 2, or 8 in blocks. intrinsics: LLVM's, by lanes.
+    wide: whether codes and weights take 16 bits. flip: whether codes have their top bit turned over. zero: of the codes
+    it then works on. code_zero: of the codes as they are, where it is taken off each. block: LLVM's intrinsic for two
+    rows and two outputs; "" where sums are one row's.
     """
 
     b: Builder
@@ -44,16 +47,23 @@ class Dots:
     flip: bool
     zero: int
     code_zero: int = 0
+    block: str = ""
 
     @staticmethod
-    def of(target: Target, sums: Arithmetic, codes: str, weights: np.ndarray) -> Dots | None:
-        """None where the target has none, or weights have more bits than they take."""
+    def of(target: Target, sums: Arithmetic, codes: str, weights: np.ndarray, several: bool = False) -> Dots | None:
+        """None where the target has none, or weights have more bits than they take. several: whether sums of several
+        rows are under way."""
         if sums.kind != "int32" or weights.size == 0:
             return None
         low, high = int(weights.min()), int(weights.max())
         if low >= -128 and high <= 127:
             if target.arch == "aarch64":
-                flip, dot = codes == "uint8", target.has("dotprod")
+                dot = target.has("dotprod")
+                if dot and target.has("i8mm"):
+                    names = _USDOT if codes == "uint8" else _SDOT
+                    size, block = (EIGHT, _BLOCKS[codes]) if several else (QUAD, "")
+                    return Dots(sums.b, size, names, False, False, sums.zero, block=block)
+                flip = codes == "uint8"
                 zero = sums.zero - 128 * flip
                 return Dots(sums.b, QUAD if dot else 2, _SDOT if dot else _ADD_PAIRS, False, flip, zero)
             if prefers_unsigned(target):
@@ -72,15 +82,20 @@ class Dots:
         """What weights are stored as."""
         return "int16" if self.wide else "int8"
 
+    @property
+    def unit(self) -> int:
+        """Inputs beyond a multiple of it are multiplied one by one."""
+        return max(QUAD, self.size)
+
     def start(self, weights: np.ndarray) -> np.ndarray:
         """What sums begin with. weights: (groups, taps, inputs, outputs) → (groups, outputs) int32."""
-        whole = weights[:, :, : weights.shape[2] // QUAD * QUAD].astype(np.int64).sum(axis=(1, 2))
+        whole = weights[:, :, : weights.shape[2] // self.unit * self.unit].astype(np.int64).sum(axis=(1, 2))
         return (-self.zero * whole).astype(np.int32)
 
     def pack(self, panel: np.ndarray) -> np.ndarray:
         """A panel of weights (taps, inputs, width), in groups of inputs: (taps, groups, width, size), then the rest."""
         taps, inputs, width = panel.shape
-        whole = inputs // QUAD * QUAD
+        whole = inputs // self.unit * self.unit
         groups = panel[:, :whole].reshape(taps, -1, self.size, width).transpose(0, 1, 3, 2).reshape(taps, -1)
         packed = np.concatenate([groups, panel[:, whole:].reshape(taps, -1)], axis=1)
         return packed.astype(self.dtype)
@@ -104,6 +119,10 @@ class Dots:
             return tirx.Cast(f"int16x{lanes}", group)
         group = tirx.reinterpret(f"int8x{lanes}", group)
         return self.b.let(group ^ constant(-128, "int8", lanes)) if self.flip else group
+
+    def add_block(self, codes: Expr, weights: Expr, total: Expr) -> Expr:
+        """``total``, rows by outputs, plus two rows of eight codes times the weights of two outputs."""
+        return tirx.call_llvm_pure_intrin(str(total.ty), self.block, total, codes, weights)
 
     def add(self, codes: Expr, weights: Expr, total: Expr) -> Expr:
         """``total`` plus the dot product of each lane."""

@@ -20,9 +20,8 @@ def block_size(size: int) -> int:
     return size & -size
 
 
-def rotate(b: Builder, memory: Buffer, base: Expr, size: int) -> None:
-    """Rotate ``size`` elements from ``base`` on, in place."""
-    block = block_size(size)
+def rotate(b: Builder, memory: Buffer, base: Expr, size: int, block: int) -> None:
+    """Rotate ``size`` elements from ``base`` on in place, ``block`` of them together: a power of two."""
     if block == 1:
         return
     lanes = min(WIDEST, block)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from runnel.compiler.codegen.arithmetic import Arithmetic
 from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
-from runnel.compiler.codegen.dots import QUAD, Dots
+from runnel.compiler.codegen.dots import EIGHT, QUAD, Dots
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
 from runnel.compiler.codegen.memory import LANES, frame_elements, round_up
 from runnel.compiler.codegen.reduce import tree_sum
 from runnel.compiler.codegen.tiles import pieces, runs
+from runnel.compiler.codegen.totals import totals
 from runnel.compiler.codegen.tuning import Schedule
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 
@@ -130,7 +132,9 @@ class _Panels:
         self.lanes = min(context.target.lanes, LANES)
         self.width = _PANEL_VECTORS * self.lanes
         self.padded = round_up(p.outputs, self.lanes)
-        self.dots = Dots.of(context.target, p.sums, str(p.x.value.dtype), p.weights) if p.inputs >= QUAD else None
+        several = p.inputs >= EIGHT and (p.inner > 1 or bool(context.group.rows or context.group.apart))
+        dots = Dots.of(context.target, p.sums, str(p.x.value.dtype), p.weights, several)
+        self.dots = dots if p.inputs >= QUAD else None
         self.memory, self.bias = self._pack()
 
     def _pack(self) -> tuple[Buffer, Buffer | None]:
@@ -168,7 +172,8 @@ class _Panels:
 
     def _schedule(self, rows: int) -> Schedule:
         vectors, p = min(self.padded // self.lanes, _PANEL_VECTORS), self.p
-        return self.context.schedule("rows", p.sums.kind, rows, vectors, self.lanes, p.taps * p.inputs)
+        form = "blocks" if self.dots and self.dots.block else "rows"
+        return self.context.schedule(form, p.sums.kind, rows, vectors, self.lanes, p.taps * p.inputs)
 
     def _tiles(self, rows: int) -> int:
         return len(pieces(0, rows, self._schedule(rows).rows))
@@ -221,13 +226,12 @@ class _Panels:
         b, p, lanes = self.b, self.p, self.lanes
         depth = p.taps * p.inputs
         first = panel * self.width
-        sums = [[b.local(p.sums.kind, lanes) for _ in columns] for _ in rows]
+        sums = totals(b, self.dots, p.sums.kind, len(rows), [lanes] * len(columns))
         for j, (i, v) in enumerate(columns):
             start: Expr = p.sums.start(lanes)
             if self.bias is not None:
                 start = b.let(b.load_vector(self.bias, group * self.padded + first + (i * self.width + v), lanes))
-            for row_sums in sums:
-                b.store_vector(row_sums[j], 0, start)
+            sums.begin(j, start)
         ahead = len(rows) == 1 and p.sums.kind == "float32" and self.context.target.arch == "x86_64"
         packed = [group * (depth * self.padded) + (panel + i) * (depth * self.width) for i in range(len(widths))]
         with b.loop(p.taps, "tap") as tap:
@@ -242,34 +246,29 @@ class _Panels:
                         b.prefetch(self.memory, starts[i] + k * widths[i] + (v + _AHEAD))
                     w = p.sums.weight(b.load_vector(self.memory, starts[i] + k * widths[i] + v, lanes))
                     w = b.let(w) if len(rows) > 1 else w
-                    for x, row_sums in zip(xs, sums, strict=True):
-                        total = p.sums.add_product(splat(x, lanes), w, b.load_vector(row_sums[j], 0, lanes))
-                        b.store_vector(row_sums[j], 0, total)
+                    for r, x in enumerate(xs):
+                        sums.update(r, j, partial(p.sums.add_product, splat(x, lanes), w))
 
-            def group_step(dots: Dots, k: Expr) -> None:
-                size = dots.size
-                xs = [dots.codes(b.load_vector(p.x.memory, base + k * size, size), lanes) for base in bases]
-                for j, (i, v) in enumerate(columns):
-                    w = b.let(b.load_vector(self.memory, starts[i] + (k * widths[i] + v) * size, size * lanes))
-                    for x, row_sums in zip(xs, sums, strict=True):
-                        b.store_vector(row_sums[j], 0, dots.add(x, w, b.load_vector(row_sums[j], 0, lanes)))
+            def group_step(size: int, k: Expr) -> None:
+                loads = {r: partial(b.load_vector, p.x.memory, base + k * size, size) for r, base in enumerate(bases)}
+                sums.multiply(self.memory, [starts[i] + (k * widths[i] + v) * size for i, v in columns], loads)
 
-            unroll = QUAD if self.dots else unroll
+            unroll = self.dots.unit if self.dots else unroll
             with b.loop(p.inputs // unroll, "k") as k:
                 each = self.dots.size if self.dots else 1
                 for u in range(unroll // each):
                     if self.dots:
-                        group_step(self.dots, k * (unroll // each) + u)
+                        group_step(self.dots.size, k * (unroll // each) + u)
                     else:
                         step(k * unroll + u)
             for u in range(p.inputs - p.inputs % unroll, p.inputs):
                 step(int32(u))
-        for row, row_sums in zip(rows, sums, strict=True):
+        for r, row in enumerate(rows):
             if not inner:
                 self.context.row = row
             origin = group * p.outputs + (row * p.outputs if inner else 0) + first
             at = [origin + (i * self.width + v) for i, v in columns]
-            self._finish(at, [b.load_vector(s, 0, lanes) for s in row_sums], tail)
+            self._finish(at, [sums.at(r, j) for j in range(len(columns))], tail)
 
     def _group_offset(self, group: Expr) -> Expr:
         return group * self.p.inputs

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -22,6 +23,7 @@ from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.dots import Dots
 from runnel.compiler.codegen.images import Image, Tile, cut
 from runnel.compiler.codegen.memory import round_up
+from runnel.compiler.codegen.totals import Totals, totals
 from runnel.compiler.codegen.window import Axis
 from runnel.compiler.lowering.frame import FrameNode
 
@@ -67,23 +69,30 @@ class Codes(Image):
             found.append((first, max(lanes, _NARROWEST), real))
         return found
 
+    def start(self, channel: Expr, lanes: int) -> Expr:
+        """What sums begin with."""
+        if self.starts is None:
+            return constant(0, "int32", lanes)
+        return self.b.let(self.b.load_vector(self.starts, channel, lanes))
+
     def begin(self, channel: Expr, lanes: int, totals: Sequence[Buffer]) -> None:
-        start: Expr = constant(0, "int32", lanes)
-        if self.starts is not None:
-            start = self.b.let(self.b.load_vector(self.starts, channel, lanes))
+        start = self.start(channel, lanes)
         for total in totals:
             self.b.store_vector(total, 0, start)
 
-    def take_back(self, number: Expr, place: int, channel: Expr, totals: Sequence[Buffer]) -> None:
+    def added(self, number: Expr, place: int, channel: Expr, lanes: int) -> Expr:
         """What a place in the padding added to the start; ``place`` = the number of inner places for all of a row."""
-        b = self.b
+        at = self.b.let((number * (self.inner_places + 1) + place) * self.pitch + channel)
+        return self.b.let(self.b.load_vector(self.back, at, lanes))
+
+    def take_back(self, number: Expr, place: int, channel: Expr, totals: Sequence[Buffer]) -> None:
+        """Take off what a place in the padding added."""
         if self.back is None or not totals:
             return
         lanes = int(totals[0].shape[0])
-        at = b.let((number * (self.inner_places + 1) + place) * self.pitch + channel)
-        part = b.let(b.load_vector(self.back, at, lanes))
+        part = self.added(number, place, channel, lanes)
         for total in totals:
-            b.store_vector(total, 0, b.load_vector(total, 0, lanes) + part)
+            self.b.store_vector(total, 0, self.b.load_vector(total, 0, lanes) + part)
 
     def window(
         self, q: Sequence[Expr], inside: Callable[[Expr, Expr], None], outside: Callable[[Expr], None]
@@ -132,7 +141,8 @@ class Dense(Codes):
         self.last_word = max(self.length - dots.size, 0)
         vectors = self.wide_vectors(self.wide)
         depth = prod(runs.shape[1:4]) * self.words
-        schedule = context.schedule("codes", "int32", inner.count, len(vectors), self.lanes, depth)
+        form = "blocks" if dots.block else "codes"
+        schedule = context.schedule(form, "int32", inner.count, len(vectors), self.lanes, depth)
         self.positions, self.most = schedule.rows, schedule.vectors
         self.panels = [vectors[i : i + self.most] for i in range(0, len(vectors), self.most)]
         full = np.zeros((*runs.shape[:4], self.words * dots.size, round_up(self.wide, self.lanes)), dots.dtype)
@@ -168,29 +178,36 @@ class Dense(Codes):
     ) -> None:  # fmt: skip
         """of_group: the first output channel, counted within the group."""
         b, channel = self.b, group * self.wide + of_group
-        totals = [[b.local("int32", lanes) for _, lanes, _ in vectors] for _ in range(tile.size)]
+        sums = totals(b, self.dots, "int32", tile.size, [lanes for _, lanes, _ in vectors])
         for j, (first, lanes, _) in enumerate(vectors):
-            self.begin(channel + first, lanes, [row[j] for row in totals])
+            sums.begin(j, self.start(channel + first, lanes))
         width = sum(lanes for _, lanes, _ in vectors)
         panel = of_group * (self.taps * self.above * self.runs * self.words * self.dots.size) + group * self.group_size
 
         def inside(offset: Expr, number: Expr) -> None:
             base = b.let(offset + self.inner_at(start, int32(0)) + group * self.each)
             packed = b.let(panel + number * (self.runs * self.words * width * self.dots.size))
-            self._row_of_window(base, packed, number, tile, channel, vectors, totals)
+            self._row_of_window(base, packed, number, tile, channel, vectors, sums)
 
         def outside(number: Expr) -> None:
-            for j, (first, _, _) in enumerate(vectors):
-                self.take_back(number, self.inner_places, channel + first, [row[j] for row in totals])
+            self._take_back(number, self.inner_places, channel, vectors, sums, range(tile.size))
 
         self.window(outer, inside, outside)
-        for p, row in enumerate(totals):
-            for j, (first, lanes, real) in enumerate(vectors):
-                self.store([*outer, start + p], channel + first, b.load_vector(row[j], 0, lanes), real)
+        for p in range(tile.size):
+            for j, (first, _, real) in enumerate(vectors):
+                self.store([*outer, start + p], channel + first, sums.at(p, j), real)
+
+    def _take_back(
+        self, number: Expr, place: int, channel: Expr, vectors: Vectors, sums: Totals, positions: Sequence[int]
+    ) -> None:  # fmt: skip
+        for j, (first, lanes, _) in enumerate(vectors if self.back is not None and positions else []):
+            part = self.added(number, place, channel + first, lanes)
+            for p in positions:
+                sums.update(p, j, lambda total: total + part)  # noqa: B023
 
     def _row_of_window(
         self, base: Expr, packed: Expr, number: Expr, tile: Tile, channel: Expr, vectors: Vectors,
-        totals: list[list[Buffer]],
+        sums: Totals,
     ) -> None:  # fmt: skip
         """The places of the innermost axis."""
         b, inner, size = self.b, self.axes[-1], self.dots.size
@@ -201,23 +218,22 @@ class Dense(Codes):
                 first = min(word * size, self.last_word)
                 flat = range(first, first + size)
                 load = partial(self._mixed, base, flat=flat, tile=tile)
-                self._step(packed + word * (width * size), vectors, totals, everywhere, load)
+                self._step(packed + word * (width * size), vectors, sums, everywhere, load)
             return
         if tile.inside is None and inner.step == 1 and self.groups == 1 and not self.length % size:
-            self._words(base, packed, self.runs * self.words, vectors, totals, everywhere)
+            self._words(base, packed, self.runs * self.words, vectors, sums, everywhere)
             return
         for n in range(inner.taps):
             positions = everywhere if tile.inside is None else list(tile.inside[n])
             if positions:
                 first = b.let(base + n * (inner.step * self.place_step))
                 at = b.let(packed + n * (self.words * width * size))
-                self._words(first, at, self.words, vectors, totals, positions)
+                self._words(first, at, self.words, vectors, sums, positions)
             beyond = [p for p in everywhere if p not in positions]
-            for j, (vector, _, _) in enumerate(vectors):
-                self.take_back(number, n, channel + vector, [totals[p][j] for p in beyond])
+            self._take_back(number, n, channel, vectors, sums, beyond)
 
     def _words(
-        self, first: Expr, packed: Expr, count: int, vectors: Vectors, totals: list[list[Buffer]],
+        self, first: Expr, packed: Expr, count: int, vectors: Vectors, sums: Totals,
         positions: Sequence[int],
     ) -> None:  # fmt: skip
         """``count`` words of codes from ``first`` on."""
@@ -230,7 +246,7 @@ class Dense(Codes):
         def word(at: Expr, number: Expr) -> None:
             length = min(size, self.length)
             load = lambda p: self._word([at + p * step + i if i < length else None for i in range(size)])  # noqa: E731
-            self._step(packed + number * (width * size), vectors, totals, positions, load)
+            self._step(packed + number * (width * size), vectors, sums, positions, load)
 
         with b.loop(whole // _UNROLL, "k") as k:
             for u in range(_UNROLL):
@@ -241,21 +257,11 @@ class Dense(Codes):
             word(first + self.last_word, int32(whole))
 
     def _step(
-        self, weight: Expr, vectors: Vectors, totals: list[list[Buffer]], positions: Sequence[int],
-        load: Callable[[int], Expr],
-    ) -> None:  # fmt: skip
+        self, weight: Expr, vectors: Vectors, sums: Totals, positions: Sequence[int], load: Callable[[int], Expr]
+    ) -> None:
         """One word of codes of each position, times its weights."""
-        b, size = self.b, self.dots.size
-        ws, at = [], weight
-        for _, lanes, _ in vectors:
-            ws.append(b.let(b.load_vector(self.memory, at, size * lanes)))
-            at = at + size * lanes
-        for p in positions:
-            word = load(p)
-            codes = {lanes: self.dots.codes(word, lanes) for lanes in {v[1] for v in vectors}}
-            for j, (_, lanes, _) in enumerate(vectors):
-                total = b.load_vector(totals[p][j], 0, lanes)
-                b.store_vector(totals[p][j], 0, self.dots.add(codes[lanes], ws[j], total))
+        ahead = [weight + first * self.dots.size for first in accumulate([0, *(lanes for _, lanes, _ in vectors[:-1])])]
+        sums.multiply(self.memory, ahead, {p: partial(load, p) for p in positions})
 
     def _word(self, places: Sequence[Expr | None]) -> Expr:
         """Codes at these positions in memory, side by side; None: any code."""

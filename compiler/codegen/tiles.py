@@ -6,6 +6,7 @@ from runnel.compiler.codegen.target import Target
 
 _MOST_VECTORS = 4
 _FEWEST_ROWS, _MOST_ROWS = 4, 16
+_PAIRS_ASIDE = 6  # registers for the codes of pairs of rows
 _CHAINS = 8
 """Sums that must be under way to hide how long one takes."""
 
@@ -42,6 +43,19 @@ def register_tile(target: Target, lanes: int, vectors: int, rows: int) -> tuple[
         cost = sum(max(n * w, n + w, _CHAINS) for _, n in pieces(0, rows, most) for w in widths)
         if best is None or cost < best[0]:
             best = cost, most, v
+    assert best is not None
+    return best[1], best[2]
+
+
+def block_tile(target: Target, vectors: int, rows: int) -> tuple[int, int]:
+    """The same where a register holds sums of two rows by half a vector, as Arm's i8mm makes them."""
+    best: tuple[float, int, int] | None = None
+    for v in range(1, min(vectors, _MOST_VECTORS // 2) + 1):
+        pairs = (target.registers - 2 * v - _PAIRS_ASIDE) // (2 * v)
+        widths = [v] * (vectors // v) + ([vectors % v] if vectors % v else [])
+        cost = sum(max(2 * n * w, 2 * (n + w), _CHAINS) for _, n in pieces(0, -(-rows // 2), pairs) for w in widths)
+        if best is None or cost < best[0]:
+            best = cost, 2 * pairs, v
     assert best is not None
     return best[1], best[2]
 

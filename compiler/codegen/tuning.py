@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runnel.compiler.codegen.target import Target
-from runnel.compiler.codegen.tiles import register_tile
+from runnel.compiler.codegen.tiles import block_tile, register_tile
 
 UNROLL = 4
 _UNROLLS = (2, 4, 8)
@@ -21,7 +21,8 @@ _MOST_ROWS = 16
 class Problem:
     """What products that are alike have in common.
 
-    form: "rows" (GEMV and thin GEMM), "image" (convolutions whose channels lie last) or "codes" (the same of integers).
+    form: "rows" (GEMV and thin GEMM), "image" (convolutions whose channels lie last), "codes" (the same of integers) or
+    "blocks" (both of integers, two rows by two outputs at once).
     kind: of the sums. rows, vectors: of the result, where a vector has ``lanes`` elements. depth: products of one sum,
     rounded up to a power of two.
     """
@@ -45,6 +46,8 @@ class Schedule:
 
 def fixed(target: Target, problem: Problem) -> Schedule:
     """The schedule by rule."""
+    if problem.form == "blocks":
+        return Schedule(*block_tile(target, problem.vectors, problem.rows))
     return Schedule(*register_tile(target, problem.lanes, problem.vectors, problem.rows))
 
 

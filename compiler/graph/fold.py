@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -30,7 +30,10 @@ def node_proto(node: Node) -> onnx.NodeProto:
     """The node as ONNX."""
     return helper.make_node(
         node.op, node.inputs, node.outputs, name=node.name, domain=node.domain,
-        **{k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in node.attrs.items()},
+        **{
+            k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v
+            for k, v in node.attrs.items() if not k.startswith("runnel.")
+        },
     )  # fmt: skip
 
 
@@ -96,13 +99,16 @@ def _has_subgraph(node: Node) -> bool:
 
 
 def _take_branch(graph: Graph, node: Node) -> list[Node]:
-    branch = node.attrs[
-        "then_branch" if bool(np.asarray(graph.constants[node.inputs[0]]).reshape(-1)[0]) else "else_branch"
-    ]
-    prefix = f"{node.name}/"
+    then = bool(np.asarray(graph.constants[node.inputs[0]]).reshape(-1)[0])
+    return write_out(graph, node, "then_branch" if then else "else_branch", f"{node.name}/", node.outputs)
+
+
+def write_out(graph: Graph, node: Node, which: str, prefix: str, results: Sequence[str]) -> list[Node]:
+    """The nodes of a branch of an If; its constants go to the graph. prefix: of its names. results: their names."""
+    branch = node.attrs[which]
     inner = {o for n in branch.node for o in n.output} | {t.name for t in branch.initializer}
     rename = {n: prefix + n for n in inner}
-    for out, name in zip(branch.output, node.outputs, strict=True):
+    for out, name in zip(branch.output, results, strict=True):
         if out.name in inner:
             rename[out.name] = name
     for tensor in branch.initializer:
@@ -120,8 +126,9 @@ def _take_branch(graph: Graph, node: Node) -> list[Node]:
                 attrs[key].CopyFrom(value)
                 _rename_captured(attrs[key], rename)
         inputs = [rename.get(i, i) for i in proto.input]
-        nodes.append(Node(proto.op_type, prefix + proto.name, inputs, outputs, attrs, proto.domain))
-    for out, name in zip(branch.output, node.outputs, strict=True):
+        name = prefix + proto.name if proto.name else ""
+        nodes.append(Node(proto.op_type, name, inputs, outputs, attrs, proto.domain))
+    for out, name in zip(branch.output, results, strict=True):
         if out.name not in inner:
             nodes.append(Node("Identity", prefix + name, [out.name], [name]))
     return nodes

@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 
 from runnel.compiler.codegen import cached
-from runnel.compiler.codegen.cached import CacheShape
+from runnel.compiler.codegen.cache_shape import CacheShape, block_of, width_of
+from runnel.compiler.codegen.cached_latent import attend_latent
 from runnel.compiler.codegen.cached_rows import attend_rows, rows_of
 from runnel.compiler.codegen.module import KernelModule
 from runnel.compiler.lowering.frame import round_up
@@ -79,7 +80,7 @@ class Caches:
 
     def _shape(self, node: CachedAttend, heads: tuple[int, ...]) -> CacheShape:
         rules, rotary = self.rules, node.rotary
-        width = cached.width_of(self.module.target)
+        width = width_of(self.module.target)
         slots = max(rules.most(head) for head in heads)
         if node.window:
             slots = min(slots, node.window)
@@ -91,6 +92,8 @@ class Caches:
             raise NoKernel("has a cache without slots")
         if len(node.inputs) > 4 and node.inputs[4] is not None and rules.positions == "contiguous":
             raise NoKernel("is told positions, which cannot be counted among what is kept")
+        if node.shared and node.kv_heads > 1 and (rules.keys != rules.values or rules.keys == 4):
+            raise NoKernel("has values inside keys, which several heads can store in 32 or 8 bits only")
         for bits, size, what in ((rules.keys, node.key_dim, "keys"), (rules.values, node.value_dim, "values")):
             if bits == 4 and size % 2:
                 raise NoKernel(f"has {what} of {size} features, which 4 bits each do not fill bytes with")
@@ -101,6 +104,8 @@ class Caches:
             node.slopes is not None or node.bias is not None, node.sinks is not None,
             rules.positions == "contiguous" and rules.sink > 0 and rotary is not None and not self.ranked,
             self.ranked and rotary is not None,
+            # Two codes of 4 bits lie in one byte, half a row apart.
+            node.shared and rules.keys == rules.values != 4,
         )  # fmt: skip
 
     def _kernels(self, shape: CacheShape) -> _Kernels:
@@ -112,7 +117,7 @@ class Caches:
             symbol(cached.turn(target, shape, shape.heads, shape.scale)),
             symbol(cached.turn(target, shape, shape.kv_heads, 1.0, shape.ranked)),
             symbol(cached.store(target, shape)),
-            symbol(cached.attend(target, shape)),
+            symbol((attend_latent if shape.shared else cached.attend)(target, shape)),
             rows,
             symbol(attend_rows(target, shape)) if rows else "",
         )
@@ -145,8 +150,8 @@ class Caches:
         axes = 0 if len(node.inputs) < 5 or node.inputs[4] is None else int(node.inputs[4].shape[1] or 1)
         distances = 0 if node.bias is None else node.bias.shape[-1]
         return [
-            shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, cached.block_of(self.module.target, shape),
-            shape.key_bits, shape.value_bits, shape.pairs,
+            shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, block_of(self.module.target, shape),
+            shape.key_bits, 0 if shape.shared else shape.value_bits, shape.pairs,
             int(np.float32(1.0 if rotary is None else rotary.factor).view(np.int32)),
             -1 if rotary is None else weights(turns(rotary)), place(sections, "int32"), axes, node.window, distances,
             place(node.bias, "float32"), place(node.slopes, "float64"), place(node.sinks, "float32"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runnel.compiler.lowering.choices import Guards, guards
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Signal, Step
@@ -44,11 +45,12 @@ MOST_POINTERS = 14
 
 @dataclass(eq=False)
 class FusedStep:
-    """Steps that become one kernel; the last makes the output."""
+    """Steps that become one kernel; the last makes the output. guards: the flags under which it runs."""
 
     steps: list[Step]
     reads: list[Read]
     loop: int
+    guards: Guards = ()
 
     @property
     def output(self) -> Signal:
@@ -79,14 +81,15 @@ class FusedStep:
 
 def fuse(low: Lowering) -> list[FusedStep | Cached | Choose | Copy | Fetch]:
     """Groups in an order that keeps every producer before its readers."""
-    kept = {view.signal for view, _ in low.outputs.values()}
+    chosen = guards(low)
+    kept = {view.signal for view, _ in low.outputs.values()} | {flag for each in chosen.values() for flag, _ in each}
     groups: list[FusedStep | Cached | Choose | Copy | Fetch] = []
     makers: dict[Signal, FusedStep] = {}
     for step in low.steps:
         if isinstance(step, (Copy, Cached, Choose, Fetch)):
             groups.append(step)
             continue
-        group = FusedStep([step], list(step.reads), step.loop)
+        group = FusedStep([step], list(step.reads), step.loop, chosen.get(step, ()))
         for read in list(step.reads):
             maker = makers.get(read.signal)
             if maker is not None and read in group.reads and read.signal not in kept and _fusible(maker, group, read):
@@ -103,7 +106,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
     if (
         len(signal.reads) != 1
         or not read.same_frame
-        or maker.loop != group.loop
+        or (maker.loop, maker.guards) != (group.loop, group.guards)
         or signal.unit != 1
         or signal.initial is not None
         or maker.steps[-1].place is not None
@@ -155,7 +158,7 @@ def _absorb(maker: FusedStep, group: FusedStep, read: Read) -> None:
         bridge = FrameNode("reshape", (made,), reshaped, {"shape": reshaped.shape})
         nodes = [_substituted(n, {read.value: reshaped}) for n in nodes]
         maker_steps = [*maker.steps, Step(bridge, [], maker.output, maker.loop)]
-        maker = FusedStep(maker_steps, maker.reads, maker.loop)
+        maker = FusedStep(maker_steps, maker.reads, maker.loop, maker.guards)
     renamed = [replace(step, node=node) for step, node in zip(group.steps, nodes, strict=True)]
     for r in group.reads:
         r.value = _find_value(r, group.steps, renamed)

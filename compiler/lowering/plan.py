@@ -13,6 +13,7 @@ from runnel.compiler.codegen.module import Arg, Image, Kernel, KernelModule
 from runnel.compiler.codegen.tiles import rows_of_call
 from runnel.compiler.lowering.arrange import arranged
 from runnel.compiler.lowering.caches import Caches
+from runnel.compiler.lowering.choices import skips
 from runnel.compiler.lowering.frame import Access, Group, frame_elements, round_up
 from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
@@ -22,7 +23,7 @@ from runnel.compiler.lowering.segments import Segments
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
 from runnel.compiler.lowering.units import UnitTables
-from runnel.compiler.lowering.words import describe, dtype_number, fill_bits, layout
+from runnel.compiler.lowering.words import describe, dtype_number, fill_bits, layout, part_of_frame
 from runnel.compiler.streaming.clocks import ClockProgram, NoClock
 from runnel.compiler.streaming.count import Count, Ended
 from runnel.compiler.streaming.ir import Tail
@@ -31,7 +32,7 @@ MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
 SCHEMA = 2
 ALIGN = 64
 STATE_HEADER = 128
-CALL, REPEAT, ATTEND = 1, 2, 6
+CALL, REPEAT, SKIP_IF, ATTEND = 1, 2, 4, 6
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE, UNITS = range(9)
 MOST_TABLE = 16  # taps beyond which frames with padding are read as one run too
 
@@ -240,6 +241,7 @@ class Planner:
             if state or group.loop or group.output in needed:
                 found.append(i)
                 needed |= {r.signal for r in ([group.read] if isinstance(group, (Copy, Fetch)) else group.reads)}
+                needed |= {flag for flag, _ in getattr(group, "guards", ())}
         return found[::-1]
 
     def _code(self, kernels: list[Kernel | None], chosen: Sequence[int]) -> tuple[list[int], int]:
@@ -247,8 +249,13 @@ class Planner:
         code: list[int] = []
         instructions = 0
         loop = 0
-        for i in chosen:
+        skipped = skips([getattr(self.groups[i], "guards", ()) for i in chosen])
+        for at, i in enumerate(chosen):
             group = self.groups[i]
+            for flag, wanted, covered in skipped.get(at, ()):
+                clocks = self._clock(flag.made, flag.name), self._clock(flag.length, flag.name)
+                code += [SKIP_IF, 7, *clocks, self.order.index(flag), int(wanted), covered]
+                instructions += 1
             if not isinstance(group, (Copy, Fetch)) and group.loop and group.loop != loop:
                 body = 0
                 while i + body < len(self.groups) and getattr(self.groups[i + body], "loop", 0) == group.loop:
@@ -314,7 +321,7 @@ class Planner:
             slots = reads[arg.value].signal
             return [UNITS, self.order.index(slots), 0, 0, -1, self.units.bytes_of(slots, self.groups)]
         if arg.role == "out":
-            place, made = self._part(group)
+            place, made = part_of_frame(group)
             return [OUT, self.order.index(group.output), group.output.unit, place, 1, made]
         assert arg.value is not None
         read = reads[arg.value]
@@ -324,16 +331,6 @@ class Planner:
             return [RING, self.order.index(read.signal), read.stride, read.offset, read.ring, 1]
         kind = RUN if self._contiguous(read) else IN
         return [kind, self.order.index(read.signal), read.stride, read.offset, read.taps, read.dilation]
-
-    @staticmethod
-    def _part(group: FusedStep) -> tuple[int, int]:
-        """Where in the frame the kernel's output begins, and how much it makes, in bytes; 0 for the whole frame."""
-        step = group.steps[-1]
-        if step.place is None:
-            return 0, 0
-        item = group.output.item_bytes
-        place, made = step.place * item, frame_elements(step.node.output.shape) * item
-        return place, min(made, group.output.frame_bytes - place)
 
     def _words(self, code: list[int], entries: list[int], image: Image, state: int, scratch: int) -> list[int]:
         buffers: list[int] = []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from runnel.compiler.codegen.module import Kernel
+from runnel.compiler.lowering.frame import frame_elements
 from runnel.compiler.lowering.fuse import FusedStep
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Signal
 from runnel.compiler.streaming.ir import Stream
@@ -32,6 +33,16 @@ def layout(stream: Stream) -> tuple[int, int]:
     outer = int(np.prod([d for d in shape[:at] if d], dtype=np.int64)) if at > 0 else 1
     inner = shape[at + 1 :] if at >= 0 else shape
     return outer, int(np.prod([d for d in inner if d], dtype=np.int64)) * item
+
+
+def part_of_frame(group: FusedStep) -> tuple[int, int]:
+    """Where in the frame the kernel's output begins, and how much it makes, in bytes; 0 for the whole frame."""
+    step = group.steps[-1]
+    if step.place is None:
+        return 0, 0
+    item = group.output.item_bytes
+    place, made = step.place * item, frame_elements(step.node.output.shape) * item
+    return place, min(made, group.output.frame_bytes - place)
 
 
 def dtype_number(dtype: str) -> int:

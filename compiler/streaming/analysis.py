@@ -23,7 +23,7 @@ from runnel.compiler.streaming.attention.fused import take_apart
 from runnel.compiler.streaming.attention.pattern import ATTEND
 from runnel.compiler.streaming.attention.pattern import find as find_attention
 from runnel.compiler.streaming.attention.sinks import without_sinks
-from runnel.compiler.streaming.branches import Decided, with_branches
+from runnel.compiler.streaming.branches import Decided, EachFrame, check_branch, with_branches
 from runnel.compiler.streaming.count import Count, CountTooLong
 from runnel.compiler.streaming.decisions import by_decision, check_length, why
 from runnel.compiler.streaming.deviation import deviation
@@ -260,6 +260,8 @@ class Analysis:
         """The results of a node that reads frames."""
         streams = [v for i in reads(node) if isinstance(v := self.values.get(i), Stream)]
         if streams and all(s.axis == STACKED for s in streams):
+            if node.op == "If":
+                raise EachFrame(node)
             if any(isinstance(v, onnx.GraphProto) for v in node.attrs.values()):
                 raise missing_rule(node.op)
             return self.whole_frames(node)
@@ -280,6 +282,7 @@ class Analysis:
             if is_symbolic(value):
                 raise Refusal("uses the length of the stream inside a window", "export the model with fixed shapes")
             operands.append(value)  # type: ignore[arg-type]
+        node = check_branch(node, operands, self.shapes)
         results: list[Value] = []
         for i, name in enumerate(node.outputs):
             results.append(self.pointwise(node, operands, STACKED, output=i) if name else Poisoned())

@@ -43,8 +43,8 @@ int64_t ForHeads(const Program& program, const int64_t* params, Visit visit) {
       HeadState head = Describe(program, cache, h, params);
       const int64_t padded = Up(head.slots, cache.block);
       head.marks = take(head.slots * static_cast<int64_t>(sizeof(Mark) + (Ranked(program) ? sizeof(int32_t) : 0)));
-      head.keys = take(KeyBytes(cache, padded) + (cache.key_bits < 32 ? padded * 4 : 0));
-      head.values = take(ValueBytes(cache, padded) + (cache.value_bits < 32 ? padded * 4 : 0));
+      head.keys = take(KeyBytes(cache, padded) + (Coded(cache.key_bits) ? padded * 4 : 0));
+      head.values = take(ValueBytes(cache, padded) + (Coded(cache.value_bits) ? padded * 4 : 0));
       head.undo = params[kSpare] ? take(params[kSpare] * UndoBytes(cache, head)) : 0;
       visit(cache.first_head + h, head);
     }
@@ -135,8 +135,8 @@ void ForkCaches(const Program& program, const uint8_t* from, uint8_t* to, int64_
       if (Ranked(program)) copy(ranks, head.count * static_cast<int64_t>(sizeof(int32_t)));
       copy(head.keys, KeyBytes(cache, held));
       copy(head.values, ValueBytes(cache, head.count));
-      if (cache.key_bits < 32) copy(head.keys + KeyBytes(cache, padded), head.count * 4);
-      if (cache.value_bits < 32) copy(head.values + ValueBytes(cache, padded), head.count * 4);
+      if (Coded(cache.key_bits)) copy(head.keys + KeyBytes(cache, padded), head.count * 4);
+      if (Coded(cache.value_bits)) copy(head.values + ValueBytes(cache, padded), head.count * 4);
       const int64_t spare = caches.params[kSpare];
       copy(head.undo, (frames < spare ? frames : spare) * UndoBytes(cache, head));
     }

@@ -67,7 +67,7 @@ int64_t rn_cache_words(const rn_program* program, const void* state, int64_t* wo
   words[15] = state ? static_cast<const StateHeader*>(state)->t : 0;
   words[17] = runnel::CacheStateBytes(*program, caches.params) - program->rings_end;
   words[18] = program->caches[0].key_bits;
-  words[19] = program->caches[0].value_bits;
+  words[19] = program->caches[0].value_bits ? program->caches[0].value_bits : program->caches[0].key_bits;
   words[20] = program->cache_heads.size;
   words[21] = caches.token_class;
   int64_t* next = words + kHead;

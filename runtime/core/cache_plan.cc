@@ -73,7 +73,7 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
   }
   if (cache.first_head + kv_heads > header_.cache_heads) return Fail("cache %lld has heads that are not listed", n);
   auto is_bits = [](int64_t bits) { return bits == 32 || bits == 8 || bits == 4; };
-  if (!is_bits(word(5)) || !is_bits(word(6))) {
+  if (!is_bits(word(5)) || (word(6) != 0 && !is_bits(word(6)))) {
     return FailWith(RN_UNSUPPORTED, "cache %lld stores elements in an unknown way", n);
   }
   const int64_t pairs = word(7), distances = word(13), pitch = word(23);
@@ -81,7 +81,8 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
       !In(pitch, 1, kMostSlots + 1024) || pitch % block != 0 || pitch % 16 != 0 || key_dim * word(5) % 8 != 0 ||
       value_dim * word(6) % 8 != 0 || !In(word(11), 0, kMostDim) || !In(word(12), 0, kMaxFrames) ||
       !In(word(21), 0, kMaxMacs >> 32) || !In(word(22), 0, key_dim - 2 * pairs) || !In(word(25), 0, block) ||
-      word(25) * (heads / kv_heads) > kMostQueries) {
+      word(25) * (heads / kv_heads) > kMostQueries ||
+      (word(6) == 0 && (block != 1 || value_dim > key_dim || word(5) == 4))) {
     return Fail("cache %lld has an impossible layout", n);
   }
   cache.heads = static_cast<int32_t>(heads);

@@ -38,7 +38,7 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
     }
     Instruction& instruction = instructions.data[instructions.size++];
     instruction = Instruction{};
-    if (op != 2 && !NumberWork(at, size, instruction)) return false;  // all but REPEAT
+    if (op != 2 && op != 4 && !NumberWork(at, size, instruction)) return false;  // all but REPEAT and SKIP_IF
     bool ok = false;
     switch (op) {
       case 1:
@@ -61,7 +61,8 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
         if (instruction.chooses) instructions[top_level].chooses = true;
         break;
       case 4:
-        return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SKIP_IF; update runnel");
+        ok = ReadSkip(at, size, i, count, instruction);
+        break;
       case 5:
         return FailWith(RN_UNSUPPORTED, "this runtime lacks the instruction SUBGRAPH; update runnel");
       case 6:
@@ -71,7 +72,7 @@ bool Decoder::ReadEntry(int64_t entry, Span<Instruction>& instructions) {
         return FailWith(RN_UNSUPPORTED, "instruction %lld has the unknown op %lld; update runnel",
                         static_cast<long long>(i), static_cast<long long>(op));
     }
-    if (!ok) return false;
+    if (!ok || !Guard(instructions, i, in_repeat)) return false;
     at += size;
   }
   return true;
@@ -264,6 +265,42 @@ bool Decoder::ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count
   instruction.op = InstructionOp::kRepeat;
   instruction.body = static_cast<int32_t>(body);
   return ReadRange(at, number, instruction);
+}
+
+bool Decoder::ReadSkip(int64_t at, int64_t size, int64_t number, int64_t count, Instruction& instruction) {
+  auto n = static_cast<long long>(number);
+  if (size != 7) return Fail("instruction %lld has a wrong size", n);
+  const int64_t source = Code(at + 4), wanted = Code(at + 5), covered = Code(at + 6);
+  if (!In(covered, 1, count - number - 1)) return Fail("instruction %lld skips more than what follows it", n);
+  if (!ReadRange(at, number, instruction)) return false;
+  if (!IsBuffer(source) || !In(wanted, 0, 1) || program_->buffers[source].made != instruction.made) {
+    return Fail("instruction %lld skips by what is no flag of its frames", n);
+  }
+  instruction.op = InstructionOp::kSkipIf;
+  instruction.source = static_cast<int32_t>(source);
+  instruction.wanted = static_cast<uint8_t>(wanted);
+  instruction.covered = static_cast<int32_t>(covered);
+  return true;
+}
+
+bool Decoder::Guard(const Span<Instruction>& code, int64_t number, bool in_repeat) {
+  Instruction& instruction = code[number];
+  int32_t guard =
+      number ? code[number - 1].op == InstructionOp::kSkipIf ? static_cast<int32_t>(number - 1) : code[number - 1].guard
+             : -1;
+  while (guard >= 0 && number > guard + code[guard].covered) guard = code[guard].guard;
+  if (guard < 0) return true;
+  auto n = static_cast<long long>(number);
+  if (in_repeat || (instruction.op != InstructionOp::kCall && instruction.op != InstructionOp::kSkipIf)) {
+    return Fail("instruction %lld may be skipped and is no CALL", n);
+  }
+  if (instruction.made != code[guard].made) return Fail("instruction %lld is skipped by other frames' flags", n);
+  if (instruction.op == InstructionOp::kSkipIf && number + instruction.covered > guard + code[guard].covered) {
+    return Fail("instruction %lld skips more than what it lies in", n);
+  }
+  instruction.guard = guard;
+  instruction.plain = instruction.together = false;
+  return true;
 }
 
 bool Decoder::ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction) {

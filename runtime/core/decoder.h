@@ -99,6 +99,9 @@ class Decoder {
   bool ReadApart(int64_t at, int64_t number, Instruction& instruction);
   bool ReadOperand(int64_t at, int64_t number, const Instruction& instruction, Operand& operand);
   bool ReadRepeat(int64_t at, int64_t size, int64_t number, int64_t count, bool in_repeat, Instruction& instruction);
+  // What a SKIP_IF covers; and whether an instruction may lie under one.
+  bool ReadSkip(int64_t at, int64_t size, int64_t number, int64_t count, Instruction& instruction);
+  bool Guard(const Span<Instruction>& code, int64_t number, bool in_repeat);
   bool ReadCopy(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_level, bool in_repeat,

@@ -134,7 +134,7 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   const size_t clocks = static_cast<size_t>(program.clocks.size) * sizeof(int64_t);
   const size_t segments = sizeof(Segment) * static_cast<size_t>(paging.segment_count);
   const size_t passes = sizeof(int32_t) * static_cast<size_t>(2 * paging.segment_count + 2 * program.operands.size + 2);
-  own_ = sizeof(Pager) + 2 * clocks + segments + passes + 2 * static_cast<size_t>(instructions);
+  own_ = sizeof(Pager) + 2 * clocks + segments + passes + 3 * static_cast<size_t>(instructions);
   memory_ = PlatformAlloc(own_);
   if (!memory_) return fail(RN_NO_MEMORY, "not enough memory for the program");
   auto* next = static_cast<uint8_t*>(memory_);
@@ -144,6 +144,8 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   pass_ = {reinterpret_cast<int32_t*>(next + 2 * clocks + segments), static_cast<int32_t>(passes / sizeof(int32_t))};
   due_ = reinterpret_cast<bool*>(next + 2 * clocks + segments + passes);
   due_next_ = due_ + instructions;
+  ran_ = due_next_ + instructions;
+  memset(ran_, 0, static_cast<size_t>(instructions));
   for (int32_t i = 0; i < segments_.size; ++i) {
     const rn_segment& given = paging.segments[i];
     segments_[i] = {given.offset, given.bytes, given.crc32c, false, false,

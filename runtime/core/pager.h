@@ -26,6 +26,8 @@ class Pager {
   // Around a pass over the steps' instructions, of which there is one at a time. Begin begins to read what it needs and
   // what comes after it.
   void Begin(const Step* const* steps, int32_t count);
+  // Whether instruction `i`, which lies under a SKIP_IF, runs in this pass; Begin took it to be as in the last one.
+  void Decide(int32_t i, bool runs);
   // Brings what instruction `i` needs into memory; releases what came before it.
   int Use(int32_t i);
   // done: the pass came to its end.
@@ -113,6 +115,7 @@ class Pager {
   Span<int32_t> pass_;  // segments in the order in which this pass and the next need them
   int32_t pass_now_ = 0, pass_size_ = 0, next_ = 0, popped_ = 0;
   bool *due_ = nullptr, *due_next_ = nullptr;
+  bool* ran_ = nullptr;  // of instructions under a SKIP_IF: in the last pass
   int64_t *clocks_ = nullptr, *clocks_next_ = nullptr;
   const Span<Instruction>* code_ = nullptr;
 

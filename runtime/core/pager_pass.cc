@@ -153,6 +153,7 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
   code_ = &first.code;
   for (int32_t i = 0; i < code_->size; i += 1 + (*code_)[i].body) {
     due_[i] = false;
+    if ((*code_)[i].guard >= 0 && !ran_[i]) continue;  // read when it is sure that it runs
     for (int32_t k = 0; k < count && !due_[i]; ++k) {
       const Range range = RangeOf(*steps[k], (*code_)[i]);
       due_[i] = range.low < range.high;
@@ -170,7 +171,7 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
     EvaluateClocks(program, now, nullptr, clocks_);
     EvaluateClocks(program, now + moved, nullptr, clocks_next_);
     for (int32_t i = 0; i < code_->size; i += 1 + (*code_)[i].body) {
-      due_next_[i] = clocks_[(*code_)[i].made] < clocks_next_[(*code_)[i].made];
+      due_next_[i] = clocks_[(*code_)[i].made] < clocks_next_[(*code_)[i].made] && ((*code_)[i].guard < 0 || ran_[i]);
     }
     due_next = due_next_;
   }
@@ -187,6 +188,15 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
   begun_ = DropFrom(kept);
   next_ = kept;
   if (begun_ == RN_OK) Fill();
+}
+
+void Pager::Decide(int32_t i, bool runs) {
+  if (runs && !due_[i]) {  // the rest of its branch runs too
+    for (int32_t k = i; k < code_->size && (*code_)[k].guard >= 0; ++k) {
+      if ((*code_)[k].guard == (*code_)[i].guard) due_[k] = true;
+    }
+  }
+  due_[i] = ran_[i] = runs;
 }
 
 // Begins the pass again at instruction `i`: what is on its way is not what it needs.

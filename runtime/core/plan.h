@@ -104,7 +104,15 @@ struct Operand {
   int32_t Pointers() const { return (kind == OperandKind::kIn && taps > 1) || kind == OperandKind::kRing ? 2 : 1; }
 };
 
-enum class InstructionOp : int32_t { kCall = 1, kRepeat = 2, kCopy = 3, kAttend = 6, kFetch = 7, kChoose = 8 };
+enum class InstructionOp : int32_t {
+  kCall = 1,
+  kRepeat = 2,
+  kCopy = 3,
+  kSkipIf = 4,
+  kAttend = 6,
+  kFetch = 7,
+  kChoose = 8
+};
 enum class CopyMode : int32_t { kFill = 0, kReflect = 1, kEdge = 2 };
 
 // A kernel and the multiply-adds of one call.
@@ -115,6 +123,7 @@ struct Entry {
 
 struct Instruction {
   InstructionOp op;
+  int32_t guard = -1;    // the SKIP_IF that it runs under, -1: none
   int32_t made, length;  // clocks
   int32_t work;          // its number among calls and copies
   // CALL
@@ -134,6 +143,9 @@ struct Instruction {
   int64_t offset;
   CopyMode mode;
   uint32_t fill;
+  // SKIP_IF, with source: whose frame's first byte says which frames are not skipped
+  uint8_t wanted;
+  int32_t covered;
   // FETCH, with source, target and offset
   int64_t stride;
   int64_t table, row_bytes, in_block, block_bytes;  // `rows` rows, in_block of them in a block
@@ -154,7 +166,7 @@ struct Cache {
   int32_t heads, kv_heads, key_dim, value_dim;
   int32_t block;                 // slots whose keys are interleaved
   int32_t pitch;                 // of scores and biases, from one query head to the next
-  int32_t key_bits, value_bits;  // of an element
+  int32_t key_bits, value_bits;  // of an element; no bits: values are the first features of keys
   int32_t pairs, start;          // features that turn with the position, by two, and the first; no pairs: none
   int32_t distances;             // of a bias, 0: none
   int32_t axes;                  // positions of a frame that is told its own, 0: it has its number

@@ -12,6 +12,27 @@ struct NoteHead {
   int64_t slot, count;
 };
 
+// Turns a row of codes back from Hadamard's matrix, by which blocks of so many features were rotated.
+void Unrotate(float* row, int64_t size, int64_t block) {
+  float scale = 1;
+  int64_t left = block;
+  for (; left >= 4; left /= 4) scale *= 0.5f;
+  if (left == 2) scale *= 0.70710678f;
+  for (float* at = row; at < row + size; at += block) {
+    for (int64_t apart = 1; apart < block; apart *= 2) {
+      for (int64_t i = 0; i < block; ++i) {
+        if (i & apart) continue;
+        const float x = at[i], y = at[i + apart];
+        at[i] = x + y;
+        at[i + apart] = x - y;
+      }
+    }
+    for (int64_t i = 0; i < block; ++i) at[i] *= scale;
+  }
+}
+
+int64_t LargestPower(int64_t divides) { return divides & -divides; }
+
 bool Ranks(const HeadState& head) { return PolicyOf(static_cast<Family>(head.family)).attended != nullptr; }
 
 }  // namespace
@@ -45,8 +66,8 @@ void Slots::Note(uint8_t* undo, int64_t slot) const {
   const int64_t bytes = ValueBytes(cache_, 1);
   memcpy(at, values_ + slot * bytes, static_cast<size_t>(bytes));
   at += bytes;
-  if (cache_.key_bits < 32) memcpy(at, key_scales_ + slot * 4, 4);
-  if (cache_.value_bits < 32) memcpy(at + 4, value_scales_ + slot * 4, 4);
+  if (Coded(cache_.key_bits)) memcpy(at, key_scales_ + slot * 4, 4);
+  if (Coded(cache_.value_bits)) memcpy(at + 4, value_scales_ + slot * 4, 4);
 }
 
 void Slots::Undo(const uint8_t* undo) const {
@@ -76,8 +97,8 @@ void Slots::Undo(const uint8_t* undo) const {
   const int64_t bytes = ValueBytes(cache_, 1);
   memcpy(values_ + head.slot * bytes, at, static_cast<size_t>(bytes));
   at += bytes;
-  if (cache_.key_bits < 32) memcpy(key_scales_ + head.slot * 4, at, 4);
-  if (cache_.value_bits < 32) memcpy(value_scales_ + head.slot * 4, at + 4, 4);
+  if (Coded(cache_.key_bits)) memcpy(key_scales_ + head.slot * 4, at, 4);
+  if (Coded(cache_.value_bits)) memcpy(value_scales_ + head.slot * 4, at + 4, 4);
 }
 
 void Slots::Read(int64_t slot, float* key, float* value) const {
@@ -94,15 +115,24 @@ void Slots::Read(int64_t slot, float* key, float* value) const {
     return static_cast<float>(static_cast<int>(i < half ? code & 15 : code >> 4) - 8);
   };
   float scales[2] = {1, 1};
-  if (cache_.key_bits < 32) memcpy(&scales[0], key_scales_ + slot * 4, 4);
-  if (cache_.value_bits < 32) memcpy(&scales[1], value_scales_ + slot * 4, 4);
+  if (Coded(cache_.key_bits)) memcpy(&scales[0], key_scales_ + slot * 4, 4);
+  if (Coded(cache_.value_bits)) memcpy(&scales[1], value_scales_ + slot * 4, 4);
   for (int64_t i = 0; i < cache_.key_dim; ++i) {
     key[i] = scales[0] * element(from, step, cache_.key_dim / 2, cache_.key_bits, i);
   }
+  // Keys that attention turns itself are not rotated.
+  const bool shared = cache_.value_bits == 0;
+  const int64_t both = shared ? cache_.key_dim | cache_.value_dim : cache_.key_dim;
+  if (Coded(cache_.key_bits) && !ranks_) Unrotate(key, cache_.key_dim, LargestPower(both));
+  if (shared) {
+    memcpy(value, key, static_cast<size_t>(cache_.value_dim) * sizeof(float));
+    return;
+  }
   const uint8_t* row = values_ + slot * ValueBytes(cache_, 1);
   for (int64_t i = 0; i < cache_.value_dim; ++i) {
-    value[i] = scales[1] * element(row, cache_.value_bits == 32 ? 4 : 1, cache_.value_dim / 2, cache_.value_bits, i);
+    value[i] = scales[1] * element(row, ItemBytes(cache_.value_bits), cache_.value_dim / 2, cache_.value_bits, i);
   }
+  if (Coded(cache_.value_bits)) Unrotate(value, cache_.value_dim, LargestPower(cache_.value_dim));
 }
 
 }  // namespace runnel

@@ -146,6 +146,8 @@ int RunOne(const Step& step, const Instruction& instruction, int64_t low, int64_
       return RunFetch(step, instruction, low, high);
     case InstructionOp::kChoose:
       return RunChoose(step, instruction, low, high);
+    case InstructionOp::kSkipIf:
+      return RN_OK;
     default:
       return RunCopy(step, instruction, low, high);
   }
@@ -236,12 +238,49 @@ int RunRepeat(const Step& step, const Instruction* code, int64_t low, int64_t hi
   return RN_OK;
 }
 
+bool Chosen(const Step& step, int32_t guard, int64_t q) {
+  for (; guard >= 0; guard = step.code[guard].guard) {
+    const Instruction& skip = step.code[guard];
+    const Buffer& flags = step.program.buffers[skip.source];
+    const int64_t slot = step.Slot(flags, q);
+    if (slot < 0 || (step.Memory(flags)[slot * flags.frame_bytes] != 0) != (skip.wanted != 0)) return false;
+  }
+  return true;
+}
+
+bool AnyChosen(const Step* const* steps, int32_t count, int32_t i) {
+  for (int32_t k = 0; k < count; ++k) {
+    const Instruction& instruction = steps[k]->code[i];
+    const Range range = RangeOf(*steps[k], instruction);
+    for (int64_t q = range.low; q < range.high; ++q) {
+      if (Chosen(*steps[k], instruction.guard, q)) return true;
+    }
+  }
+  return false;
+}
+
+// Runs an instruction for those frames that the flags above it choose.
+template <bool kProfiled>
+int RunChosen(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
+  for (int64_t q = low; q < high;) {
+    int64_t end = q;
+    while (end < high && Chosen(step, instruction.guard, end)) ++end;
+    if (end > q) {
+      if (int status = RunProfiled<kProfiled>(step, instruction, q, end)) return status;
+    }
+    q = end + 1;
+  }
+  return RN_OK;
+}
+
 template <bool kProfiled>
 int RunInstruction(const Step& step, int32_t i) {
   const Instruction* code = step.code.data + i;
   const Range range = RangeOf(step, *code);
   if (range.low < range.high) {
-    if (code->op != InstructionOp::kRepeat) {
+    if (code->guard >= 0) {
+      if (int status = RunChosen<kProfiled>(step, *code, range.low, range.high)) return status;
+    } else if (code->op != InstructionOp::kRepeat) {
       if (int status = RunProfiled<kProfiled>(step, *code, range.low, range.high)) return status;
     } else if (int status = RunRepeat<kProfiled>(step, code, range.low, range.high)) {
       return status;
@@ -259,6 +298,8 @@ int RunSteady(const Step& step) {
     int status = RN_OK;
     if (code->plain && high - low == 1) {
       status = RunPlain(step, *code, low);
+    } else if (code->guard >= 0) {
+      status = RunChosen<false>(step, *code, low, high);
     } else if (code->op != InstructionOp::kRepeat) {
       status = RunOne(step, *code, low, high);
     } else {
@@ -275,6 +316,7 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
   Pager* pager = steps[0]->program.pager;
   for (int32_t i = 0; i < code.size; i += 1 + code[i].body) {
     if (pager) {
+      if (code[i].guard >= 0) pager->Decide(i, AnyChosen(steps, count, i));
       if (int status = pager->Use(i)) return status;
     }
     if (count > 1 && gathered && code[i].together && !code[i].chooses) {

@@ -115,6 +115,25 @@ def test_dot_products_where_there_are(target: str | Target, wanted: str, index: 
     assert len(re.findall(wanted, disassembled(module, kernel.variants[1], tmp_path))) >= 8
 
 
+@pytest.mark.parametrize(("kind", "wanted"), [("int8", r"\bsmmla\s"), ("uint8", r"\busmmla\s")])
+@pytest.mark.parametrize("index", [1, 5, 15])
+def test_matrices_of_codes_where_there_are(index: int, kind: str, wanted: str, tmp_path: Path) -> None:
+    module = KernelModule(Target.of("aarch64-linux-gnu", "generic", ("+dotprod", "+i8mm")))
+    code = disassembled(module, module.add(conv_case(index, CONVS[index], kind, 3)[0].group).variants[1], tmp_path)
+    blocks, rows = (len(re.findall(p, code)) for p in (wanted, r"\bu?sdot\s"))
+    assert blocks >= 16 and rows <= blocks / 2  # a last position without a neighbour has products of its own
+
+
+def test_matrices_of_codes_for_rows_of_a_step(tmp_path: Path) -> None:
+    c, _ = conv_case(0, (40, 48, 3, (), (), (), (), (), 1), "int8", 3)
+    conv, *rest = c.group.nodes
+    plain = replace(conv, attrs={k: v for k, v in conv.attrs.items() if k != "channels_last"})
+    module = KernelModule(Target.of("aarch64-linux-gnu", "generic", ("+dotprod", "+i8mm")))
+    kernel = module.add(replace(c.group, nodes=(plain, *rest)))
+    assert len(re.findall(r"\bsmmla\s", disassembled(module, kernel.variants[ROWS], tmp_path))) >= 8
+    assert len(re.findall(r"\bsdot\s", disassembled(module, kernel.variants[1], tmp_path))) >= 8
+
+
 def test_eight_bits_are_narrowed_at_once(tmp_path: Path) -> None:
     """Sums of codes are rounded without care for what no int32 holds: they are known to be small."""
     c, _ = conv_case(5, CONVS[5], "int8", 3)

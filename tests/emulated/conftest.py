@@ -28,26 +28,26 @@ Play = Callable[..., list[np.ndarray]]
 
 @pytest.fixture(scope="session")
 def replayer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """The command that plays scripts on a target's emulated processor, by the target's name."""
+    """The command that plays scripts on an emulated processor, by its architecture."""
     made: dict[str, list[str]] = {}
 
-    def command(name: str) -> list[str]:
-        target = targets.load(name)
-        if target.arch not in made:
-            qemu = shutil.which(QEMU[target.arch]) or shutil.which(QEMU[target.arch] + "-static")
+    def command(arch: str) -> list[str]:
+        if arch not in made:
+            target = targets.load(arch)
+            qemu = shutil.which(QEMU[arch]) or shutil.which(QEMU[arch] + "-static")
             if qemu is None:
-                pytest.skip(f"there is no {QEMU[target.arch]} here; install qemu-user")
+                pytest.skip(f"there is no {QEMU[arch]} here; install qemu-user")
             if importlib.util.find_spec("ziglang") is None:
                 pytest.skip("there is no tool chain for a static program here; pip install ziglang")
-            out = tmp_path_factory.mktemp("emulated") / f"replay-{target.arch}"
+            out = tmp_path_factory.mktemp("emulated") / f"replay-{arch}"
             chain = toolchain.find(target, f"{sys.executable} -m ziglang c++")
-            flags = [MUSL[target.arch] if flag.startswith(MUSL[target.arch][:6]) else flag for flag in chain.flags]
+            flags = [MUSL[arch] if flag.startswith(MUSL[arch][:6]) else flag for flag in chain.flags]
             files = [HERE / "replay.cc", *sources()]
             command = [*chain.command, *flags, *FLAGS, "-static", "-s", f"-I{CORE / 'include'}", *map(str, files)]
             done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            made[target.arch] = [qemu, str(out)]
-        return made[target.arch]
+            made[arch] = [qemu, str(out)]
+        return made[arch]
 
     return command
 
@@ -75,7 +75,8 @@ def play(replayer: Callable[[str], list[str]], tmp_path: Path) -> Play:
         for part, data in parts.items():
             (tmp_path / part).write_bytes(data)
         files = [str(tmp_path / part) for part in (*parts, "out")]
-        done = subprocess.run([*replayer(name), *files], capture_output=True, text=True, check=False, timeout=300)
+        command = [*replayer(manifest["target"]["arch"]), *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
         return _outputs(manifest["outputs"], (tmp_path / "out").read_bytes())
 

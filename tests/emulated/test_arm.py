@@ -20,6 +20,7 @@ from runnel.runtime.bundle import Bundle
 from runnel.tools.cli import main
 
 TARGETS = ("rpi5", "rpi4", "armv7")
+MATRICES = str(Path(__file__).with_name("i8mm.toml"))
 
 
 def layers(kind: str) -> onnx.ModelProto:
@@ -99,7 +100,8 @@ def test_layers(kind: str, target: str, tmp_path: Path, play) -> None:
 
 
 def codes(kind: str) -> bytes:
-    """Images in codes: dense, with a filter a channel, through a window of frames; or products by few bits."""
+    """Images in codes: dense, with a filter a channel, through a window of frames; frames of channels; or products by
+    few bits."""
     if kind == "blocks":
         net = QuantisedNet(3, opset=21)
         h = net.op("Transpose", net.input([1, 70, TIME]), perm=[0, 2, 1])
@@ -111,6 +113,11 @@ def codes(kind: str) -> bytes:
             attrs = {"K": inputs, "N": outputs, "bits": bits, "block_size": 32, "domain": "com.microsoft"}
             h = net.op("Tanh", net.op("MatMulNBits", h, packed, scales, zeros, **attrs))
         return bytes(net.model(h))
+    if kind == "frames":  # several rows of a step
+        net = QuantisedNet(5)
+        h = net.qconv(net.qconv(net.source([1, 21, TIME]), 21, 40, 3, pads=[2, 0]), 40, 40, 1, group=2)
+        y = net.qconv(h, 40, 33, 2, dilations=[3])
+        return bytes(net.model(y, dtypes={y: "int8"}))
     net = QuantisedNet(4, kind)
     x = net.source([1, 3, TIME, 11])
     h = net.qconv(x, 3, 20, [3, 3], pads=[2, 1, 0, 1])
@@ -120,12 +127,13 @@ def codes(kind: str) -> bytes:
     return bytes(net.model(y, dtypes={y: kind}))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", ["int8", "uint8", "blocks"])
+@pytest.mark.parametrize("target", [*TARGETS, MATRICES], ids=[*TARGETS, "i8mm"])
+@pytest.mark.parametrize("kind", ["int8", "uint8", "frames", "blocks"])
 def test_codes(kind: str, target: str, tmp_path: Path, play) -> None:
     """Sums of codes to the bit."""
     (tmp_path / "m.onnx").write_bytes(codes(kind))
-    info = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl", target=target, backend="native")
+    options = {"hop": 5} if kind == "frames" else {}
+    info = runnel.compile(tmp_path / "m.onnx", tmp_path / "m.rnl", target=target, backend="native", **options)
     assert check(Bundle(info.path), play) == 0.0 or kind == "blocks"
 
 

@@ -59,20 +59,21 @@ def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np
     return y
 
 
-def rounded(row: np.ndarray, bits: int, rotated_first: bool = True) -> np.ndarray:
-    """A row as codes of so many bits hold it: rotated, the largest magnitude becomes the largest code."""
+def rounded(row: np.ndarray, bits: int, rotated_first: bool = True, block: int = 0) -> np.ndarray:
+    """A row as codes of so many bits hold it: rotated, the largest magnitude becomes the largest code. block: features
+    that are rotated together, 0: as many as divide the row."""
     if bits not in (8, 4):
         return row
     largest = 127 if bits == 8 else 7
-    row = hadamard(row) if rotated_first else row
+    row = hadamard(row, block) if rotated_first else row
     top = float(np.abs(row).max())
     row = np.round(row * (largest / top)) * (top / largest) if top else row
-    return hadamard(row) if rotated_first else row
+    return hadamard(row, block) if rotated_first else row
 
 
-def hadamard(row: np.ndarray) -> np.ndarray:
-    """Blocks of the largest power of two that divides the row's length, each times Hadamard's matrix."""
-    size = len(row) & -len(row)
+def hadamard(row: np.ndarray, block: int = 0) -> np.ndarray:
+    """Blocks of ``block``, or the largest power of two that divides the row's length, each times Hadamard's matrix."""
+    size = block or len(row) & -len(row)
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
@@ -104,12 +105,15 @@ class Reference:
         for h, head in enumerate(self.heads):
             key, value = k[h].astype(np.float64), v[h].astype(np.float64)
             at = (self.start + number,) if positions is None else tuple(positions)
-            value = rounded(value, self.spec.values)
+            wide = (node.key_dim | node.value_dim) if self._once else 0
+            value = value if self._once else rounded(value, self.spec.values)
             slot = Slot(self.start + number, at, key, value)
             if self.spec.keys in (8, 4) and self._ranked:
                 slot.key = rounded(key, self.spec.keys, rotated_first=False)
             elif self.spec.keys in (8, 4):
-                slot.code = rounded(turned(key, node.rotary, at), self.spec.keys)
+                slot.code = rounded(turned(key, node.rotary, at), self.spec.keys, block=wide & -wide)
+            if self._once and self.spec.keys == 8:
+                slot.value = (slot.key if slot.code is None else slot.code)[: node.value_dim]
             self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
             ranks = self._positions(head)
             own = ranks[head.slots.index(slot)]
@@ -126,6 +130,11 @@ class Reference:
             self._attended(h, head, np.sum(weights, axis=0))
         self.frames += 1
         return out
+
+    @property
+    def _once(self) -> bool:
+        """Whether values are what the keys' slots begin with."""
+        return self.node.shared and self.spec.keys == self.spec.values != 4
 
     @property
     def _ranked(self) -> bool:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the n
 MODELS = {
     "wide": Attention(16, 4, 64, 64, more={"rotary": rope(32), "scale": 0.125}),
     "narrow": Attention(6, 3, 6, 10, more={"rotary": rope(3), "scale": 0.4}),
+    "latent": Attention(8, 1, 24, 16, more={"rotary": rope(4, start=16), "scale": 0.3, "shared": True}),
     "slopes": Attention(4, 4, 8, 24, more={"slopes": np.array([0.5, 0.25, 0.125, 0.0625]), "scale": 0.4}),
 }
 STORAGE = ("keys=int8,values=int8", "keys=int8,values=int4", "keys=int4,values=int4", "keys=float32,values=int8")
@@ -46,6 +47,30 @@ def test_one_large_feature_does_not_drown_the_others(storage: str, bound: float)
     wanted = np.delete(expected(model, "window=40", x, 0)[0], 5, axis=-1)
     got = np.delete(streamed(model.program(f"window=40,{storage}").stream(), x), 5, axis=-1)
     assert np.sqrt(np.mean((got - wanted) ** 2) / np.mean(wanted**2)) < bound
+
+
+def test_latent_values_are_stored_once() -> None:
+    """At 64 heads of 576 features, of which 512 are values: 576 floats a token and what says which token it is."""
+    model = Attention(64, 1, 576, 512, more={"rotary": rope(32, start=512), "scale": 0.05, "shared": True})
+    x = model.inputs(40, 7)
+    for kv in ("full=256", "heavy=9,window=12", "sink=2,window=15,positions=contiguous", "merge=6,window=9",
+               "heavy=5,window=9,positions=contiguous,keys=int8,values=int8"):  # fmt: skip
+        stream = model.program(kv).stream(position=2**24 - 8)
+        assert deviation(streamed(stream, x), expected(model, kv, x, 2**24 - 8)[0]) < 1e-4, kv
+        if kv == "full=256":
+            assert stream.kv.bytes < 256 * (576 * 4 + 16) + 4096
+
+
+@pytest.mark.parametrize("storage", ["keys=int8,values=int4", "keys=int8,values=int8"])
+def test_codes_can_be_read(storage: str) -> None:
+    model = MODELS["latent"]
+    stream, x = model.program(f"window=20,{storage}").stream(), model.inputs(20, 2)
+    streamed(stream, x)
+    held, order = stream.read(0, 0), 19
+    at = int(np.flatnonzero(held.positions == order)[0])
+    key = x["k"][0, 0, order]
+    assert np.abs(held.keys[at, :16] - key[:16]).max() < 0.03 * np.abs(key).max()
+    assert np.abs(held.values[at] - key[:16]).max() < (0.03 if "values=int8" in storage else 0.3) * np.abs(key).max()
 
 
 def test_codes_take_fewer_bytes() -> None:

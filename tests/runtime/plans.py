@@ -148,6 +148,10 @@ class Plan:
         self.code += [3, 10, made, length, source, target, offset, mode, source_length, bits(fill)]
         self.instructions += 1
 
+    def skip_if(self, made: int, length: int, flags: int, wanted: int, covered: int) -> None:
+        self.code += [4, 7, made, length, flags, wanted, covered]
+        self.instructions += 1
+
     def fetch(self, made: int, length: int, source: int, target: int, table: int, row: int, rows: int, apart: int,
               stride: int = 1, offset: int = 0) -> None:  # fmt: skip
         self.code += [7, 12, made, length, source, target, stride, offset, table, row, rows, apart]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plans import SKIP, Plan, conv_plan, kernels, needs_core
-from test_plans import ending, recurrence
+from test_plans import ending, recurrence, skipping
 from test_units import choosing
 
 from runnel.runtime import build_core, native
@@ -70,6 +70,7 @@ def seeds() -> list[Plan]:
         conv_plan(3, 4, 4, apart=True, shared=True)[0],
         recurrence(3, [[1.0, 2.0]]),
         ending(2),
+        skipping(2),
         upsampled,
         choosing()[0],
         choosing(place=-1)[0],
@@ -140,7 +141,7 @@ def test_a_broken_header_is_refused_in_words(word, value, said):
         Changed(**vars(plan)).program()
 
 
-@pytest.mark.parametrize(("op", "name"), [(4, "SKIP_IF"), (5, "SUBGRAPH"), (77, "unknown op 77")])
+@pytest.mark.parametrize(("op", "name"), [(5, "SUBGRAPH"), (77, "unknown op 77")])
 def test_instructions_that_this_runtime_lacks_are_named(op, name):
     from runnel.errors import BundleError
 

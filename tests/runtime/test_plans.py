@@ -25,6 +25,8 @@ from plans import (
     play,
 )
 
+from runnel.errors import BundleError
+
 pytestmark = pytest.mark.skipif(needs_core, reason=SKIP)
 RNG = np.random.default_rng(3)
 
@@ -138,6 +140,57 @@ def test_recurrence_starts_from_its_initial_state_and_gives_the_last_at_the_end(
         end = stream.flush()
         np.testing.assert_array_equal(np.concatenate([*pieces, end["y0"]], axis=1)[0], expected)
         np.testing.assert_array_equal(end["y1"][0], expected[-1:])
+
+
+def skipping(hop):
+    """y is x, and twice that for frames of x whose first byte is not 0, and again for those with one in z as well."""
+    plan = Plan(hop)
+    x, z = (plan.buffer(1, hop, space=SCRATCH) for _ in range(2))
+    y = plan.buffer(1, 3 * hop)
+    params = plan.constant([1, 1, 1, 1, 0, 0], np.int32)
+    plan.input(x)
+    plan.input(z)
+    plan.copy(0, 0, x, y, 0, 0, 0)
+    twice = [[IN, y, 1], [IN, y, 1], [WEIGHTS, plan.constant([1.0])], [WEIGHTS, params], [OUT, y, 1]]
+    plan.skip_if(0, 0, x, 1, 3)
+    plan.call("leaky", 0, 0, twice)
+    plan.skip_if(0, 0, z, 0, 1)
+    plan.call("leaky", 0, 0, twice)
+    plan.output(y, 0, 0)
+    return plan
+
+
+@pytest.mark.parametrize("hop", [1, 5])
+def test_frames_that_flags_do_not_choose_are_skipped(hop):
+    program = skipping(hop).program()
+    rng = np.random.default_rng(4)
+    words = rng.integers(0, 2, (2, 1, 23, 1)) * 3 + (np.float32([1.5, 2.5]).view(np.int32)[:, None, None, None])
+    x, z = words.astype(np.int32).view(np.float32)
+    first, second = (words & 255 != 0)[:, 0, :, 0]
+    times = np.where(first, np.where(second, 2, 4), 1).astype(np.float32)
+    assert len(set(times)) == 3
+    for chunk in (1, 4, 23):
+        stream = program.stream()
+        parts = [stream.push({"x0": x[:, at : at + chunk], "x1": z[:, at : at + chunk]}) for at in range(0, 23, chunk)]
+        np.testing.assert_array_equal(np.concatenate(parts, 1)[0, :, 0], x[0, :, 0] * times)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [(4, 77, "no flag"), (5, 2, "no flag"), (6, 0, "more than what follows"), (6, 4, "more than what follows")],
+)
+def test_a_skip_that_makes_no_sense_is_refused(at, value, said):
+    plan = skipping(1)
+    plan.code[10 + at] = value
+    with pytest.raises(BundleError, match=said):
+        plan.program()
+
+
+def test_only_calls_are_skipped():
+    plan = skipping(1)
+    plan.code = plan.code[10:17] + plan.code[:10] + plan.code[17:]
+    with pytest.raises(BundleError, match="no CALL"):
+        plan.program()
 
 
 def test_what_exists_before_any_input_is_made_by_the_first_step():
