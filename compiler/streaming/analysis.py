@@ -13,6 +13,7 @@ from runnel.compiler.graph.decoder.roles import find_roles, has_past
 from runnel.compiler.graph.fold import fold, fold_node, fold_shapes, probe_shapes
 from runnel.compiler.graph.group_norm import keep_axes
 from runnel.compiler.graph.model import Graph, Node
+from runnel.compiler.graph.plain_experts import plain_mixtures
 from runnel.compiler.graph.quantised import integer_form
 from runnel.compiler.graph.rates import ticks
 from runnel.compiler.graph.time_axis import find_time_axis
@@ -337,6 +338,7 @@ def analyse(
         kv, time_axis, given = kv or "full", None, tuple(roles.of("given"))
     integer_form(graph)
     fold(graph)
+    plain_mixtures(graph)
     if states:
         axes = dict.fromkeys((p.name for p in graph.inputs if p.name not in statics), STACKED)
         fold_shapes(graph, {}, 1)
