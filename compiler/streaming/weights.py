@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runnel.compiler.graph.experts import Stacked
 from runnel.compiler.graph.rounded import parse, rounded, worth
 from runnel.compiler.streaming.ir import Pointwise, Recurrent, StreamGraph, StreamNode, Window
 
@@ -13,7 +14,7 @@ MODE = "weights"
 
 
 def round_weights(graph: StreamGraph, value: str) -> None:
-    """Round the weights of matrix products, of convolutions over time and of recurrences, in place."""
+    """Round the weights of matrix products, of experts, of convolutions over time and of recurrences, in place."""
     bits, block = parse(value)
     done: dict[tuple[int, int], np.ndarray] = {}
     changed: list[StreamNode] = []
@@ -44,6 +45,8 @@ def _weights(node: StreamNode) -> dict[int, int]:
         return {1: 2, 2: 2}
     if node.op == "MatMul" and isinstance(node, Pointwise):
         return {1: -2} if isinstance(node.inputs[1], np.ndarray) and node.inputs[1].ndim >= 2 else {}
+    if node.op == "MoE" and isinstance(node, Pointwise):
+        return {i: 2 for i in (2, 4) if not isinstance(node.inputs[i], Stacked)}
     if node.op == "Gemm" and isinstance(node, Pointwise):
         return {1: 1 if attrs.get("transB") else 0}
     if node.op == "Conv" and isinstance(node, Window) and int(attrs.get("group", 1)) == 1:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "streaming"))
-from nets import stack
+from mixtures import layer
+from nets import TIME, Net, stack
 
 import runnel
 from runnel.compiler.graph.rounded import recoded, rounded
@@ -50,6 +51,18 @@ def test_smaller_and_measured(model: Path, tmp_path: Path, value: str, share: fl
     assert 0 < deviation["rms"] < most
     assert max(info.manifest["proof"]["error"].values()) <= 1e-5
     assert "matmul_blocks" in {k["ops"].split("+")[0] for k in info.manifest["kernels"]}
+
+
+def test_experts_of_few_bits(tmp_path: Path) -> None:
+    """A unit has few more than half a byte a weight."""
+    net = Net(1)
+    x = net.input([1, TIME, 32])
+    (tmp_path / "m.onnx").write_bytes(net.model(layer(net, x, experts=4, k=2)))
+    whole = runnel.compile(tmp_path / "m.onnx", tmp_path / "whole.rnl", backend="native")
+    info = runnel.compile(tmp_path / "m.onnx", tmp_path / "small.rnl", weights="int4", backend="native")
+    assert stored(info.path) < 0.4 * stored(whole.path)
+    assert [n.split()[0] for n in info.manifest["modes"]["used"]["weights"]["nodes"]] == ["MoE"]
+    assert max(info.manifest["proof"]["error"].values()) <= 1e-5
 
 
 @pytest.mark.parametrize("target", ["host", "x86-64-v3"], ids=["codes", "floats"])
