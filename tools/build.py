@@ -149,7 +149,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
-    weights are rounded, a named mode); activations ("int8": what weights of few bits multiply, another);
+    weights are rounded, a named mode); activations ("int8", "fp16": what those multiply, another);
     sparse ("exact", "predicted=FILE": layers with Relu read their active neurons only); kv (what the
     caches of a decoder keep: "full" with max_frames, or a policy such as "sink=4,window=512"); backend ("native"
     insists on kernels, "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer
@@ -212,7 +212,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
         manifest["proof"] = prove(
             Path(name), [*cases, *longer], axes, backends, request.progress, against, own, codes,
             len(form.model.graph.node), figures.latency_frames, rounding,
-            sum(isinstance(node, Rounded) for node in graph.nodes),
+            _roundings(graph),
         )  # fmt: skip
         manifest["proof"] |= half_record(rewritten, offline_cases)
         if graph.modes:
@@ -246,6 +246,12 @@ def runs_here(target: Target) -> tuple[bool, str]:
         return False, target.arch
     lacking = missing_features(target.needs, flags)
     return not lacking, f"{target.arch} with {', '.join(lacking)}"
+
+
+def _roundings(graph: StreamGraph) -> int:
+    """How many products have rounded activations. Sums in float16 are rounded as they grow: each counts for many."""
+    found = sum(isinstance(node, Rounded) for node in graph.nodes)
+    return found * 8 if graph.modes.get("activations") == "fp16" else found
 
 
 def _most_frames(graph: StreamGraph, request: Request) -> int:

@@ -36,7 +36,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--activations", metavar="KIND",
-        help="round what is multiplied by weights of 4 or 8 bits: int8 (the same as --mode activations=int8)",
+        help="round what is multiplied by weights of 4 or 8 bits (int8) or of float16 (fp16); the same as --mode "
+        "activations=KIND",
     )  # fmt: skip
     parser.add_argument(
         "--sparse", metavar="KIND",

@@ -10,11 +10,22 @@ order: inputs of a block, then blocks, whatever the number of rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen.builder import Buffer, Expr, constant, dtype_of, int32, lanes_of, splat, vector_type
+from runnel.compiler.codegen.builder import (
+    Buffer,
+    Expr,
+    constant,
+    dtype_of,
+    int32,
+    lanes_of,
+    shuffle,
+    splat,
+    vector_type,
+)
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
@@ -24,6 +35,7 @@ from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.reduce import tree_sum
 from runnel.compiler.lowering.frame import FrameNode
 
+HALVES = 8  # inputs of float16 that are loaded together
 AHEAD = 4096  # bytes ahead of their use at which weights are asked for
 LINE = 64
 _PERMUTE = "llvm.x86.avx512.permvar.sf.512"
@@ -35,7 +47,7 @@ class Problem:
     """codes: (taps, inputs, outputs) int8 about zero, or float16 without scales. scales, zeros: (taps, blocks, outputs)
     float32, zeros or None.
 
-    bias: (outputs,) or None. inner: rows within one frame.
+    bias: (outputs,) or None. inner: rows within one frame. half: inputs are float16, and so are sums over a block.
     """
 
     node: FrameNode
@@ -47,6 +59,7 @@ class Problem:
     bits: int
     block: int
     inner: int
+    half: bool = False
 
     @property
     def taps(self) -> int:
@@ -93,7 +106,8 @@ def emit_matmul(context: Context, node: FrameNode) -> None:
     if (block % 16 and bits != 16) or bits not in (2, 4, 8, 16) or str(x.value.dtype) != "float32":
         raise Unsupported(node.op, f"of {x.value.dtype} by {bits} bits in blocks of {block}")
     inner = int(np.prod(x.value.shape[:-1], dtype=np.int64))
-    Blocks(context, Problem(node, x, codes, scales, zeros, bias, bits, block, inner)).emit()
+    half = bool(node.attrs.get("half"))
+    Blocks(context, Problem(node, x, codes, scales, zeros, bias, bits, block, inner, half)).emit()
 
 
 class Blocks:
@@ -234,19 +248,21 @@ class Blocks:
     ) -> None:  # fmt: skip
         """``count`` inputs of a block, onto the totals. scales: where the block's lie."""
         b, p = self.b, self.p
-        sums = [[b.local("float32", LANES) for _ in columns] for _ in bases]
+        kind = "float16" if p.half else "float32"
+        sums = [[b.local(kind, LANES) for _ in columns] for _ in bases]
         for row in sums:
             for total in row:
-                b.store_vector(total, 0, constant(0.0, "float32", LANES))
+                b.store_vector(total, 0, constant(0.0, kind, LANES))
         at = b.let(at_tap + number * (p.block // p.together * width))
         k0 = number * p.block
-        with b.loop(count // p.together, "k") as group:
-            starts = [b.let(base + k0 + group * p.together) for base in bases]
-            self._group(starts, b.let(at + group * width), columns, sums, p.together)
-        if count % p.together:
-            last = count // p.together
-            starts = [b.let(base + k0 + last * p.together) for base in bases]
-            self._group(starts, b.let(at + last * width), columns, sums, count % p.together)
+        group_of, step = (partial(self._halves, width), HALVES) if p.half else (self._group, p.together)
+        with b.loop(count // step, "k") as group:
+            starts = [b.let(base + k0 + group * step) for base in bases]
+            group_of(starts, b.let(at + group * (step // p.together * width)), columns, sums, step)
+        if count % step:
+            last = count // step
+            starts = [b.let(base + k0 + last * step) for base in bases]
+            group_of(starts, b.let(at + last * (step // p.together * width)), columns, sums, count % step)
         self._end(k0, count, bases, scales, columns, sums, totals)
 
     def _group(self, starts: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]], count: int) -> None:
@@ -264,6 +280,24 @@ class Blocks:
                 w = b.let(w) if len(starts) > 1 else w
                 for x, row in zip(xs, sums, strict=True):
                     b.store_vector(row[j], 0, b.fma(x, w, b.load_vector(row[j], 0, LANES)))
+
+    def _halves(
+        self, width: int, starts: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]], count: int
+    ) -> None:
+        """Products of ``count`` inputs by their weights, ``width`` of them a row, in float16."""
+        b, kind = self.b, vector_type("float16", LANES)
+        lanes = 1 << (count.bit_length() - 1)
+        for first in range(0, count, lanes):
+            some = min(lanes, count - first)
+            xs = [b.load_vector(self.p.x.memory, start + first, some) for start in starts]
+            xs = [b.let(tirx.Cast(vector_type("float16", some), x)) for x in xs]
+            for i in range(some):
+                packed = [b.load_vector(self.codes, at + (first + i) * width + c, LANES) for c in columns]
+                ws = [b.let(tirx.reinterpret(kind, codes)) for codes in packed]
+                for x, row in zip(xs, sums, strict=True):
+                    one = splat(shuffle(x, [i]) if some > 1 else x, LANES)
+                    for w, memory in zip(ws, row, strict=True):
+                        b.store_vector(memory, 0, b.fma(one, w, b.load_vector(memory, 0, LANES)))
 
     def _decoded(self, codes: Expr, i: int) -> Expr:
         """Code i of each lane as float32."""
@@ -288,7 +322,8 @@ class Blocks:
         if self.scales is None:
             for row, total in zip(sums, totals, strict=True):
                 for one, other in zip(row, total, strict=True):
-                    b.store_vector(other, 0, b.load_vector(other, 0, LANES) + b.load_vector(one, 0, LANES))
+                    sums_of = tirx.Cast(vector_type("float32", LANES), b.load_vector(one, 0, LANES))
+                    b.store_vector(other, 0, b.load_vector(other, 0, LANES) + sums_of)
             return
         around = [self._sum_of(base + k0, count) for base in bases] if self.zeros is not None else []
         for j, column in enumerate(columns):

@@ -119,6 +119,11 @@ class KernelModule:
         return prefers_unsigned(self.target)
 
     @property
+    def multiplies_halves(self) -> bool:
+        """Whether vectors of float16 are multiplied and added."""
+        return self.target.arch == "aarch64" and self.target.has("fullfp16")
+
+    @property
     def multiplies_fours(self) -> bool:
         """Whether one instruction makes dot products of four codes."""
         return packed.dots_of_four(self.target) is not None

@@ -61,7 +61,9 @@ class Planner:
 
     def __init__(self, low: Lowering, hop: int, module: KernelModule) -> None:
         self.hop, self.module, self.clocks = hop, module, ClockProgram()
-        self.low = arranged(low, module.target.lanes, module.unsigned, module.multiplies_fours)
+        self.low = arranged(
+            low, module.target.lanes, module.unsigned, module.multiplies_fours, module.multiplies_halves
+        )
         self.groups = fuse(self.low)
         self.weights = Segments(self.low.segment_bytes)
         self.units = UnitTables(module, self.weights)

@@ -91,8 +91,8 @@ def identity(low: Lowering, node: Pointwise) -> View:
 @handler("Cast")
 def cast(low: Lowering, node: Pointwise) -> View:
     to = helper.tensor_dtype_to_np_dtype(node.attrs["to"]).name
-    if node.streams[0].dtype == "float16" and to == "float32":  # as which it is computed with anyway
-        return low.view(node.streams[0])
+    if node.streams[0].dtype == "float16" and to == "float32" and low.graph.modes.get("activations") == "fp16":
+        return low.view(node.streams[0])  # products take it as it is
     return low.elementwise(node, "cast", [low.view(node.streams[0])], {"to": to})
 
 

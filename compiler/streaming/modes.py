@@ -19,11 +19,11 @@ FORMS = {
     "rnn": "lookahead:FRAMES",
     "position": "wrap",
     "weights": "int8, int4, fp16, or int8:BLOCK, int4:BLOCK",
-    "activations": "int8",
+    "activations": "int8 or fp16",
 }
 """Every named mode and what its value looks like; words in capitals stand for numbers of frames."""
 
-PATTERNS = {"weights": r"fp16|int[48](:(16|32|64|128|256))?"}
+PATTERNS = {"weights": r"fp16|int[48](:(16|32|64|128|256))?", "activations": "int8|fp16"}
 """What the values of modes that are no counts of frames match."""
 
 LEAST = {"lookahead": 1}

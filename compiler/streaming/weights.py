@@ -19,10 +19,8 @@ def round_weights(graph: StreamGraph, value: str) -> None:
     done: dict[tuple[int, int], np.ndarray] = {}
     changed: list[StreamNode] = []
     for node in graph.nodes:
-        for i, axis in _weights(node).items():
-            weight = node.inputs[i]
-            if not isinstance(weight, np.ndarray) or weight.dtype != np.float32 or not _large(weight, axis):
-                continue
+        for i in large_weights(node):
+            weight, axis = np.asarray(node.inputs[i]), _weights(node)[i]
             key = (id(weight), axis)
             if key not in done:
                 done[key] = rounded(weight, bits, block, axis)
@@ -52,6 +50,16 @@ def _weights(node: StreamNode) -> dict[int, int]:
     if node.op == "Conv" and isinstance(node, Window) and int(attrs.get("group", 1)) == 1:
         return {1: 1} if isinstance(node.inputs[1], np.ndarray) and node.inputs[1].ndim == 3 else {}
     return {}
+
+
+def large_weights(node: StreamNode) -> list[int]:
+    """Which inputs are weights of float32 that are worth rounding."""
+    found = []
+    for i, axis in _weights(node).items():
+        weight = node.inputs[i]
+        if isinstance(weight, np.ndarray) and weight.dtype == np.float32 and _large(weight, axis):
+            found.append(i)
+    return found
 
 
 def _large(weight: np.ndarray, axis: int) -> bool:

@@ -106,6 +106,20 @@ def test_boards_convert_vectors(name: str) -> None:
         assert re.search(pattern, module.lowered().inspect_source("asm")), (name, pattern)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_processors_with_float16_arithmetic_multiply_eight_at_once(rows: int) -> None:
+    x, y = value("x", (1, 64)), value("y", (1, 96))
+    codes = np.random.default_rng(2).standard_normal((3, 64, 96)).astype(np.float16)
+    node = FrameNode("matmul_blocks", (x, codes, None, None, None), y, {"bits": 16, "block": 16, "half": True})
+    module = KernelModule(Target.of("aarch64-linux-gnu", "cortex-a76", ("+fullfp16",)))
+    assert module.multiplies_halves and not KernelModule(Target.of("aarch64-linux-gnu", "cortex-a53")).multiplies_halves
+    module.add(Group((node,), {x: Access(3, False, 64, False, 64, True)}, (rows,) if rows > 1 else ()))
+    asm = module.lowered().inspect_source("asm")
+    products = re.findall(r"\sfmla\s+(v\d+\.\S+),|\sfmla\.(8h)", asm)
+    assert len(products) >= 64 and all("8h" in "".join(found) for found in products)
+    assert not re.search(r"fmadd\s+[hs]\d", asm)
+
+
 OLD_CPUS = [("x86_64-linux-gnu", "x86-64-v2"), ("armv7l-linux-gnueabihf", "cortex-a7")]
 
 

@@ -105,6 +105,43 @@ def test_chat_speaks_json_lines(bundle: Path, capsys, monkeypatch: pytest.Monkey
     ] == [True] * 5
 
 
+def test_chat_survives_hostile_lines(bundle: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runnel.tools.commands import chat
+
+    monkeypatch.setattr(chat, "LONGEST_LINE", 3000)
+    bad = [
+        b'{"id": "\\ud800", "prompt": 5}', b'{"prompt": "\\ud800"}', b'{"prompt": "' + b"a" * 10000 + b'"}',
+        b'{"prompt": "a", "temperature": NaN}', b'{"prompt": "a", "temperature": 1e999}', b"[" * 2000,
+        b'{"prompt": "a", "last": 1' + b"0" * 40 + b"}", b'{"prompt": "a", "top_k": 1.5}',
+        b'{"prompt": "a", "seed": -1}', b'{"prompt": "a", "stop": "b"}',
+    ]  # fmt: skip
+    good = json.dumps({"id": 1, "prompt": "And God", "tokens": 2}).encode()
+    monkeypatch.setattr("sys.stdin", Input(b"\n".join([*bad, good])))
+    code, out, _ = run(capsys, "chat", bundle, "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert ["error" in e for e in events[: len(bad)]] == [True] * len(bad)
+    assert events[-1]["done"] and events[-1]["tokens"] == 2
+
+
+def test_an_interrupt_ends_an_answer_and_not_the_conversation(bundle: Path, capsys, monkeypatch) -> None:
+    from runnel.tools.generate.session import Session
+
+    lines, calls, original = iter(["Who art thou", "Who art thou", "/quit"]), [0], Session.next
+
+    def interrupted(session: Session) -> int:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return original(session)
+
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr(Session, "next", interrupted)
+    code, _, _ = run(capsys, "chat", bundle, "--tokens", 5)
+    assert code == 0
+    assert calls[0] == 3 + 5
+
+
 class Input:
     """Standard input of bytes."""
 

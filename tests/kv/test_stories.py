@@ -90,23 +90,24 @@ def test_many_tokens_take_the_same_bytes_and_work(bundle: Any) -> None:
 
 @pytest.mark.skipif(TOKENS < 1_000_000, reason="times: part of make nightly")
 def test_an_old_stream_is_as_fast_as_a_young_one(bundle: Any) -> None:
+    """In turns, token by token, the same tokens again and again: the least time of each token is what the machine's
+    other work left alone."""
     program = bundle("sink=4,window=12")
-    old = program.stream()
+    old, young = program.stream(), program.stream()
     old.push(np.resize(np.arange(3, 500), (1, TOKENS)))
-    found = []
-    for _ in range(3):
-        young, times = program.stream(), {"old": [], "young": []}
-        young.push(np.resize(np.arange(3, 500), (1, 1000)))
-        for n in range(20000):
-            for name, stream in (("old", old), ("young", young)) if n % 2 else (("young", young), ("old", old)):
+    young.push(np.resize(np.arange(3, 500), (1, 1000)))
+    streams = {"old": old, "young": young}
+    least = {name: np.full(5000, np.inf) for name in streams}
+    for turn in range(9):
+        copies = {name: stream.clone() for name, stream in streams.items()}
+        for n in range(5000):
+            for name in ("old", "young") if (n + turn) % 2 else ("young", "old"):
                 begin = time.perf_counter()
-                stream.push(token(3 + n % 500))
-                times[name].append(time.perf_counter() - begin)
-        median, late = (np.quantile(times["old"], q) / np.quantile(times["young"], q) for q in (0.5, 0.99))
-        found.append((median, late))
-        if median <= 1.03 and late <= 1.25:
-            return
-    raise AssertionError(f"old over young, median and p99: {found}")
+                copies[name].push(token(3 + n % 500))
+                least[name][n] = min(least[name][n], time.perf_counter() - begin)
+    median, late = (float(np.quantile(least["old"], q) / np.quantile(least["young"], q)) for q in (0.5, 0.99))
+    print(f"\nold over young after {TOKENS} tokens: median {median:.3f}, p99 {late:.3f}")
+    assert median <= 1.03 and late <= 1.25
 
 
 def test_a_prompt_in_chunks_is_a_prompt_token_by_token(bundle: Any) -> None:

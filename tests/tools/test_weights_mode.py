@@ -84,9 +84,27 @@ def test_rounded_activations(tmp_path: Path, target: str) -> None:
     assert "round_blocks" in {k["ops"] for k in info.manifest["kernels"]}
 
 
+def test_activations_in_float16(tmp_path: Path) -> None:
+    """Histories of products take half of the bytes; both backends round alike."""
+    net, x = stack(64)
+    for d in (1, 8):
+        padded = net.op("Pad", x, net.const([0, 0, 2 * d, 0, 0, 0]))
+        x = net.op("Tanh", net.conv(padded, 64, 64, 3, dilations=[d]))
+    model = net.model(net.op("MatMul", net.op("Transpose", x, perm=[0, 2, 1]), net.weight(64, 40)))
+    whole = runnel.compile(model, tmp_path / "whole.rnl", backend="native", weights="fp16")
+    info = runnel.compile(model, tmp_path / "small.rnl", backend="native", weights="fp16", activations="fp16")
+    modes, proof = info.manifest["modes"], info.manifest["proof"]
+    assert len(modes["used"]["activations"]["nodes"]) == 3
+    (deviation,) = modes["deviation"].values()
+    assert 1e-5 < deviation["rms"] < 2e-3
+    assert max(proof["error"].values()) <= proof["limit"] <= 5e-3
+    sizes = [runnel.load(made.path, backend="native").state_bytes for made in (whole, info)]
+    assert sizes[1] < 0.65 * sizes[0]
+
+
 def test_activations_of_a_model_without_codes_are_left_alone(model: Path) -> None:
-    assert runnel.inspect(model, activations="int8").modes == {}
-    with pytest.raises(InputError, match="activations=int8"):
+    assert runnel.inspect(model, activations="int8").modes == runnel.inspect(model, activations="fp16").modes == {}
+    with pytest.raises(InputError, match="int8 or fp16"):
         runnel.inspect(model, activations="int4")
 
 

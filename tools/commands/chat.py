@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from runnel.errors import InputError
 from runnel.tools.generate import options
@@ -25,6 +26,7 @@ from runnel.tools.units import positive
 TEMPLATE = "User: {}\nAssistant:"
 SAMPLING = {f.name for f in fields(Sampling)}
 LONGEST_LINE = 1 << 24  # bytes of one request
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,9 +99,12 @@ def _talk(talk: Conversation, args: argparse.Namespace) -> int:
             _undo(talk, saved)
             continue
         saved.append(talk.session.save())
-        for piece in talk.answer(template.replace("{}", line), args.tokens, stops):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        try:
+            for piece in talk.answer(template.replace("{}", line), args.tokens, stops):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:  # ends the answer, not the conversation
+            pass
         print()
 
 
@@ -111,7 +116,7 @@ def _undo(talk: Conversation, saved: list[bytes]) -> None:
 
 
 def _serve_lines(talk: Conversation, args: argparse.Namespace) -> int:
-    for line in sys.stdin.buffer:
+    for line in _lines(sys.stdin.buffer):
         if not line.strip():
             continue
         name: Any = None
@@ -134,10 +139,19 @@ def _serve_lines(talk: Conversation, args: argparse.Namespace) -> int:
     return 0
 
 
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one that is too long the beginning, with no more in memory."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST_LINE + 1)
+        yield line
+
+
 def _request(line: bytes) -> dict[str, Any]:
     """A request, checked. Raises InputError."""
     if len(line) > LONGEST_LINE:
-        raise InputError(f"a request of {len(line)} bytes is too long; give at most {LONGEST_LINE}.")
+        raise InputError(f"a request is longer than {LONGEST_LINE} bytes; give a shorter one.")
     try:
         request = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -166,5 +180,7 @@ def _request(line: bytes) -> dict[str, Any]:
 
 
 def _say(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+    text = json.dumps(event, ensure_ascii=False)
+    # The name of a request may hold half of a surrogate pair, which only an escape can say.
+    sys.stdout.write((text if text.isascii() or not SURROGATES.search(text) else json.dumps(event)) + "\n")
     sys.stdout.flush()

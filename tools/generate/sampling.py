@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from runnel.errors import InputError
 
+MOST_RECENT = 1 << 16  # tokens that a repetition penalty looks back at
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -33,6 +35,7 @@ class Sampling:
             "top-p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min-p": (0 <= self.min_p <= 1, "0 to 1"),
             "repetition penalty": (0 < self.repetition < np.inf, "above 0"),
+            "last": (0 <= self.last <= MOST_RECENT, f"0 to {MOST_RECENT}"),
             "seed": (self.seed is None or self.seed >= 0, "0 or more"),
         }
         for what, (fits, needed) in checks.items():

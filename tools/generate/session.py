@@ -69,9 +69,10 @@ class Session:
 
     def prefill(self, most: int = CHUNK) -> None:
         """Takes up to ``most`` waiting tokens in."""
-        chunk, self._waiting = self._waiting[:most], self._waiting[most:]
+        chunk = self._waiting[:most]
         if not chunk:
             return
+        del self._waiting[:most]
         begun = time.perf_counter()
         try:
             self._logits = self._push(chunk)

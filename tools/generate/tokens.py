@@ -110,7 +110,8 @@ class JsonTokenizer(Tokenizer):
         self._unknown = known.get(model) if isinstance(model, str) else None
 
     def encode(self, text: str) -> list[int]:
-        found = self._inner.encode(text, add_special_tokens=False)
+        # Unlike encode, a batch lets other threads run.
+        (found,) = self._inner.encode_batch([text], add_special_tokens=False)
         ids: list[int] = found.ids
         if self._unknown is not None and self._unknown in ids:
             first, last = found.offsets[ids.index(self._unknown)]

@@ -1,11 +1,12 @@
-"""The portable form of activations rounded block by block."""
+"""The portable form of rounded activations."""
 
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from runnel.compiler.streaming.emit import Builder, Chunk
-from runnel.compiler.streaming.kinds.rounded import Rounded
+from runnel.compiler.streaming.kinds.rounded import HALF, Rounded
 from runnel.compiler.streaming.portable.registry import Chunks, read, writes
 
 LEAST = np.array(1e-30, np.float32)
@@ -22,6 +23,8 @@ def _rounded(b: Builder, node: Rounded, chunks: Chunks) -> Chunk:
 
 
 def _tensor(b: Builder, name: str, dims: list[int], block: int) -> str:
+    if block == HALF:
+        return b.node("Cast", [b.node("Cast", [name], to=TensorProto.FLOAT16)], to=TensorProto.FLOAT)
     *outer, inputs = dims
     more = -inputs % block
     if more:
