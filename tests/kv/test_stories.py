@@ -117,3 +117,11 @@ def test_a_prompt_in_chunks_is_a_prompt_token_by_token(bundle: Any) -> None:
     single = np.concatenate([stream.push(tokens[:, n : n + 1]) for n in range(50)], axis=1)
     assert np.array_equal(whole, single)
     assert np.array_equal(program.stream().push(tokens, last=True), whole[:, -1:])
+
+
+def test_both_forms_are_one_decoder(bundle: Any, tmp_path: Path) -> None:
+    """The model with a past, positions and a mask of its own, and that of the whole sequence."""
+    path = runnel.compile(MODEL.with_name("stories260k_kv.onnx"), tmp_path / "kv.rnl", kv="sink=4,window=12").path
+    tokens = np.random.default_rng(6).integers(3, 512, (1, 60))
+    wanted = bundle("sink=4,window=12").stream().push(tokens)
+    assert np.abs(runnel.load(path).stream().push(tokens) - wanted).max() <= 1e-4 * np.ptp(wanted)
