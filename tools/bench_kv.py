@@ -2,9 +2,9 @@
 
     python -m runnel.tools.bench_kv --rows build/bench/kv.json
 
-For each: bytes of the caches, tokens a second (one at a time, at the text's end, by their median), perplexity a token over the whole
-text, and how often the likeliest token is that of a cache that keeps everything. With --forks instead what a second
-stream costs: taking a token back, and a clone, into a stream that is there or a new one.
+For each: bytes of the caches, tokens a second (one at a time, at the text's end, by their median), perplexity a token
+over the whole text, and how often the likeliest token is that of a cache that keeps everything. With --forks instead
+what a second stream costs: taking a token back, and a clone, into a stream that is there or a new one.
 """
 
 from __future__ import annotations
