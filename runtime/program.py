@@ -300,9 +300,8 @@ def checked_inputs(program: Program, x: Array | Mapping[str, Array]) -> tuple[li
     if isinstance(x, Mapping):
         known = {p.name for p in ports}
         if odd := sorted(map(str, known ^ x.keys())):
-            raise StreamError(
-                f"push got the inputs {_listed(x.keys())} and needs {_listed(known)}; '{odd[0]}' does not match."
-            )
+            got, needed = _listed(x.keys()), _listed(known)
+            raise StreamError(f"push got the inputs {got} and needs {needed}; '{odd[0]}' does not match.")
         given = [x[p.name] for p in ports]
     elif len(ports) > 1:
         raise StreamError(f"the inputs are {_listed(p.name for p in ports)}; push a dict with an array for each.")
@@ -336,8 +335,7 @@ def offered(program: Program, x: Array | Mapping[str, Array], on_nonfinite: str)
 
 
 def checked_static(port: Port, value: Any) -> Array:
-    """The value of a static input as a contiguous array; a number serves where there is one element. Raises
-    StreamError."""
+    """A static input's value, contiguous; a number serves where there is one element. Raises StreamError."""
     number = isinstance(value, (bool, int, float)) or (isinstance(value, np.ndarray) and value.ndim == 0)
     if number and int(np.prod(port.sized(0))) == 1:
         value = np.full(port.sized(0), value, port.dtype)
@@ -358,18 +356,17 @@ def checked_array(port: Port, value: Any) -> Array:
                 f"x.astype('{port.dtype}') after scaling it as the model expects."
             )
         value = value.astype(np.float32)
-    fits = value.ndim == len(port.shape) and all(d is None or d == n for d, n in zip(port.shape, value.shape))
-    if not fits:
-        got = ", ".join(map(str, value.shape))
-        raise StreamError(f"input '{port.name}' got shape [{got}] and needs {port}; reshape it to that.")
+    if value.ndim != len(port.shape) or any(d not in (None, n) for d, n in zip(port.shape, value.shape)):
+        raise StreamError(f"input '{port.name}' got shape {list(value.shape)} and needs {port}; reshape it to that.")
     return value
 
 
 def checked_out(program: Program, out: Result, due: list[int]) -> list[Array]:
     """The caller's arrays, in the order of the program's outputs. Raises StreamError where one does not fit."""
     ports = program.outputs
-    given = [out] if isinstance(out, np.ndarray) and len(ports) == 1 else None
-    if given is None:
+    if isinstance(out, np.ndarray) and len(ports) == 1:
+        given = [out]
+    else:
         if not isinstance(out, Mapping) or out.keys() != {p.name for p in ports}:
             raise StreamError(f"out needs an array for each of the outputs {_listed(p.name for p in ports)}.")
         given = [out[p.name] for p in ports]

@@ -2,9 +2,9 @@
 
     python -m runnel.tools.bench_kv --rows build/bench/kv.json
 
-For each: bytes of the caches, tokens a second (one at a time, at the text's end), perplexity a token over the whole
-text, and how often the likeliest token is that of a cache that keeps everything. With --forks instead what a second
-stream costs: taking a token back, and a clone, into a stream that is there or a new one.
+For each: bytes of the caches, tokens a second (one at a time, at the text's end, by their median), perplexity a token
+over the whole text, and how often the likeliest token is that of a cache that keeps everything. With --forks instead
+what a second stream costs: taking a token back, and a clone, into a stream that is there or a new one.
 """
 
 from __future__ import annotations
@@ -69,9 +69,11 @@ def measured(kv: str, folder: Path, tokens: np.ndarray, likeliest: np.ndarray | 
     stream = program.stream()
     untimed = len(tokens) - TIMED
     parts = [stream.push(tokens[None, i : min(i + CHUNK, untimed)]) for i in range(0, untimed, CHUNK)]
-    begun = time.perf_counter()
-    parts += [stream.push(tokens[None, i : i + 1]) for i in range(untimed, len(tokens))]
-    spent = time.perf_counter() - begun
+    times = []
+    for i in range(untimed, len(tokens)):
+        begun = time.perf_counter()
+        parts.append(stream.push(tokens[None, i : i + 1]))
+        times.append(time.perf_counter() - begun)
     logits = np.concatenate([np.asarray(part) for part in parts], 1)[0].astype(np.float64)
     top = logits.argmax(-1)
     shifted = logits - logits.max(-1, keepdims=True)
@@ -79,7 +81,7 @@ def measured(kv: str, folder: Path, tokens: np.ndarray, likeliest: np.ndarray | 
     loss = -chances[np.arange(len(tokens) - 1), tokens[1:]].mean()
     agreement = 1.0 if likeliest is None else float((top == likeliest).mean())
     kept = stream.kv.bytes  # type: ignore[attr-defined]
-    return Row(kv, int(kept), TIMED / spent, math.exp(loss), agreement), top
+    return Row(kv, int(kept), 1 / statistics.median(times), math.exp(loss), agreement), top
 
 
 def median_us(run: Callable[[], object], rounds: int = 50) -> float:

@@ -34,10 +34,11 @@ class Whole:
         return self.inner.stream.push(x)
 
 
-def test_a_scorer_decides_what_stays() -> None:
+@pytest.mark.parametrize("start", [0, 2**24 - 8, 2**31 - 8])
+def test_a_scorer_decides_what_stays(start: int) -> None:
     model = Attention(more={"rotary": rope(4), "scale": 0.5})
     program, x = model.program("external=12"), model.inputs(50)
-    whole = Whole(ScoredStream(program, by_key_norm, keep=8, sink=2, recent=3))
+    whole = Whole(ScoredStream(program, by_key_norm, keep=8, sink=2, recent=3, position=start))
     got = streamed(whole, x)
     norms = np.linalg.norm(x["k"][0].astype(np.float64), axis=-1)
     kept = np.zeros((2, 50, 50), bool)
@@ -49,9 +50,9 @@ def test_a_scorer_decides_what_stays() -> None:
                 held = [p for p in held if p in held[:2] or p in held[-3:] or p in middle]
             held.append(n)
             kept[h, n, held] = True
-    wanted = dense(model.node, x["q"][0], x["k"][0], x["v"][0], kept, 0)
+    wanted = dense(model.node, x["q"][0], x["k"][0], x["v"][0], kept, start)
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
-    assert all(len(p) == 8 and {0, 1} <= set(p.tolist()) for both in whole.seen for p in both)
+    assert all(len(p) == 8 and {start, start + 1} <= set(p.tolist()) for both in whole.seen for p in both)
 
 
 def test_what_a_stream_holds_can_be_read() -> None:

@@ -16,6 +16,7 @@ from runnel.runtime import native
 pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core")
 
 BOUND = 1e-4
+STARTS = (0, 2**24 - 8, 2**31 - 8)
 POLICIES = (
     "heavy=6,window=5", "heavy=6,window=5,sink=2", "scissorhands=6,window=5,observe=9", "retain=r,budget=6,window=5",
     "retain=r,budget=5,window=4,sink=3", "snap=6,window=9,observe=3", "snap=4,window=8,sink=2", "merge=6,window=5",
@@ -29,7 +30,7 @@ def model(kv: str) -> Attention:
     return Attention(8, 2, 8, 12, retain="retain" in kv, more={"rotary": rope(4), "scale": 0.6})
 
 
-@pytest.mark.parametrize("start", [0, 2**24 - 8, 2**31 - 8])
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("kv", POLICIES)
 def test_every_step_is_the_reference(kv: str, start: int) -> None:
     attention = model(kv)
@@ -67,13 +68,14 @@ def test_bytes_and_work_stay_the_same(kv: str) -> None:
     assert len({w[0] for w in work}) == 1
 
 
-def test_tables_of_heads_keep_everything_in_some(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_tables_of_heads_keep_everything_in_some(tmp_path: Path, start: int) -> None:
     table = tmp_path / "heads.tsv"
     table.write_text("0.9\t0.1\n")
     kv = f"heads={table},full=64,sink=2,window=6"
     attention = Attention(more={"rotary": rope(4), "scale": 0.6})
-    stream, x = attention.program(kv).stream(), attention.inputs(50)
-    assert deviation(streamed(stream, x), expected(attention, kv, x, 0)[0]) < BOUND
+    stream, x = attention.program(kv).stream(position=start), attention.inputs(50)
+    assert deviation(streamed(stream, x, (9, 1, 12)), expected(attention, kv, x, start)[0]) < BOUND
     assert stream.kv.layers == (((64, 50, 0), (8, 8, 42)),)
 
 
@@ -89,10 +91,11 @@ def test_heavy_hitters_stay() -> None:
     assert np.abs(window[:, -1]).max() == 0
 
 
-def test_pools_of_classes_do_not_push_each_other_out() -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_pools_of_classes_do_not_push_each_other_out(start: int) -> None:
     attention, kv = model("pools"), "sink=2,window=6,system=3,vision=8"
-    stream, x = attention.program(kv).stream(position=2**24 - 8), attention.inputs(60, 4)
-    reference = Reference(attention.node, parse(kv), 2**24 - 8)
+    stream, x = attention.program(kv).stream(position=start), attention.inputs(60, 4)
+    reference = Reference(attention.node, parse(kv), start)
     got, wanted = [], []
     for n in range(60):
         kind = "system" if n < 5 else "vision" if n % 7 < 4 else "audio" if n % 7 == 4 else "text"
@@ -109,13 +112,14 @@ def test_pools_of_classes_do_not_push_each_other_out() -> None:
         stream.set_class("smell")
 
 
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("kv", ["sink=2,window=9", "heavy=8,window=4", "snap=7,window=5,observe=2"])
-def test_budgets_of_each_head(tmp_path: Path, kv: str) -> None:
+def test_budgets_of_each_head(tmp_path: Path, kv: str, start: int) -> None:
     table = tmp_path / "budgets.tsv"
     table.write_text("7 12\n")
     attention = model(kv)
-    stream, x = attention.program(f"{kv},budgets={table}").stream(), attention.inputs(50, 2)
-    assert deviation(streamed(stream, x), expected(attention, f"{kv},budgets={table}", x, 0)[0]) < BOUND
+    stream, x = attention.program(f"{kv},budgets={table}").stream(position=start), attention.inputs(50, 2)
+    assert deviation(streamed(stream, x), expected(attention, f"{kv},budgets={table}", x, start)[0]) < BOUND
     assert [slots for slots, _, _ in stream.kv.layers[0]] == [7, min(12, parse(kv).most(0))]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from float64 import Float64
 import runnel
 from runnel.compiler.graph.model import load
 from runnel.compiler.streaming.analysis import analyse
-from runnel.runtime import native
+from runnel.runtime import build_core, native
 
+HERE = Path(__file__).resolve().parent
 MODEL = Path(os.environ.get("RUNNEL_ZOO", "/nowhere")) / "stories260k" / "stories260k_full.onnx"
 pytestmark = [
     pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the native core"),
@@ -110,6 +114,28 @@ def test_an_old_stream_is_as_fast_as_a_young_one(bundle: Any) -> None:
     assert median <= 1.03 and late <= 1.25
 
 
+@pytest.mark.skipif(TOKENS < 1_000_000, reason="builds a program and runs it in valgrind: part of make nightly")
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind: apt-get install valgrind")
+def test_a_token_of_an_old_stream_takes_as_many_instructions(tmp_path: Path) -> None:
+    """Of 64 tokens, counted by valgrind on code for x86-64-v3."""
+    driver, bundle, state = tmp_path / "tokens", tmp_path / "m.rnl", tmp_path / "state"
+    flags = ["-std=c++17", "-O2", "-pthread", f"-I{build_core.CORE / 'include'}", f"-I{HERE.parent / 'runtime'}"]
+    sources = [HERE / "tokens.cc", *build_core.sources()]
+    subprocess.run([*build_core.find_compiler(), *flags, *map(str, sources), "-o", str(driver)], check=True)
+    runnel.compile(MODEL, bundle, kv="sink=4,window=12", hop=8, target="x86-64-v3")
+    stream, counts = runnel.load(bundle).stream(), []
+    for tokens in (1000, TOKENS - 1000):
+        stream.push(np.resize(np.arange(3, 500), (1, tokens)))
+        state.write_bytes(stream.save())
+        command = ["valgrind", "--tool=callgrind", "--toggle-collect=rn_push", "--callgrind-out-file=/dev/null"]
+        done = subprocess.run([*command, driver, bundle, state, "64"], capture_output=True, text=True, check=True)
+        found = re.search(r"Collected : (\d+)", done.stderr)
+        assert found, done.stderr[-2000:]
+        counts.append(int(found[1]))
+    print(f"\ninstructions of 64 tokens after 1000 tokens and after {TOKENS}: {counts}")
+    assert counts[0] == counts[1]
+
+
 def test_a_prompt_in_chunks_is_a_prompt_token_by_token(bundle: Any) -> None:
     program, tokens = bundle("sink=4,window=12"), np.random.default_rng(5).integers(3, 512, (1, 50))
     whole = np.concatenate([program.stream().push(tokens)], axis=1)
@@ -117,3 +143,11 @@ def test_a_prompt_in_chunks_is_a_prompt_token_by_token(bundle: Any) -> None:
     single = np.concatenate([stream.push(tokens[:, n : n + 1]) for n in range(50)], axis=1)
     assert np.array_equal(whole, single)
     assert np.array_equal(program.stream().push(tokens, last=True), whole[:, -1:])
+
+
+def test_both_forms_are_one_decoder(bundle: Any, tmp_path: Path) -> None:
+    """The model with a past, positions and a mask of its own, and that of the whole sequence."""
+    path = runnel.compile(MODEL.with_name("stories260k_kv.onnx"), tmp_path / "kv.rnl", kv="sink=4,window=12").path
+    tokens = np.random.default_rng(6).integers(3, 512, (1, 60))
+    wanted = bundle("sink=4,window=12").stream().push(tokens)
+    assert np.abs(runnel.load(path).stream().push(tokens) - wanted).max() <= 1e-4 * np.ptp(wanted)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,26 +107,90 @@ def test_logs_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def board() -> Iterator[tuple[str, str]]:
-    """A tracker and a server of TVM's RPC on this machine: the addresses of both."""
+def shelf() -> Iterator[str]:
+    """The address of a tracker of TVM's RPC with two servers, all on this machine."""
     pytest.importorskip("cloudpickle")
     pytest.importorskip("tornado")
     from tvm import rpc
     from tvm.rpc.tracker import Tracker
 
     tracker = Tracker("127.0.0.1", 29190, 29290)
-    server = rpc.Server("127.0.0.1", 29300, 29400, key="shelf", tracker_addr=("127.0.0.1", tracker.port))
-    yield f"127.0.0.1:{tracker.port},shelf", f"127.0.0.1:{server.port}"
-    server.terminate()
+    address = ("127.0.0.1", tracker.port)
+    servers = [rpc.Server("127.0.0.1", 29300, 29400, key="shelf", tracker_addr=address) for _ in range(2)]
+    deadline = time.monotonic() + 30
+    while len(rpc.connect_tracker(*address).summary()["server_info"]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    yield f"127.0.0.1:{tracker.port}"
+    for server in servers:
+        server.terminate()
     tracker.terminate()
 
 
-def test_boards_of_a_tracker_are_measured(model: Path, tmp_path: Path, board: tuple[str, str]) -> None:
-    place = tmp_path / "log.json"
-    assert main(["tune", str(model), "-o", str(place), "--trials", "2", "--rpc", board[0]]) == 0
+def test_boards_of_a_tracker_are_measured_at_once(
+    model: Path, tmp_path: Path, shelf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, both, here = tmp_path / "log.json", threading.Barrier(2, timeout=60), threading.local()
+    real = bench.Session._measured
+
+    def measured(*words: Any) -> list[float]:
+        if not hasattr(here, "met"):  # the first of each thread waits for the other's
+            here.met = both.wait()
+        return real(*words)
+
+    monkeypatch.setattr(bench.Session, "_measured", measured)
+    assert main(["tune", str(model), "-o", str(place), "--trials", "2", "--rpc", f"{shelf},shelf"]) == 0
     records = log.read(place)
-    assert records and all(r.where == f"rpc {board[0]}" and min(t for _, t in r.trials) > 0 for r in records)
+    assert len(records) > 1 and all(r.where == f"rpc {shelf},shelf" for r in records)
+    assert all(min(t for _, t in r.trials) > 0 for r in records)
+    assert [r.problem for r in records] == list(dict.fromkeys(r.problem for r in records))
     runnel.compile(model, tmp_path / "m.rnl", tuning=place)
+
+
+def test_a_board_is_measured_by_its_address(model: Path, tmp_path: Path, shelf: object) -> None:
+    from tvm import rpc
+
+    server = rpc.Server("127.0.0.1", 29400, 29500)
+    where = f"127.0.0.1:{server.port}"
+    try:
+        assert main(["tune", str(model), "-o", str(tmp_path / "log.json"), "--trials", "1", "--rpc", where]) == 0
+    finally:
+        server.terminate()
+    assert all(r.where == f"rpc {where}" for r in log.read(tmp_path / "log.json"))
+
+
+def test_a_board_that_goes_away_is_replaced(
+    model: Path, tmp_path: Path, shelf: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each kernel's first measurement fails, as where a board was switched off; then all of them."""
+    real, tried = bench.Session._measured, set()
+
+    def fails_once(session: bench.Session, library: Path, cases: Any) -> list[float]:
+        if library not in tried:
+            tried.add(library)
+            raise ConnectionResetError("the board went away")
+        return real(session, library, cases)
+
+    words = ["tune", str(model), "-o", str(tmp_path / "log.json"), "--trials", "1", "--rpc", f"{shelf},shelf"]
+    monkeypatch.setattr(bench.Session, "_measured", fails_once)
+    assert main(words) == 0
+    assert len(tried) == len(log.read(tmp_path / "log.json"))
+
+    def fails(*_: Any) -> list[float]:
+        raise ConnectionResetError("the board went away")
+
+    (tmp_path / "log.json").unlink()
+    monkeypatch.setattr(bench.Session, "_measured", fails)
+    assert main(words) == 2
+    assert f"cannot be measured on rpc {shelf},shelf: the board went away" in capsys.readouterr().err
+    assert not (tmp_path / "log.json").exists()
+
+
+def test_a_key_that_no_board_has_is_told(
+    model: Path, tmp_path: Path, shelf: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(model), "-o", str(tmp_path / "log.json"), "--rpc", f"{shelf},pi"]) == 2
+    assert "no board under the key 'pi' (it has: shelf); start one" in capsys.readouterr().err
 
 
 def test_boards_that_are_not_there_are_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Times kernels with TVM's runtime: in this process, or on a board that runs TVM's RPC server."""
+"""Times kernels with TVM's runtime: in this process, on a board that runs TVM's RPC server, or on a shelf of boards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import shlex
 import socket
 import subprocess
-import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ from runnel.tools import toolchain
 ROUNDS = 11
 LEAST_MS = 1  # of one measurement
 CONNECT = 5  # s
-TIMEOUT = 120  # s that a session at a tracker may last
+TIMEOUT = 120  # s that one measurement may take
+TRIES = 3  # measurements of a kernel before boards count as gone
 
 # A function of TVM's calling convention for each kernel: arguments are arrays, whose memory the kernel gets.
 _CALL = """
@@ -84,42 +85,88 @@ class Case:
 
 
 class Session:
-    """Where kernels run. rpc: "TRACKER:PORT,KEY", "HOST:PORT" of a server, or None for this process."""
+    """Where kernels run. rpc: "TRACKER:PORT,KEY", "HOST:PORT" of a server, or None for this process.
+
+    boards: how many measurements may run at once. A board is asked for again for each kernel, so that others get their
+    turn and one that is switched off is left out. ``alone`` is held while kernels are made.
+    """
 
     def __init__(self, target: Target, rpc: str | None, cxx: str | None = None) -> None:
-        from tvm import rpc as remote
-
         logging.getLogger("RPCServer").setLevel(logging.WARNING)
-        self.target, self.cxx = target, cxx
-        self._libraries = 0
+        self.target, self.cxx, self.boards = target, cxx, 1
+        self.alone = threading.Lock()
+        self.where = "this machine" if rpc is None else f"rpc {rpc}"
+        self._libraries, self._key = 0, ""
+        self._place: tuple[str, int] | None = None
         if rpc is None:
-            self.where, self._session = "this machine", remote.LocalSession()
             return
-        address, _, key = rpc.partition(",")
-        host, _, port = address.rpartition(":")
+        self._address, _, self._key = rpc.partition(",")
+        host, _, port = self._address.rpartition(":")
         if not host or not port.isdecimal():
             raise InputError(f"--rpc takes TRACKER:PORT,KEY, or HOST:PORT of a server, not '{rpc}'.")
+        self._place = host, int(port)
         try:
-            socket.create_connection((host, int(port)), CONNECT).close()  # TVM would try for a minute
-            if key:
-                tracker = remote.connect_tracker(host, int(port))
-                self._session = tracker.request(key, session_timeout=TIMEOUT)
-            else:
-                self._session = remote.connect(host, int(port), session_timeout=TIMEOUT)
-        except Exception as error:
-            raise InputError(f"there is no TVM RPC {'tracker' if key else 'server'} at {address}: {error}") from None
-        self.where = f"rpc {rpc}"
+            socket.create_connection(self._place, CONNECT).close()  # TVM would try for a minute
+            if self._key:
+                self.boards = self._count(*self._place)
+        except OSError as error:
+            raise self._absent(error) from None
 
-    def times(self, module: Any, cases: Sequence[Case]) -> list[float]:
-        """Microseconds of a call of each kernel: the least of several turns. Raises InputError."""
-        with tempfile.TemporaryDirectory() as folder:
-            library = self._link(module, cases, Path(folder))
-            self._session.upload(str(library))
-            loaded = self._session.load_module(library.name)
-        device = self._session.cpu(0)
-        random = np.random.default_rng(0)
+    def _absent(self, error: Exception) -> InputError:
+        kind = "tracker" if self._key else "server"
+        return InputError(f"there is no TVM RPC {kind} at {self._address}: {error}")
+
+    def _count(self, host: str, port: int) -> int:
+        """How many boards a tracker has under the key."""
+        from tvm import rpc as remote
+
+        try:
+            found = [
+                info["key"].partition(":")[2] for info in remote.connect_tracker(host, port).summary()["server_info"]
+            ]
+        except Exception as error:  # what TVM raises about a line that speaks something else
+            raise self._absent(error) from None
+        if self._key not in found:
+            others = ", ".join(sorted(set(found))) or "none"
+            raise InputError(
+                f"the tracker at {self._address} has no board under the key '{self._key}' (it has: {others}); start "
+                f"one with: python -m tvm.exec.rpc_server --tracker {self._address} --key {self._key}"
+            )
+        return found.count(self._key)
+
+    def _open(self) -> Any:
+        from tvm import rpc as remote
+
+        if self._place is None:
+            return remote.LocalSession()
+        if self._key:
+            return remote.connect_tracker(*self._place).request(self._key, session_timeout=TIMEOUT)
+        return remote.connect(*self._place, session_timeout=TIMEOUT)
+
+    def times(self, library: Path, cases: Sequence[Case]) -> list[float]:
+        """Microseconds of a call of each kernel in a library that ``link`` made: the least of several turns.
+
+        Raises InputError where no board answers.
+        """
+        for left in reversed(range(TRIES if self._place else 1)):
+            try:
+                return self._measured(library, cases)
+            except Exception as error:  # TVM raises many types about a board that goes away
+                if self._place is None:
+                    raise
+                if not left:
+                    said = str(error).strip().splitlines()[-1][:200]
+                    raise InputError(f"kernels cannot be measured on {self.where}: {said}") from None
+        raise AssertionError
+
+    def _measured(self, library: Path, cases: Sequence[Case]) -> list[float]:
         import tvm
 
+        session = self._open()
+        session.upload(str(library))
+        loaded = session.load_module(library.name)
+        device = session.cpu(0)
+        random = np.random.default_rng(0)
         best = [float("inf")] * len(cases)
         given = [[tvm.runtime.tensor(a, device) for a in case.arrays(random)] for case in cases]
         for _ in range(ROUNDS):
@@ -127,11 +174,11 @@ class Session:
                 timer = loaded.time_evaluator(f"t{i}", device, number=1, repeat=1, min_repeat_ms=LEAST_MS)
                 best[i] = min(best[i], timer(*arrays).mean * 1e6)
         with suppress(Exception):
-            self._session.remove(library.name)
+            session.remove(library.name)
         return best
 
-    def _link(self, module: Any, cases: Sequence[Case], folder: Path) -> Path:
-        """A shared library of the kernels and the functions that call them."""
+    def link(self, module: Any, cases: Sequence[Case], folder: Path) -> Path:
+        """A shared library of the kernels and the functions that call them. Raises InputError."""
         from tvm_ffi.libinfo import find_dlpack_include_path, find_include_path
 
         self._libraries += 1  # a system loads a library of the same name once

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runnel.compiler.codegen.module import KernelModule, gathered
@@ -50,15 +53,18 @@ def measured(
     target: Target, problem: Problem, group: Group, rows: int, schedules: Sequence[Schedule], session: Session
 ) -> list[float]:
     """Microseconds of a call of the group's kernel with each schedule of a problem."""
-    module = KernelModule(target)
-    cases = []
-    for schedule in schedules:
-        module.tuning = Tuning({problem: schedule})
-        context: Context = module.emit(group, rows)
-        function, args = context.finish()
-        elements = (rows + 1) * max(group.out_row_pitch, 1) + _elements(group)
-        cases.append(Case(module.symbol(function), args, rows, elements))
-    return session.times(module.lowered(), cases)
+    with tempfile.TemporaryDirectory() as folder:
+        with session.alone:
+            module = KernelModule(target)
+            cases = []
+            for schedule in schedules:
+                module.tuning = Tuning({problem: schedule})
+                context: Context = module.emit(group, rows)
+                function, args = context.finish()
+                elements = (rows + 1) * max(group.out_row_pitch, 1) + _elements(group)
+                cases.append(Case(module.symbol(function), args, rows, elements))
+            library = session.link(module.lowered(), cases, Path(folder))
+        return session.times(library, cases)
 
 
 def _elements(group: Group) -> int:
@@ -70,14 +76,27 @@ def _elements(group: Group) -> int:
 def search(
     target: Target, groups: Sequence[Group], session: Session, known: Sequence[Record], trials: int, progress: Progress
 ) -> list[Record]:
-    """Records of all problems that ``known`` has none of. trials: the most schedules of each."""
+    """Records of all problems that ``known`` has none of. trials: the most schedules of each.
+
+    All schedules of a problem are measured on one board; several boards measure several problems at once.
+    """
     done = {record.problem for record in known if record.fits(target)}
     left = {p: form for p, form in met(target, groups).items() if p not in done}
-    records = []
-    for i, (problem, (group, rows)) in enumerate(left.items()):
-        progress(f"measuring {problem.rows} x {problem.vectors} vectors, sums of {problem.depth}", i / len(left))
+    ready = itertools.count()
+
+    def record(problem: Problem, group: Group, rows: int) -> Record:
         schedules = list(itertools.islice(candidates(target, problem), trials))
-        times = measured(target, problem, group, rows, schedules, session)
-        trial = tuple(zip(schedules, times, strict=True))
-        records.append(Record(problem, target.cpu, target.features, session.where, trial))
-    return records
+        trial = tuple(zip(schedules, measured(target, problem, group, rows, schedules, session), strict=True))
+        progress(
+            f"measured {problem.rows} x {problem.vectors} vectors, sums of {problem.depth}", next(ready) / len(left)
+        )
+        return Record(problem, target.cpu, target.features, session.where, trial)
+
+    if session.boards == 1:
+        return [record(problem, group, rows) for problem, (group, rows) in left.items()]
+    with ThreadPoolExecutor(session.boards) as pool:
+        waiting = [pool.submit(record, problem, group, rows) for problem, (group, rows) in left.items()]
+        try:
+            return [future.result() for future in waiting]
+        finally:
+            pool.shutdown(cancel_futures=True)
