@@ -16,6 +16,7 @@ from runnel.errors import InputError
 from runnel.files import replacing
 from runnel.runtime import native
 from runnel.runtime.paging import WAYS, size
+from runnel.runtime.storage_notes import known, notes
 from runnel.targets.schema import Target
 
 if TYPE_CHECKING:  # a board has no compiler
@@ -127,35 +128,22 @@ def _forget(path: Path) -> None:
         os.close(handle)
 
 
-def notes() -> Path:
-    """Where results are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runnel" / "storage.json"
-
-
 def keep(table: Table) -> None:
     """Remembers a table for the storage that it is about."""
-    path, known = notes(), _known()
-    known[str(table.device)] = table.to_dict()
+    path, found = notes(), known()
+    found[str(table.device)] = table.to_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write((json.dumps(known, indent=1) + "\n").encode())
+        file.write((json.dumps(found, indent=1) + "\n").encode())
 
 
 def kept_mb_s(path: str | Path) -> float | None:
     """10⁶ bytes a second of the storage below ``path`` as it was measured, None if it never was."""
     try:
-        value = _known()[str(os.stat(path).st_dev)]["mb_s"]
+        value = known()[str(os.stat(path).st_dev)]["mb_s"]
     except (OSError, KeyError, TypeError):
         return None
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _known() -> dict[str, dict[str, object]]:
-    try:
-        found = json.loads(notes().read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, float | str]:
