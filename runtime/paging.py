@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runnel.errors import InputError, SlowStorage, StreamError
 from runnel.runtime import native
+from runnel.runtime.storage_notes import read_bytes
 
 if TYPE_CHECKING:
     from runnel.runtime.bundle import Bundle
@@ -47,7 +48,7 @@ class _Paging(ctypes.Structure):
         ("streams", ctypes.c_int32), ("ram", ctypes.c_uint64),
         ("elsewhere", ctypes.c_uint64), ("patience_us", ctypes.c_int64),
         ("slow", ctypes.c_int32), ("priority", ctypes.c_int32), ("budget", ctypes.c_void_p),
-        ("units", ctypes.c_int32), ("ahead", ctypes.c_int32),
+        ("units", ctypes.c_int32), ("ahead", ctypes.c_int32), ("read_bytes", ctypes.c_uint64),
     ]  # fmt: skip
 
 
@@ -283,7 +284,7 @@ def paged(bundle: Bundle, budget: Budget, priority: int = 0) -> Paged:
         os.fsencode(bundle.path), entry.offset, table, len(listed), WAYS.index(budget.way), budget.threads,
         budget.streams, budget.ram, 0, patience, SLOW.index(budget.slow), priority,
         budget.shared.handle if budget.shared is not None else None, KEPT.index(budget.experts),
-        AHEAD.index(budget.ahead),
+        AHEAD.index(budget.ahead), read_bytes(bundle.path),
     )  # fmt: skip
     return Paged(entry.size, told)
 

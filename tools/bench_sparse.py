@@ -33,7 +33,7 @@ from runnel.tools.generate.tokens import open_tokenizer
 from runnel.tools.units import positive
 
 VERSE = Path(models.__path__[0]) / "verse"
-HOP = 8
+HOP = 1
 LIMIT = 1.5  # of the budget: what the kernel allows
 
 
@@ -98,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a decoder with Relu in its feed-forward layers")
     parser.add_argument("--predictor", type=Path, help="also the predicted form, by this file")
+    parser.add_argument("--calibration", type=Path, help="tokens (.npy) that say how often neurons come again")
     parser.add_argument("--tokenizer", type=Path, default=VERSE / "tokenizer.json")
     parser.add_argument("--text", type=Path, default=VERSE / "held_out.txt")
     parser.add_argument("--tokens", type=positive, default=512)
@@ -116,9 +117,10 @@ def main() -> None:
         if args.predictor:
             forms["predicted"] = f"predicted={args.predictor}"
         for form, sparse in forms.items():
+            calibration = np.load(args.calibration)[:, : len(tokens)] if args.calibration else None
             runnel.compile(
                 args.model, folder / f"{form}.rnl", kv=f"full={len(tokens)}", max_frames=len(tokens), backend="native",
-                hop=HOP, sparse=sparse,
+                hop=HOP, sparse=sparse, calibration=calibration,
             )  # fmt: skip
         budget = int(args.share * Bundle(folder / "dense.rnl").weights_entry().size)
         rows = [Row("naive", "dense.rnl", least(binary, folder / "dense.rnl", folder / "tokens.npy"))]

@@ -38,6 +38,7 @@ from runnel.compiler.streaming.weights import round_weights
 from runnel.errors import InputError, Reason, Refused
 from runnel.files import writable
 from runnel.runtime.processor import missing_features, processor
+from runnel.tools.activity import expected_misses
 from runnel.tools.caches import beyond, check_kernels, kv_record, rounded
 from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviation, streamed
 from runnel.tools.cases import as_npy, golden_cases
@@ -164,6 +165,8 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     graph = rewritten.graph
     if request.calibration is not None:  # a recording that does not fit is said before the work
         read_calibration(request.calibration, [*graph.inputs, *graph.statics], request.tick_rate)
+    if graph.sparse:
+        graph.misses = expected_misses(rewritten, request.calibration, request.tick_rate)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
     native, refusal = (None, "not asked for") if request.backend == "onnxruntime" else _native(graph, request, target)

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper
 
 from runnel.compiler.lowering.neurons import FeedForward, with_neurons
 from runnel.errors import InputError
 from runnel.files import replacing, writable
-from runnel.tools.build import Rewritten, rewrite
+from runnel.tools.activity import gates, readings
+from runnel.tools.build import rewrite
 from runnel.tools.calibrate import read_calibration
 from runnel.tools.request import Request
 from runnel.tools.units import positive
@@ -55,13 +53,6 @@ class Figures:
     active: float
     predicted: float
     missed: float
-
-
-def gates(layer: FeedForward, x: np.ndarray) -> np.ndarray:
-    """What a layer's Relu reads, for x (frames, inputs)."""
-    weight, bias = (layer.up, layer.up_bias) if layer.gate is None else (layer.gate, layer.gate_bias)
-    product = x @ weight
-    return product if bias is None else product + bias
 
 
 def given(layer: FeedForward, x: np.ndarray, gate: np.ndarray) -> np.ndarray:
@@ -121,31 +112,6 @@ def raised(p: Predictor, layer: FeedForward, x: np.ndarray, miss: float) -> Figu
     return Figures(float((gate > 0).mean()), float(chosen.mean()), float(weight[~chosen].sum()) / total)
 
 
-def activations(rewritten: Rewritten, layers: list[FeedForward], data: dict[str, np.ndarray], piece: int) -> list:
-    """What each layer reads, (frames, inputs), the recording cut in pieces of so many frames."""
-    names = list(dict.fromkeys(layer.streams[0].name for layer in layers))
-    proto = onnx.ModelProto()
-    proto.CopyFrom(rewritten.proto)
-    outputs = {o.name for o in proto.graph.output}
-    made = {o for n in proto.graph.node for o in n.output} | {i.name for i in proto.graph.input}
-    if lacking := [name for name in names if name not in made]:
-        raise InputError(f"what the layers read is no tensor of the model ('{lacking[0]}'); no predictor is trained.")
-    new = [n for n in names if n not in outputs]
-    proto.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in new)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    streams = rewritten.graph.inputs
-    frames = min(data[s.name].shape[s.axis] for s in streams)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for first in range(0, frames, piece):
-        inputs = {s.name: data[s.name].take(range(first, min(first + piece, frames)), s.axis) for s in streams}
-        for name, value in zip(names, session.run(names, inputs), strict=True):
-            width = next(np.prod(x.frame_shape) for layer in layers for x in layer.streams if x.name == name)
-            found[name].append(value.reshape(-1, int(width)))
-    return [np.concatenate(found[layer.streams[0].name]) for layer in layers]
-
-
 def train(
     model: str | Path, data: str | Path, rank: int, steps: int, miss: float, piece: int, seed: int
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, Figures]]]:
@@ -157,7 +123,7 @@ def train(
     _, arrays = read_calibration(data, rewritten.graph.inputs, None)
     result: dict[str, np.ndarray] = {}
     figures = []
-    for layer, x in zip(layers, activations(rewritten, layers, arrays, piece), strict=True):
+    for layer, x in zip(layers, readings(rewritten, layers, arrays, piece), strict=True):
         held = max(1, int(len(x) * HELD))
         if len(x) < 2 * held:
             raise InputError(f"the recording has {len(x)} frames, too few to train on; give a longer one.")

@@ -16,6 +16,7 @@ from runnel.errors import InputError
 from runnel.files import replacing
 from runnel.runtime import native
 from runnel.runtime.paging import WAYS, size
+from runnel.runtime.storage_notes import known, notes
 from runnel.targets.schema import Target
 
 if TYPE_CHECKING:  # a board has no compiler
@@ -25,6 +26,7 @@ SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 4, 8)
 SPAN = 128 << 20  # bytes of the file that is made where a folder is given
 BUDGET = 24 << 20  # bytes that one point of the table reads, or fewer
+QUICK = 256 << 10  # bytes of a read where storage is measured for a moment
 KNEE = 0.9  # of the highest bandwidth
 OWN = 3 << 20  # bytes of the runtime itself
 BUFFERS = 5 << 20  # bytes of buffers that reads go to, where weights do not fit
@@ -105,6 +107,18 @@ def _file(path: Path) -> Iterator[Path]:
         raise InputError(f"no file can be made in '{path}': {error.strerror}; name a file that is there.") from None
 
 
+def quick_mb_s(path: str | Path, way: str = "auto", threads: int = 0) -> float | None:
+    """10⁶ bytes a second of a file, measured for a moment; None where it is too small."""
+    span, count = os.stat(path).st_size, 32
+    if span < QUICK:
+        return None
+    spent, direct = ctypes.c_int64(), ctypes.c_int32()
+    code = native.library().rn_read_speed(
+        os.fsencode(path), WAYS.index(way), threads, span, QUICK, 4, count, ctypes.byref(spent), ctypes.byref(direct)
+    )
+    return QUICK * count / max(spent.value, 1) * 1e3 if code == native.OK else None
+
+
 def _forget(path: Path) -> None:
     """Takes a file out of the system's cache, for storage that is not read past it."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -114,35 +128,22 @@ def _forget(path: Path) -> None:
         os.close(handle)
 
 
-def notes() -> Path:
-    """Where results are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runnel" / "storage.json"
-
-
 def keep(table: Table) -> None:
     """Remembers a table for the storage that it is about."""
-    path, known = notes(), _known()
-    known[str(table.device)] = table.to_dict()
+    path, found = notes(), known()
+    found[str(table.device)] = table.to_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write((json.dumps(known, indent=1) + "\n").encode())
+        file.write((json.dumps(found, indent=1) + "\n").encode())
 
 
 def kept_mb_s(path: str | Path) -> float | None:
     """10⁶ bytes a second of the storage below ``path`` as it was measured, None if it never was."""
     try:
-        value = _known()[str(os.stat(path).st_dev)]["mb_s"]
+        value = known()[str(os.stat(path).st_dev)]["mb_s"]
     except (OSError, KeyError, TypeError):
         return None
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _known() -> dict[str, dict[str, object]]:
-    try:
-        found = json.loads(notes().read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, float | str]:

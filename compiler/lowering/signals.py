@@ -127,12 +127,14 @@ Operand: TypeAlias = "View | np.ndarray | None"
 @dataclass(eq=False)
 class Table:
     """Units of weights that are read when they are chosen. units: how many; most: chosen at a time. rows: (units,
-    elements), each a multiple of 64 bytes, where they are not the constants of steps."""
+    elements), each a multiple of 64 bytes, where they are not the constants of steps. misses: units that a frame
+    chooses and that are not there, in 2^-8, where memory holds 0, 1/8, … of all units of this size; none: unknown."""
 
     name: str
     units: int
     most: int
     rows: np.ndarray | None = None
+    misses: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)

@@ -87,7 +87,7 @@ class UnitTables:
             if rows.shape[1] > PIECE:
                 raise NoKernel(f"has neurons of {rows.shape[1]} bytes, more than are read at once")
             placed = self._weights.units(rows.tobytes(), crc32c_rows(rows))
-            laid.words = [placed[0], table.units, rows.shape[1], placed[1], table.most]
+            laid.words = [placed[0], table.units, rows.shape[1], placed[1], table.most, *table.misses]
         if laid.words is None:
             size = 0
             for part, units in laid.parts.items():

@@ -359,7 +359,8 @@ class StreamGraph:
     result differ from the offline model. mode_nodes: the model's nodes that each of them made possible. decided:
     (op, "exact" or the named mode) of each of the model's nodes. kv: what its caches keep; None where it has none.
     aligned: outputs that wait for others: how many frames come out after t input frames. sparse: "exact" or "predicted"
-    reading of neurons. window_macs: multiply-adds of a hop: "naive" (every window again), "exact" and "reuse".
+    reading of neurons; misses: of it, by layer (lowering's Table). window_macs: multiply-adds of a hop: "naive" (every
+    window again), "exact" and "reuse".
     """
 
     name: str
@@ -380,6 +381,7 @@ class StreamGraph:
     decided: list[tuple[str, str]] = field(default_factory=list)
     kv: str | None = None
     sparse: str = ""
+    misses: dict[str, tuple[int, ...]] = field(default_factory=dict)
     window_macs: dict[str, float] = field(default_factory=dict)
 
     @property

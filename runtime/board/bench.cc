@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "figures.h"
+#include "forecast.h"
 #include "noise.h"
 #include "options.h"
 #include "player.h"
@@ -30,8 +31,9 @@ int Bench(const Options& options) {
   player.UseThreads(options.threads);
   player.Push(noise.data(), chunk);
   const double first = static_cast<double>(Now() - begun) * 1e-9;
+  ForecastStorage(options, player, chunk, rate);
   Times times(kMostSteps);
-  if (options.realtime) LockMemory();
+  if (options.realtime) LockMemory(options.ram > 0);
   CatchSignals();
   auto room = [&] {
     if (facts.max_frames && player.position() > facts.max_frames - chunk) player.Reset();

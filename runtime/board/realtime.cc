@@ -63,8 +63,11 @@ int64_t ResidentBytes() {
   return static_cast<int64_t>(resident) * sysconf(_SC_PAGESIZE);
 }
 
-void LockMemory() {
-  if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) {
+void LockMemory(bool as_used) {
+#ifndef MCL_ONFAULT
+#define MCL_ONFAULT 4
+#endif
+  if (mlockall(MCL_CURRENT | MCL_FUTURE | (as_used ? MCL_ONFAULT : 0)) != 0) {
     Refuse("the memory cannot be locked (%s); raise the limit with 'ulimit -l unlimited', or run with CAP_IPC_LOCK.",
            strerror(errno));
   }

@@ -19,7 +19,7 @@ int64_t PageFaults();
 int64_t ResidentBytes();
 
 // Each exits with a sentence where the system does not allow it.
-void LockMemory();
+void LockMemory(bool as_used);   // as_used: not what is reserved only
 void UsePriority(int priority);  // SCHED_FIFO
 void UseCore(int core);
 

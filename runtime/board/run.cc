@@ -4,6 +4,7 @@
 #include <new>
 
 #include "figures.h"
+#include "forecast.h"
 #include "notify.h"
 #include "options.h"
 #include "player.h"
@@ -182,13 +183,14 @@ int Run(const Options& options) {
   const Outputs outputs(player, options, static_cast<int64_t>(llround(rate)), chunk);
   inputs.Prepare(player, chunk);
   player.Prepare(chunk);
+  ForecastStorage(options, player, chunk, rate);
   Times times(kMostTimes);
   if (options.core >= 0) UseCore(options.core);
   if (options.priority) UsePriority(options.priority);
   player.UseThreads(options.threads);
   CatchSignals();
   Notifier notifier;
-  if (options.realtime) LockMemory();
+  if (options.realtime) LockMemory(options.ram > 0);
   notifier.Ready();
   const bool live = inputs.live();
   if (options.seconds > 0 && rate <= 0) Refuse("--seconds needs the rate of the input; give --rate.");

@@ -46,7 +46,12 @@ bool Decoder::ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_le
 bool Decoder::ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_level, bool in_repeat,
                          Instruction& instruction) {
   auto n = static_cast<long long>(number);
-  if (size != kChooseWords) return Fail("instruction %lld has a wrong size", n);
+  if (size != kChooseWords && size != kChooseWords + kMissPoints) {
+    return Fail("instruction %lld has a wrong size", n);
+  }
+  for (int64_t i = kChooseWords; i < size; ++i) {
+    if (!In(Code(at + i), 0, kMaxFactor)) return Fail("instruction %lld misses an impossible number of units", n);
+  }
   if (!ReadRange(at, number, instruction)) return false;
   int64_t source = Code(at + 4), target = Code(at + 5), table = Code(at + 6), units = Code(at + 7);
   int64_t unit_bytes = Code(at + 8), sums = Code(at + 9), most = Code(at + 10);
@@ -57,7 +62,8 @@ bool Decoder::ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_l
   if (!In(units, 1, kMaxTable) || !In(most, 1, units) || !In(unit_bytes, 64, kMaxFactor) || unit_bytes % 64 != 0) {
     return Fail("instruction %lld chooses from an impossible table", n);
   }
-  const UnitTable found = {table, units, unit_bytes, sums, static_cast<int32_t>(most)};
+  UnitTable found = {table, units, unit_bytes, sums, static_cast<int32_t>(most), size > kChooseWords, {}};
+  for (int64_t i = kChooseWords; i < size; ++i) found.misses[i - kChooseWords] = Code(at + i);
   if (!In(table, 0, header_.weights_bytes) || table % 64 != 0 || units > (header_.weights_bytes - table) / unit_bytes ||
       !In(sums, 0, header_.weights_bytes) || sums % 4 != 0 ||
       units > (header_.weights_bytes - sums) / (4 * found.Pieces())) {

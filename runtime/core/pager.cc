@@ -232,7 +232,7 @@ bool Pager::Choose(uint64_t ram) {
   const uint64_t fixed = fixed_, passing = passing_;
   const uint64_t least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
   uint64_t room = ram - fixed, slots = 0;
-  const uint64_t ahead = units_.Share(room, passing);
+  const uint64_t ahead = units_.Share(room, passing, (least_slots - (passing ? 1 : 0) + kAhead) * slot_bytes_);
   room -= ahead;
   if (room < passing) {
     slots = room / slot_bytes_;

@@ -17,6 +17,7 @@ constexpr int kMaxArguments = 16;
 constexpr int kMaxApart = 16;
 constexpr int64_t kMaxGathered = int64_t{1} << 28;
 constexpr int64_t kStateHeaderBytes = 128;
+constexpr int64_t kMissPoints = 9;
 constexpr int64_t kPiece = int64_t{1} << 20;  // of a unit, that is read at once
 constexpr int64_t kPage = 4096;               // of storage: segments of the weights are multiples of it
 
@@ -222,6 +223,10 @@ struct UnitTable {
   int64_t offset, units, unit_bytes;
   int64_t sums;  // where the CRC32C of each unit's pieces lie
   int32_t most;  // chosen at a time
+  // Units that a frame chooses and that are not there, in 2^-8, where slots hold 0, 1/8, … of all units of this size,
+  // if the plan told.
+  bool told;
+  int64_t misses[kMissPoints];
 
   int64_t Pieces() const { return (unit_bytes + kPiece - 1) / kPiece; }
 };

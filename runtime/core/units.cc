@@ -10,8 +10,10 @@
 namespace runnel {
 namespace {
 
-constexpr int32_t kMostScored = 1024;  // units of a table whose slots are compared with each other
-constexpr int32_t kMostLinked = 256;   // units of a table of which is known what follows what
+constexpr uint64_t kReadBytes = uint64_t{1} << 15;
+constexpr uint64_t kRun = uint64_t{1} << 15;  // bytes of a read of several units, or more where one unit needs that
+constexpr int32_t kMostScored = 1024;         // units of a table whose slots are compared with each other
+constexpr int32_t kMostLinked = 256;          // units of a table of which is known what follows what
 
 size_t Place(size_t& at, size_t bytes) {
   const size_t start = (at + 15) & ~size_t{15};
@@ -55,7 +57,8 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   goes_on_ = paging.slow == RN_SLOW_GO_ON;
   ahead_ = paging.ahead != RN_AHEAD_OFF && paging.units != RN_UNITS_NONE;
   always_ = paging.ahead == RN_AHEAD_ON;
-  for (Read& read : reads_) read = {-1, 0, false};
+  read_bytes_ = paging.read_bytes ? paging.read_bytes : kReadBytes;
+  for (Read& read : reads_) read = {-1, 0, false, -1, -1};
   const int32_t tables = program.tables.size;
   if (tables == 0) return RN_OK;
   int64_t units = 0, chosen = 0, links = 0;
@@ -95,7 +98,7 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
     least_ += pool.unit_bytes * static_cast<uint64_t>(pool.least);
   }
   if (bounce_each_) {
-    bounce_bytes_ = bounce_each_ * kUnitReads;
+    bounce_bytes_ = bounce_each_ * kBounces;
     if (!(bounce_ = Reserve(bounce_bytes_))) return RN_NO_MEMORY;
   }
   return RN_OK;
@@ -110,7 +113,7 @@ void Units::Layout(const Program& program) {
     int32_t p = PoolOf(given.unit_bytes);
     if (p < 0) {
       p = pools_.size++;
-      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, 0.0f, nullptr};
+      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, false, 0.0f, nullptr};
     }
     Pool& pool = pools_[p];
     pool.most += static_cast<int32_t>(given.units);
@@ -123,15 +126,19 @@ void Units::Layout(const Program& program) {
     for (int64_t i = 0; i < given.units; ++i) units_[unit++] = {-1, t, 0.0f, 0.0f};
     all_ += static_cast<uint64_t>(given.units * given.unit_bytes);
     if (given.unit_bytes % kPage || given.offset % kPage) {
+      pool.bounced = true;
       const auto piece = static_cast<uint64_t>(given.unit_bytes < kPiece ? given.unit_bytes : kPiece);
       const uint64_t each = (piece + 3 * kPage - 1) / kPage * kPage;
       if (each > bounce_each_) bounce_each_ = each;
+      if (bounce_each_ < kRun) bounce_each_ = kRun;
     }
   }
   int32_t slot = 0;
   for (int32_t p = 0; p < pools_.size; ++p) {
     pools_[p].first = slot;
-    for (int32_t i = 0; i < pools_[p].most; ++i) slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, 0, 0};
+    for (int32_t i = 0; i < pools_[p].most; ++i) {
+      slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, -1, 0, 0};
+    }
   }
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
     for (const Instruction& instruction : *code) {
@@ -149,14 +156,48 @@ bool Units::Holds(uint64_t offset) const {
   return false;
 }
 
-uint64_t Units::Share(uint64_t room, uint64_t passing) const {
-  uint64_t more = 0;
-  for (const Pool& pool : pools_) {
-    if (!pool.scored) more += pool.unit_bytes * static_cast<uint64_t>(pool.most - pool.least);
+// Units of a table that a frame misses where slots hold a share of all units of their size.
+double Units::Missed(int32_t t, double held) const {
+  const UnitTable& table = program_->tables[t];
+  const double at = held * (kMissPoints - 1);
+  const auto below = static_cast<int32_t>(at);
+  if (below >= kMissPoints - 1) return static_cast<double>(table.misses[kMissPoints - 1]) / 256;
+  const double rest = at - below;
+  return ((1 - rest) * static_cast<double>(table.misses[below]) + rest * static_cast<double>(table.misses[below + 1])) /
+         256;
+}
+
+uint64_t Units::Share(uint64_t room, uint64_t passing, uint64_t buffers) const {
+  constexpr int32_t kSteps = 64;
+  bool told = false;
+  for (const UnitTable& table : program_->tables) told |= table.told;
+  if (!told) return 0;
+  uint64_t best = 0;
+  double least = -1;
+  for (int32_t step = kSteps; step >= 0; --step) {
+    const double share = static_cast<double>(step) / kSteps;
+    const auto more = static_cast<uint64_t>(share * static_cast<double>(all_ - least_));
+    if (more > room || (room - more < passing && room - more < buffers)) continue;
+    double cost = 0;  // in bytes that could be read meanwhile
+    if (room - more < passing) {
+      const uint64_t left = room - more > buffers ? room - more - buffers : 0;
+      cost = static_cast<double>(passing - left);
+    }
+    for (int32_t t = 0; t < tables_.size; ++t) {
+      const UnitTable& table = program_->tables[t];
+      if (!table.told) continue;
+      const Pool& pool = pools_[tables_[t].pool];
+      const double slots = pool.least + share * static_cast<double>(pool.most - pool.least);
+      const double each = static_cast<double>(read_bytes_ + pool.unit_bytes + kPage);
+      const double sparse = Missed(t, slots / pool.most) * each;
+      const auto whole = static_cast<double>(table.units * table.unit_bytes);
+      cost += sparse < whole ? sparse : whole;
+    }
+    if (least >= 0 && cost >= least) continue;
+    least = cost;
+    best = more;
   }
-  if (room >= more + passing) return 0;
-  return static_cast<uint64_t>(static_cast<double>(room) * static_cast<double>(more) /
-                               static_cast<double>(more + passing));
+  return best;
 }
 
 uint64_t Units::SetRoom(uint64_t room) {

@@ -9,6 +9,8 @@
 
 namespace runnel {
 
+constexpr int32_t kBounces = 16;  // reads at a time of units that do not fill whole pages
+
 class Units {
  public:
   Units() = default;
@@ -25,8 +27,9 @@ class Units {
   uint64_t all() const { return all_; }
   uint64_t fixed() const { return books_ + bounce_bytes_; }
   uint64_t least() const { return least_; }
-  // Bytes of `room` that neurons have beside `passing` bytes of weights that every step reads: the same share of both.
-  uint64_t Share(uint64_t room, uint64_t passing) const;
+  // Bytes of `room` that units have before `passing` bytes of weights that every step reads, so that a frame waits for
+  // storage as little as can be, by what the plan says is missed. buffers: bytes that are needed where weights pass.
+  uint64_t Share(uint64_t room, uint64_t passing, uint64_t buffers) const;
   // Shares `room` bytes (at least least()) among tables; returns what slots take of it. Waits for reads.
   uint64_t SetRoom(uint64_t room);
 
@@ -63,8 +66,8 @@ class Units {
     uint64_t unit_bytes;
     int32_t first, slots, most, least;
     int32_t newest, oldest;
-    bool scored;
-    float read_ns;  // that a CHOOSE waits for a unit
+    bool scored, bounced;  // bounced: units do not fill whole pages, so they are read to the side and copied
+    float read_ns;         // that a CHOOSE waits for a unit
     uint8_t* base;
   };
   struct Slot {
@@ -73,6 +76,7 @@ class Units {
     int32_t begun, done;  // pieces
     int result;           // of the first piece that failed
     bool altered, guessed, queued;
+    int32_t read;      // that brings its unit, where a run does
     uint64_t chosen;   // the number of the CHOOSE that it serves
     int64_t there_at;  // when its last piece came
   };
@@ -84,8 +88,10 @@ class Units {
   struct Read {
     int32_t slot, piece;
     bool guess;
+    int32_t first, last;  // units of a run, of which those are taken that wait for it
   };
 
+  double Missed(int32_t table, double held) const;
   int32_t PoolOf(int64_t unit_bytes) const;
   void Layout(const Program& program);
   uint64_t Offset(int32_t unit) const;
@@ -107,7 +113,10 @@ class Units {
   void GuessAll(int32_t now, int32_t table, const int32_t* ids, int32_t count, bool certain);
   void GuessOne(int32_t table, int32_t unit);
 
-  int32_t FreeRead() const;
+  int32_t FreeRead(const Pool& pool) const;
+  bool BeginRun(const Table& table, const int32_t* ids, int32_t count);
+  void DoneRun(int32_t read, int result);
+  void Check(Slot& slot, const uint8_t* at, int32_t piece) const;
   bool Begin(int32_t slot, bool guess);
   void Done(int32_t read, int result);
   int Await(int32_t slot);
@@ -137,6 +146,7 @@ class Units {
   Read reads_[kUnitReads];
   uint8_t* bounce_ = nullptr;
   uint64_t bounce_bytes_ = 0, bounce_each_ = 0;
+  uint64_t read_bytes_ = 0;  // that storage reads in the time that one more read takes
   uint64_t all_ = 0, least_ = 0, room_ = 0;
   uint64_t turn_ = 0;    // CHOOSEs so far
   float right_ = 0.7f;   // the share of what was foreseen that was chosen

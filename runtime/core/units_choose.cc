@@ -51,9 +51,16 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
       slots_[s].chosen = turn_;
       ++missing;
     }
-    while (slots_[s].begun < Pieces(slots_[s]) && Begin(s, false)) {
+    while (!pool.bounced && slots_[s].begun < Pieces(slots_[s]) && Begin(s, false)) {
     }
     found[i] = s - pool.first;
+  }
+  const bool small = pool.bounced && program_->tables[t].Pieces() == 1;
+  for (int32_t i = 0; small && i < count; ++i) {
+    const Slot& slot = slots_[units_[table.first + ids[i]].slot];
+    while (!slot.begun && !BeginRun(table, ids + i, count - i)) {
+      if (const int code = WaitOne()) return code;
+    }
   }
   const uint64_t before = facts_.stall_ns;
   for (int32_t i = 0; i < count; ++i) {

@@ -23,9 +23,10 @@ uint64_t Units::Offset(int32_t unit) const {
   return static_cast<uint64_t>(table.offset + (unit - tables_[t].first) * table.unit_bytes);
 }
 
-int32_t Units::FreeRead() const {
+int32_t Units::FreeRead(const Pool& pool) const {
   int32_t free = -1;
-  for (int32_t r = 0; r < kUnitReads && free < 0; ++r) {
+  const int32_t most = pool.bounced ? kBounces : kUnitReads;
+  for (int32_t r = 0; r < most && free < 0; ++r) {
     if (reads_[r].slot < 0) free = r;
   }
   return free;
@@ -33,17 +34,18 @@ int32_t Units::FreeRead() const {
 
 // Begins to read the next piece of a slot's unit; false where too many reads are on their way.
 bool Units::Begin(int32_t s, bool guess) {
-  const int32_t r = FreeRead();
-  if (r < 0) return false;
   Slot& slot = slots_[s];
   const Pool& pool = pools_[slot.pool];
+  const int32_t r = FreeRead(pool);
+  if (r < 0) return false;
   const int32_t piece = slot.begun++;
-  reads_[r] = {s, piece, guess};
+  slot.read = -1;
+  reads_[r] = {s, piece, guess, -1, -1};
   const auto at = static_cast<uint64_t>(piece) * kPiece;
   uint64_t from = Offset(slot.unit) + at;
   auto bytes = static_cast<uint64_t>(Least(kPiece, static_cast<int64_t>(pool.unit_bytes - at)));
   uint8_t* to = pool.base + static_cast<uint64_t>(s - pool.first) * pool.unit_bytes + at;
-  if (from % kPage || bytes % kPage || pool.unit_bytes % kPage) {
+  if (pool.bounced) {
     const uint64_t end = (from + bytes + kPage - 1) / kPage * kPage;
     from = from / kPage * kPage;
     bytes = end - from;
@@ -55,9 +57,71 @@ bool Units::Begin(int32_t s, bool guess) {
   return true;
 }
 
+// Begins one read of units that are chosen and not on their way: of the first, and of those after it with which it is
+// cheaper to read what lies between than to begin another read. False where too many reads are on their way.
+bool Units::BeginRun(const Table& table, const int32_t* ids, int32_t count) {
+  const int32_t first = table.first + ids[0];
+  const Pool& pool = pools_[table.pool];
+  const int32_t r = FreeRead(pool);
+  if (r < 0) return false;
+  const uint64_t from = Offset(first) / kPage * kPage;
+  int32_t last = first;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t unit = table.first + ids[i];
+    Slot& slot = slots_[units_[unit].slot];
+    if (slot.begun) continue;
+    const uint64_t end = Offset(unit) + pool.unit_bytes;
+    const bool far = unit > last + 1 && Offset(unit) - (Offset(last) + pool.unit_bytes) > read_bytes_;
+    if (unit < last || far || (end - from + kPage - 1) / kPage * kPage > bounce_each_) break;
+    slot.begun = 1;
+    slot.read = r;
+    last = unit;
+  }
+  reads_[r] = {units_[first].slot, 0, false, first, last};
+  const uint64_t bytes = (Offset(last) + pool.unit_bytes - from + kPage - 1) / kPage * kPage;
+  ++facts_.reads;
+  facts_.bytes_read += bytes;
+  storage_->Submit(kMostReads + r, file_offset_ + from, bytes, bounce_ + static_cast<uint64_t>(r) * bounce_each_);
+  return true;
+}
+
+void Units::DoneRun(int32_t r, int result) {
+  const Read read = reads_[r];
+  reads_[r].slot = -1;
+  const uint8_t* at = bounce_ + static_cast<uint64_t>(r) * bounce_each_ + Offset(read.first) % kPage;
+  for (int32_t unit = read.first; unit <= read.last; ++unit) {
+    const int32_t s = units_[unit].slot;
+    if (s < 0 || slots_[s].read != r) continue;
+    Slot& slot = slots_[s];
+    const Pool& pool = pools_[slot.pool];
+    slot.read = -1;
+    slot.done = 1;
+    slot.result = result;
+    if (result) continue;
+    uint8_t* to = pool.base + static_cast<uint64_t>(s - pool.first) * pool.unit_bytes;
+    memcpy(to, at + (Offset(unit) - Offset(read.first)), pool.unit_bytes);
+    Check(slot, to, 0);
+  }
+}
+
+// Whether a piece of a slot's unit is what it should be.
+void Units::Check(Slot& slot, const uint8_t* at, int32_t piece) const {
+  const int32_t t = units_[slot.unit].table;
+  const UnitTable& table = program_->tables[t];
+  const auto bytes = static_cast<uint64_t>(Least(kPiece, table.unit_bytes - piece * kPiece));
+  const int64_t number = (slot.unit - tables_[t].first) * table.Pieces() + piece;
+  uint32_t sum;
+  memcpy(&sum, program_->weights + table.sums + 4 * number, 4);
+  if (rn_crc32c(at, bytes, 0) != sum) slot.altered = true;
+}
+
 // A read is over: checks what came.
 void Units::Done(int32_t r, int result) {
   const Read read = reads_[r];
+  if (read.first >= 0) {
+    DoneRun(r, result);
+    return;
+  }
   reads_[r].slot = -1;
   Slot& slot = slots_[read.slot];
   const Pool& pool = pools_[slot.pool];
@@ -71,15 +135,8 @@ void Units::Done(int32_t r, int result) {
   const uint64_t from = Offset(slot.unit) + at;
   const auto bytes = static_cast<uint64_t>(Least(kPiece, static_cast<int64_t>(pool.unit_bytes - at)));
   uint8_t* to = pool.base + static_cast<uint64_t>(read.slot - pool.first) * pool.unit_bytes + at;
-  if (from % kPage || bytes % kPage || pool.unit_bytes % kPage) {
-    memcpy(to, bounce_ + static_cast<uint64_t>(r) * bounce_each_ + from % kPage, bytes);
-  }
-  const int32_t t = units_[slot.unit].table;
-  const UnitTable& table = program_->tables[t];
-  uint32_t sum;
-  const int64_t number = (slot.unit - tables_[t].first) * table.Pieces() + read.piece;
-  memcpy(&sum, program_->weights + table.sums + 4 * number, 4);
-  if (rn_crc32c(to, bytes, 0) != sum) slot.altered = true;
+  if (pool.bounced) memcpy(to, bounce_ + static_cast<uint64_t>(r) * bounce_each_ + from % kPage, bytes);
+  Check(slot, to, read.piece);
 }
 
 void Units::Reap() {
@@ -127,6 +184,7 @@ int Units::Await(int32_t s) {
   while (!Whole(slot)) {
     int32_t r = 0;
     while (r < kUnitReads && reads_[r].slot != s) ++r;
+    if (slot.read >= 0) r = slot.read;
     if (r < kUnitReads) {
       result = Wait(r, patience_ns_);
       if (result == kTooSlow) break;

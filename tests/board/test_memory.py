@@ -147,3 +147,52 @@ def test_what_programs_that_switch_have_in_memory_stays_below_their_budget(bundl
     most, pinned = map(int, done.stdout.split())
     assert pinned > 20 * MIB  # of 24: the one before all others has everything
     assert pinned < most <= budget
+
+
+def test_real_time_that_storage_is_too_slow_for_is_refused_beforehand(binary: Path, bundle: Path) -> None:
+    words = [binary, "bench", bundle, "--ram", "8M", "--seconds", "0.2", "--realtime", "--json", "--rate"]
+    done = subprocess.run([*words, "1000000"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "too slow for real time\n" in done.stderr
+    assert "too slow for --realtime" in done.stderr
+    done = subprocess.run([*words, "5"], capture_output=True, text=True, check=False)
+    if "cannot be locked" in done.stderr:
+        pytest.skip("this system lets no memory be locked")
+    assert done.returncode == 0
+    assert "fast enough for real time\n" in done.stderr
+    row = json.loads(done.stdout)
+    assert row["resident_bytes"] <= 8 * MIB  # what is reserved for weights is not locked
+    go_on = subprocess.run(
+        [*words, "1000000", "--slow", "warn", "--patience", "9"], capture_output=True, text=True, check=False
+    )
+    assert go_on.returncode == 0
+    assert json.loads(go_on.stdout)["deadline_misses"] > 0
+
+
+def test_memory_that_others_take(binary: Path, bundle: Path, sound: Path, tmp_path: Path, group: limit.Group) -> None:
+    """A process beside it fills the group with memory and pages of files; the outputs are the same bytes."""
+    budget, held = 12 * MIB, 24 * MIB
+    big = tmp_path / "pages.bin"
+    big.write_bytes(os.urandom(16 * MIB))
+    hog = (
+        "import sys; m = bytearray(int(sys.argv[2])); m[::4096] = bytes(len(m[::4096])); f = open(sys.argv[1], 'rb')\n"
+        "print(flush=True)\nwhile True:\n f.seek(0)\n while f.read(1 << 16): pass"
+    )
+    whole, paged = tmp_path / "whole.npy", tmp_path / "paged.npy"
+    subprocess.run([binary, "run", bundle, "--in", sound, "--out", whole], check=True, capture_output=True)
+    group.set_limit(budget + held + 12 * MIB)
+    other = subprocess.Popen(
+        [sys.executable, "-c", hog, str(big), str(held)], stdout=subprocess.PIPE, preexec_fn=group.enter
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        command = [binary, "run", bundle, "--in", sound, "--out", paged, "--ram", budget]
+        done, peak = group.run(command, budget + held + 12 * MIB)
+        assert done.returncode == 0, done.stderr
+        assert other.poll() is None
+        assert peak > budget + held
+    finally:
+        other.kill()
+        other.wait()
+    assert paged.read_bytes() == whole.read_bytes()

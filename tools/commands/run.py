@@ -19,6 +19,7 @@ from runnel.runtime.chain import Chain
 from runnel.runtime.io import Sink, open_sink, open_source
 from runnel.runtime.program import Port
 from runnel.tools import emulate, runtime_options, terminal
+from runnel.tools.deadline import forecast
 from runnel.tools.deploy import remote
 from runnel.tools.facts import mode_facts
 from runnel.tools.measure import Outputs, Timing, by_name, drive
@@ -68,6 +69,16 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("--realtime needs the rate of the input; give --rate.")
     out_rate = _rate_after(program, rate)
     chunk = _chunk(args.chunk, rate, program.hop)
+    expected = None if rate is None or chunk is None else forecast(
+        programs, args.bundle[0], chunk / rate, args.io, args.io_threads
+    )  # fmt: skip
+    if expected is not None:
+        print(f"storage: {expected}", file=sys.stderr)
+        if args.realtime and not expected.in_time and args.slow != "warn":
+            raise InputError(
+                "storage is too slow for --realtime; give more --ram, compile with a larger hop, or say --slow warn "
+                "--patience S to go on."
+            )
     with ExitStack() as stack:
         sinks: dict[str, Sink] = {}
         for text in args.sinks:
@@ -87,6 +98,8 @@ def main(args: argparse.Namespace) -> int:
     notes = source.notes + [note for sink in sinks.values() for note in sink.notes]
     page = sys.stderr if "-" in [text.rpartition("=")[2] for text in args.sinks] else sys.stdout
     facts = _facts(program, args.backend, rate, chunk, timing, notes)
+    if expected is not None:
+        facts["storage"] = expected.to_dict()
     if len(programs) == 1:
         facts |= runtime_options.figures(program, timing.total)
     print(json.dumps(facts, indent=1) if args.json else _text(program, facts, timing, rate), file=page)

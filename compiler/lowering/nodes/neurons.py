@@ -45,7 +45,7 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
     gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
     biases = [gate_bias if node.predicted else None, up_bias]
     most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
-    units_ = Table(node.name, neurons, most, table)
+    units_ = Table(node.name, neurons, most, table, low.graph.misses.get(node.name, ()))
     total: View | np.ndarray | None = node.down_bias
     for begin in range(0, neurons, most):
         part, name = found, f"/{begin}"

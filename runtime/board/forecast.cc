@@ -1,0 +1,40 @@
+#include "forecast.h"
+
+#include <sys/stat.h>
+
+#include <cstdio>
+
+#include "say.h"
+
+namespace runnel_run {
+namespace {
+
+constexpr uint64_t kRead = 256 << 10;
+constexpr int32_t kReads = 32, kDepth = 4;
+
+}  // namespace
+
+void ForecastStorage(const Options& options, const Player& player, int64_t chunk, double rate) {
+  rn_paging_facts facts;
+  struct stat about;
+  if (rate <= 0 || rn_paging_status(player.program(), &facts) != RN_OK || !facts.streamed) return;
+  if (stat(options.bundle, &about) != 0 || static_cast<uint64_t>(about.st_size) < kRead) return;
+  int64_t nanoseconds = 0;
+  int32_t direct = 0;
+  const auto span = static_cast<uint64_t>(about.st_size);
+  const int code =
+      rn_read_speed(options.bundle, options.io, options.io_threads, span, kRead, kDepth, kReads, &nanoseconds, &direct);
+  if (code != RN_OK) return;
+  const int64_t hop = rn_hop(player.program()), passes = (chunk + hop - 1) / hop;
+  const double speed = static_cast<double>(kRead * kReads) / (static_cast<double>(nanoseconds) * 1e-9);
+  const double bytes = static_cast<double>(facts.streamed) * static_cast<double>(passes);
+  const double period = static_cast<double>(chunk) / rate, reading = bytes / speed;
+  const bool fits = reading <= period;
+  fprintf(stderr, "storage: a chunk of %.3f ms reads %.1f MiB of weights, which takes %.3f ms at %.0f MB/s: %s\n",
+          period * 1e3, bytes / 1048576, reading * 1e3, speed * 1e-6,
+          fits ? "fast enough for real time" : "too slow for real time");
+  if (!options.realtime || fits || options.slow) return;
+  Refuse("storage is too slow for --realtime; give more --ram, a larger hop, or --slow warn --patience S to go on.");
+}
+
+}  // namespace runnel_run
