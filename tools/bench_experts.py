@@ -27,28 +27,30 @@ from runnel.tools.generate.tokens import open_tokenizer
 
 TEXT = Path(__file__).resolve().parent.parent / "models" / "verse" / "held_out.txt"
 RESIDENT, NAIVE = "all in memory", "none kept, none ahead"
+PIECE = 10  # tokens of one after the other that a contender has in a turn
 
 
 @dataclass
 class Contender:
-    """A way of running, and milliseconds a token of each turn. facts: of the experts, over all turns."""
+    """A way of running, and milliseconds a token of each of its pieces of the text."""
 
     name: str
     program: runnel.Program
     times: list[float] = field(default_factory=list)
     bits: set[bytes] = field(default_factory=set)
+    parts: list[bytes] = field(default_factory=list)
 
-    def turn(self, tokens: np.ndarray) -> None:
-        stream, parts = self.program.stream(), []
+    def begin(self) -> None:
+        self.stream, self.parts = self.program.stream(), []
+
+    def push(self, tokens: np.ndarray) -> None:
         began = time.perf_counter()
-        for token in tokens:
-            parts.append(stream.push(token.reshape(1, 1)))
+        made = [self.stream.push(token.reshape(1, 1)) for token in tokens]
         self.times.append(1e3 * (time.perf_counter() - began) / len(tokens))
-        self.bits.add(b"".join(np.asarray(p).tobytes() for p in parts))
+        self.parts += [np.asarray(m).tobytes() for m in made]
 
-    @property
-    def ms(self) -> float:
-        return median(self.times)
+    def end(self) -> None:
+        self.bits.add(b"".join(self.parts))
 
     @property
     def units(self) -> UnitFacts | None:
@@ -77,17 +79,23 @@ def contenders(bundle: Path, share: float) -> list[Contender]:
 
 
 def measure(found: list[Contender], tokens: np.ndarray, turns: int) -> list[dict[str, Any]]:
-    """Rows of figures; raises SystemExit where bits differ."""
+    """Rows of figures, medians of pieces that are taken in turns; raises SystemExit where bits differ."""
     for _ in range(turns):
         for contender in found:
-            contender.turn(tokens)
-    resident, naive = (next(c for c in found if c.name == name).ms for name in (RESIDENT, NAIVE))
-    rows = []
+            contender.begin()
+        for number, at in enumerate(range(0, len(tokens), PIECE)):
+            for k in range(len(found)):
+                found[(k + number) % len(found)].push(tokens[at : at + PIECE])
+        for contender in found:
+            contender.end()
+    naive = next(c for c in found if c.name == NAIVE)
+    rows, count = [], turns * len(tokens)
     for contender in found:
         if contender.bits != found[0].bits:
             raise SystemExit(f"'{contender.name}' gives other bits than everything in memory")
-        row: dict[str, Any] = {"name": contender.name, "ms": contender.ms, "against_naive": naive / contender.ms}
-        units, count = contender.units, turns * len(tokens)
+        ratio = median(a / b for a, b in zip(naive.times, contender.times, strict=True))
+        row: dict[str, Any] = {"name": contender.name, "ms": median(contender.times), "against_naive": ratio}
+        units = contender.units
         if units is not None:
             row |= {
                 "room": units.room / units.all, "hit_rate": units.hit_rate, "late": units.late / units.chosen,

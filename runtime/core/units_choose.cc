@@ -171,13 +171,15 @@ void Units::Foresee(int32_t t) {
 }
 
 void Units::Guess(int32_t t, const int32_t* ids, int32_t count, bool certain) {
-  if (!ahead_) return;
   const Table& table = tables_[t];
-  if (pools_[table.pool].scored) {
-    for (int64_t u = 0; u < program_->tables[t].units; ++u) units_[table.first + u].likely = 0.0f;
+  if (policy_ == RN_UNITS_PREDICT && pools_[table.pool].scored) {
+    for (int64_t u = 0; u < program_->tables[t].units; ++u) {
+      Unit& unit = units_[table.first + u];
+      unit.likely = (1.0f - right_) * unit.used / (table.choices + 1.0f);
+    }
+    for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely += right_;
   }
-  for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely = 1.0f;
-  GuessAll((t + tables_.size - 1) % tables_.size, t, ids, count, certain);
+  if (ahead_) GuessAll((t + tables_.size - 1) % tables_.size, t, ids, count, certain);
 }
 
 // Keeps what is there of units that table `now` foresees for table `t`, and begins to read the others.
