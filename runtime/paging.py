@@ -210,7 +210,7 @@ class Budget:
     patience: float | None = None
     slow: str = "stop"
     shared: SharedBudget | None = None
-    experts: str = "lru"
+    experts: str = "cost"
     ahead: str = "auto"
 
 

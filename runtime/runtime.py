@@ -34,7 +34,7 @@ class Runtime:
 
     def __init__(
         self, workers: int = 1, ram: int | str | None = None, io: str = "auto", io_threads: int = 0, streams: int = 1,
-        patience: float | None = None, slow: str = "stop", experts: str = "lru", experts_ahead: str = "auto",
+        patience: float | None = None, slow: str = "stop", experts: str = "cost", experts_ahead: str = "auto",
     ) -> None:  # fmt: skip
         self.budget: Budget | None = None
         if ram is not None:

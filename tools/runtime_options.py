@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slow", choices=SLOW, default="stop", help="what a read beyond --patience does: stop, or warn once and go on"
     )
-    parser.add_argument("--experts", choices=KEPT, default="lru", help="which experts stay in memory (default: lru)")
+    parser.add_argument("--experts", choices=KEPT, default="cost", help="which experts stay in memory (default: cost)")
     parser.add_argument(
         "--experts-ahead",
         choices=AHEAD,
@@ -40,7 +40,7 @@ def runtime(args: argparse.Namespace, streams: int = 1) -> runnel.Runtime:
     told = args.io != "auto" or args.io_threads or args.patience is not None or args.slow != "stop"
     if args.ram is None and told:
         raise InputError("--io, --io-threads, --patience and --slow are for weights beyond memory; give --ram too.")
-    if args.ram is None and (args.experts != "lru" or args.experts_ahead != "auto"):
+    if args.ram is None and (args.experts != "cost" or args.experts_ahead != "auto"):
         raise InputError("--experts and --experts-ahead are for experts that pass through memory; give --ram too.")
     ram = int(args.ram) if args.ram is not None and args.ram.isdigit() else args.ram
     return runnel.Runtime(

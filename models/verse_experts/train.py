@@ -1,7 +1,7 @@
 """Train the decoder with experts from verse on, on the CPU, and write it as ONNX.
 
     bible -f gen1:1-rev22:21 > build/verse/kjv.txt          (Debian's package bible-kjv)
-    python -m runnel.models.verse_experts.train --text build/verse/kjv.txt --out build/verse_experts --minutes 12
+    python -m runnel.models.verse_experts.train --text build/verse/kjv.txt --out build/verse_experts
 
 Saves `verse_experts.onnx` (20 MB, so it is not part of the repository) and, beside it, verse's tokenizer.
 """
@@ -81,8 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="the text, one verse a line")
     parser.add_argument("--out", type=Path, default=Path("build/verse_experts"), help="folder for the model")
-    parser.add_argument("--minutes", type=float, default=12.0)
-    parser.add_argument("--even", type=float, default=0.3, help="price of choosing some experts more often than others")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--even", type=float, default=0.03, help="price of choosing some experts more often than others")
     parser.add_argument("--price", type=float, default=1.0, help="of choosing other experts than the token before")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()

@@ -130,7 +130,7 @@ Options ReadOptions(int count, char** words) {
   if (!options.ram && (options.io || options.io_threads || options.patience > 0)) {
     Refuse("--io, --io-threads and --patience are for weights that pass through memory; give --ram.");
   }
-  if (!options.ram && (options.experts || options.experts_ahead)) {
+  if (!options.ram && (options.experts != RN_UNITS_COST || options.experts_ahead)) {
     Refuse("--experts and --experts-ahead are for experts that pass through memory; give --ram.");
   }
   if (options.slow && !(options.patience > 0))

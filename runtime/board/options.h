@@ -20,7 +20,7 @@ struct Options {
   double rate = 0, seconds = 0;                // 0: not given
   double pixel_offset = 0, pixel_scale = 255;  // a pixel p is (p - offset) / scale
   uint64_t ram = 0;                            // bytes; 0: no budget
-  int experts = 0;                             // an rn_units
+  int experts = 2;                             // RN_UNITS_COST
   int experts_ahead = 0;                       // an rn_ahead
   double patience = 0;
   int io = 0, io_threads = 0, slow = 0;

@@ -13,7 +13,8 @@ namespace {
 constexpr uint64_t kReadBytes = uint64_t{1} << 15;
 constexpr uint64_t kRun = uint64_t{1} << 15;  // bytes of a read of several units, or more where one unit needs that
 constexpr int32_t kMostScored = 1024;         // units of a table whose slots are compared with each other
-constexpr int32_t kMostLinked = 256;          // units of a table of which is known what follows what
+constexpr float kRightAtFirst = 0.7f;
+constexpr int32_t kMostLinked = 256;  // units of a table of which is known what follows what
 
 size_t Place(size_t& at, size_t bytes) {
   const size_t start = (at + 15) & ~size_t{15};
@@ -120,7 +121,7 @@ void Units::Layout(const Program& program) {
     if (pool.least < given.most) pool.least = given.most;
     pool.scored &= given.units <= kMostScored;
     const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
-    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, false, linked ? link : -1};
+    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, kRightAtFirst, 0.0f, false, linked ? link : -1};
     link += linked ? static_cast<int32_t>(given.units * next.units) : 0;
     last += given.most;
     for (int64_t i = 0; i < given.units; ++i) units_[unit++] = {-1, t, 0.0f, 0.0f};

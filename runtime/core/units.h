@@ -59,6 +59,8 @@ class Units {
     int32_t last, chosen;  // the ids chosen last, in last_
     int32_t foreseen;      // ids that were not there when they were foreseen, in foreseen_
     int64_t foreseen_at;   // and when that was
+    float right;           // the share of what was foreseen that was chosen
+    float gap_ns;          // from foreseeing to choosing
     bool reading;          // and whether they are read since
     int32_t links;         // counts of what follows what, in links_; -1: none
   };
@@ -148,9 +150,7 @@ class Units {
   uint64_t bounce_bytes_ = 0, bounce_each_ = 0;
   uint64_t read_bytes_ = 0;  // that storage reads in the time that one more read takes
   uint64_t all_ = 0, least_ = 0, room_ = 0;
-  uint64_t turn_ = 0;    // CHOOSEs so far
-  float right_ = 0.7f;   // the share of what was foreseen that was chosen
-  float gap_ns_ = 0.0f;  // from foreseeing to choosing
+  uint64_t turn_ = 0;  // CHOOSEs so far
   uint64_t failed_at_ = 0;
   int failure_ = 0;
   rn_unit_facts facts_ = {};

@@ -80,11 +80,11 @@ void Units::Judge(int32_t t, const int32_t* ids, int32_t count) {
   if (table.foreseen == 0) return;
   const int64_t gap = WorkClock() - table.foreseen_at;
   int64_t read = 0;
-  Approach(gap_ns_, static_cast<float>(gap), kQuickly);
+  Approach(table.gap_ns, static_cast<float>(gap), kQuickly);
   for (int32_t i = 0; i < table.foreseen; ++i) {
     bool right = false;
     for (int32_t k = 0; k < count; ++k) right |= ids[k] == foreseen_[table.last + i];
-    Approach(right_, right ? 1.0f : 0.0f, kSlowly);
+    Approach(table.right, right ? 1.0f : 0.0f, kSlowly);
     const int32_t s = units_[table.first + foreseen_[table.last + i]].slot;
     if (s < 0) continue;
     const int64_t until = slots_[s].done < Pieces(slots_[s]) ? gap : slots_[s].there_at - table.foreseen_at;
@@ -99,8 +99,8 @@ void Units::Judge(int32_t t, const int32_t* ids, int32_t count) {
 
 // Whether right guesses save more time than wrong ones cost, whose reads are in the way of others.
 bool Units::Pays(const Table& table) const {
-  const float read = pools_[table.pool].read_ns, hidden = gap_ns_ < read ? gap_ns_ : read;
-  return right_ * hidden >= (1.0f - right_) * (read - hidden);
+  const float read = pools_[table.pool].read_ns, hidden = table.gap_ns < read ? table.gap_ns : read;
+  return table.right * hidden >= (1.0f - table.right) * (read - hidden);
 }
 
 // Remembers what was chosen, and begins to read what is likely to follow.
@@ -175,9 +175,9 @@ void Units::Guess(int32_t t, const int32_t* ids, int32_t count, bool certain) {
   if (policy_ == RN_UNITS_PREDICT && pools_[table.pool].scored) {
     for (int64_t u = 0; u < program_->tables[t].units; ++u) {
       Unit& unit = units_[table.first + u];
-      unit.likely = (1.0f - right_) * unit.used / (table.choices + 1.0f);
+      unit.likely = (1.0f - table.right) * unit.used / (table.choices + 1.0f);
     }
-    for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely += right_;
+    for (int32_t i = 0; i < count; ++i) units_[table.first + ids[i]].likely += table.right;
   }
   if (ahead_) GuessAll((t + tables_.size - 1) % tables_.size, t, ids, count, certain);
 }
