@@ -13,7 +13,7 @@ POLICIES = ("full", "window", "heavy", "scissorhands", "retain", "snap", "merge"
 """In the order of a plan's numbers."""
 POSITIONS = ("absolute", "contiguous")
 TOKEN_CLASSES = ("text", "system", "vision", "audio")
-STORAGE = {"float32": 32, "int8": 8, "int4": 4}
+STORAGE = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 MOST = 1 << 24
 PARAMETERS = ("slots", "sink", "window", "heavy", "observe", "spare", "system", "vision", "audio")
 """In the order of a stream's choice."""

@@ -31,6 +31,7 @@ from runnel.runtime.backends.memory import aligned
 from runnel.runtime.backends.native import NativeProgram
 
 LONGEST = 1 << 15  # positions in onnxruntime's table
+STORAGE = ("", *(f",keys={kind},values={kind}" for kind in ("float16", "int8", "int4")))
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for slots in (64, 256, 1024):
         shape = Shape(slots=slots)
-        kinds = [f"window={slots}{storage}" for storage in ("", ",keys=int8,values=int8", ",keys=int4,values=int4")]
+        kinds = [f"window={slots}{storage}" for storage in STORAGE]
         kinds.append(f"sink=4,window={slots - 4},positions=contiguous")
         ranked = f"heavy={slots // 2},window={slots // 2}"
         kinds += [ranked, f"{ranked},positions=contiguous"]

@@ -10,8 +10,8 @@ from runnel.compiler.codegen.target import Target
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What kernels are made for. bits: of an element of a key and of a value, 32, 8 or 4. pitch: from the scores of a
-    query head to the next one's. pairs, start, interleaved: as in ``Rotary``. apart: whether the first slots have a
+    """What kernels are made for. bits: of an element of a key and of a value, 32, 16, 8 or 4. pitch: from the scores of
+    a query head to the next one's. pairs, start, interleaved: as in ``Rotary``. apart: whether the first slots have a
     query of their own. ranked: keys are stored as they are, in rows, and turned to their slot's rank by attention.
     shared: values are the first features of keys, which lie in rows.
     """
@@ -37,12 +37,12 @@ class CacheShape:
     @property
     def rotates_keys(self) -> bool:
         """Whether keys are rotated before they are coded; those that attention turns itself are not."""
-        return self.key_bits < 32 and not self.ranked
+        return coded(self.key_bits) and not self.ranked
 
     @property
     def rotates_values(self) -> bool:
         """Whether sums of values are to be turned back."""
-        return self.rotates_keys if self.shared else self.value_bits < 32
+        return self.rotates_keys if self.shared else coded(self.value_bits)
 
     def rotated(self, size: int) -> int:
         """How many features of a key or a value are rotated together; of both the same where they are shared."""
@@ -66,4 +66,9 @@ def block_of(target: Target, shape: CacheShape) -> int:
 
 def stored_as(bits: int) -> str:
     """The type of stored elements."""
-    return {32: "float32", 8: "int8", 4: "uint8"}[bits]
+    return {32: "float32", 16: "float16", 8: "int8", 4: "uint8"}[bits]
+
+
+def coded(bits: int) -> bool:
+    """Whether elements are codes, with a scale a slot."""
+    return bits in (8, 4)

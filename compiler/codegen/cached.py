@@ -19,7 +19,7 @@ from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
 from runnel.compiler.codegen.attend import LOWEST, NOWHERE, pieces
 from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, lanes_of, splat, vector_type
-from runnel.compiler.codegen.cache_shape import CacheShape, block_of, stored_as, width_of
+from runnel.compiler.codegen.cache_shape import CacheShape, block_of, coded, stored_as, width_of
 from runnel.compiler.codegen.hadamard import rotate
 from runnel.compiler.codegen.reduce import tree, tree_sum
 from runnel.compiler.codegen.target import Target
@@ -86,7 +86,7 @@ def store(target: Target, shape: CacheShape) -> Any:
     key_scales, value_scales = f.pointer("key_scales"), f.pointer("value_scales")
     words = f.pointer("words", "int32")
     head, slot = b.let(b.load_vector(words, 0, 1)), b.let(b.load_vector(words, 1, 1))
-    rows = shape.key_dim * shape.key_bits // (32 if shape.key_bits == 32 else 8)
+    rows = shape.key_dim // (2 if shape.key_bits == 4 else 1)
     place = b.let(tirx.truncdiv(slot, int32(block)) * (rows * block) + tirx.truncmod(slot, int32(block)))
     row = _coded(b, key, head * shape.key_dim, shape.key_dim, shape.key_bits, key_scales, slot)
     if block == 1:  # a loop would become a call of memcpy
@@ -99,7 +99,7 @@ def store(target: Target, shape: CacheShape) -> Any:
         return f.finish()
     size = shape.value_dim if shape.value_bits != 4 else shape.value_dim // 2
     first = head * shape.value_dim
-    if shape.value_bits < 32:
+    if coded(shape.value_bits):
         rotated = b.local("float32", shape.value_dim)
         for at, lanes in pieces(shape.value_dim):
             b.store_vector(rotated, at, b.load_vector(value, first + at, lanes))
@@ -115,7 +115,7 @@ def _coded(
     b: Builder, source: Buffer, at: Expr, size: int, bits: int, scales: Buffer, slot: Expr
 ) -> tuple[Buffer, Expr]:
     """A row as it is stored: where its elements are, after its scale was written."""
-    if bits == 32:
+    if not coded(bits):
         return source, at
     largest = 127 if bits == 8 else 7
     tops = []
@@ -225,7 +225,7 @@ class AttendKernel:
                     b.store_vector(memory, 0, b.fma(splat(q, width), key, b.load_vector(memory, 0, width)))
         for g, memory in enumerate(sums):
             score = b.load_vector(memory, 0, width)
-            if shape.key_bits != 32:
+            if coded(shape.key_bits):
                 score = b.let(score * b.load_vector(scales, block * width, width))
             at = into[0] + g * into[1]
             if before is not None:
@@ -263,7 +263,7 @@ class AttendKernel:
             score = tree_sum(b, totals[0])
             for total in totals[1:]:
                 score = b.let(score + tree_sum(b, total))
-            if shape.key_bits != 32:
+            if coded(shape.key_bits):
                 score = b.let(score * b.load_vector(self.key_scales, slot, 1))
             b.store_vector(self.scores, g * shape.pitch + slot, score)
 
@@ -318,7 +318,7 @@ class AttendKernel:
             parts = [b.let(x) for x in elements(b, codes, shape.value_bits)]
             for g, row in enumerate(sums):
                 weight = b.load_vector(self.scores, (first + g) * shape.pitch + slot, 1)
-                if shape.value_bits != 32:
+                if coded(shape.value_bits):
                     weight = b.let(weight * b.load_vector(self.value_scales, slot, 1))
                 for memory, part in zip(row, parts, strict=True):
                     b.store_vector(memory, 0, b.fma(splat(weight, lanes), part, b.load_vector(memory, 0, lanes)))
@@ -343,7 +343,7 @@ def tiles(size: int, widest: int) -> Iterator[tuple[int, int]]:
 def elements(b: Builder, codes: Expr, bits: int) -> Sequence[Expr]:
     """Stored elements as float32; two vectors where a byte holds two."""
     lanes = lanes_of(codes)
-    if bits == 32:
+    if not coded(bits):
         return [codes]
     if bits == 8:
         return [tirx.Cast(vector_type("float32", lanes), codes)]

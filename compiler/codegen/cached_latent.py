@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from runnel.compiler.codegen.builder import Expr, constant, int32
-from runnel.compiler.codegen.cache_shape import CacheShape
+from runnel.compiler.codegen.cache_shape import CacheShape, coded
 from runnel.compiler.codegen.cached import AttendKernel, elements, tiles
 from runnel.compiler.codegen.reduce import tree_sum
 from runnel.compiler.codegen.target import Target
@@ -64,7 +64,7 @@ class _Latent(AttendKernel):
                 q = b.load_vector(self.query, queries + g * size + at, narrow)
                 scores[g] = b.let(score + tree_sum(b, b.let(q * key)))
         for g, score in enumerate(scores):
-            if shape.key_bits != 32:
+            if coded(shape.key_bits):
                 score = b.let(score * b.load_vector(self.key_scales, slot, 1))
             b.store_vector(self.scores, into + g * shape.pitch + slot, score)
 

@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 
 from runnel.compiler.codegen.builder import Buffer, Expr, int32, splat
-from runnel.compiler.codegen.cache_shape import CacheShape, stored_as, width_of
+from runnel.compiler.codegen.cache_shape import CacheShape, coded, stored_as, width_of
 from runnel.compiler.codegen.cached import AttendKernel, Function, elements, tiles
 from runnel.compiler.codegen.hadamard import rotate
 from runnel.compiler.codegen.target import Target
@@ -173,7 +173,7 @@ class _Rows(AttendKernel):
 
     def _weight(self, query: Expr, slot: Expr, scales: Buffer, row: Expr) -> Expr:
         weight = self.b.load_vector(self.scores, query * self.shape.pitch + slot, 1)
-        if self.shape.value_bits == 32:
+        if not coded(self.shape.value_bits):
             return weight
         return self.b.let(weight * self.b.load_vector(scales, row, 1))
 

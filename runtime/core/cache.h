@@ -46,7 +46,7 @@ struct CacheState {
 // Whether elements of so many bits are codes, with a scale a slot.
 inline bool Coded(int32_t bits) { return bits == 8 || bits == 4; }
 // Bytes of what is moved at once: an element, or two codes of 4 bits.
-inline int64_t ItemBytes(int32_t bits) { return bits == 32 ? 4 : 1; }
+inline int64_t ItemBytes(int32_t bits) { return bits < 16 ? 1 : bits / 8; }
 inline int64_t KeyBytes(const Cache& cache, int64_t slots) { return slots * cache.key_dim * cache.key_bits / 8; }
 inline int64_t ValueBytes(const Cache& cache, int64_t slots) { return slots * cache.value_dim * cache.value_bits / 8; }
 

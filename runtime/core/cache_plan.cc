@@ -72,7 +72,7 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
     return Fail("cache %lld has an impossible number of heads or features", n);
   }
   if (cache.first_head + kv_heads > header_.cache_heads) return Fail("cache %lld has heads that are not listed", n);
-  auto is_bits = [](int64_t bits) { return bits == 32 || bits == 8 || bits == 4; };
+  auto is_bits = [](int64_t bits) { return bits == 32 || bits == 16 || bits == 8 || bits == 4; };
   if (!is_bits(word(5)) || (word(6) != 0 && !is_bits(word(6)))) {
     return FailWith(RN_UNSUPPORTED, "cache %lld stores elements in an unknown way", n);
   }

@@ -12,6 +12,20 @@ struct NoteHead {
   int64_t slot, count;
 };
 
+// A float16 as a float32.
+float FromHalf(const uint8_t* at) {
+  uint16_t half;
+  memcpy(&half, at, sizeof half);
+  const uint32_t size = (half & 0x7fffu) << 13;
+  // Below the least normal number the fraction counts steps of 2^-24.
+  const float small = static_cast<float>(half & 0x3ff) * 0x1p-24f;
+  const uint32_t usual = size + (112u << 23) * (size >= 0x1fu << 23 ? 2 : 1);
+  float x;
+  memcpy(&x, &usual, sizeof x);
+  x = (half & 0x7c00) == 0 ? small : x;
+  return half & 0x8000 ? -x : x;
+}
+
 // Turns a row of codes back from Hadamard's matrix, by which blocks of so many features were rotated.
 void Unrotate(float* row, int64_t size, int64_t block) {
   float scale = 1;
@@ -110,6 +124,7 @@ void Slots::Read(int64_t slot, float* key, float* value) const {
       memcpy(&x, row + i * apart, sizeof x);
       return x;
     }
+    if (bits == 16) return FromHalf(row + i * apart);
     if (bits == 8) return static_cast<float>(static_cast<int8_t>(row[i * apart]));
     const uint8_t code = row[(i < half ? i : i - half) * apart];
     return static_cast<float>(static_cast<int>(i < half ? code & 15 : code >> 4) - 8);

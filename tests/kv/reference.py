@@ -59,9 +59,15 @@ def turned(x: np.ndarray, rotary: Rotary | None, positions: Sequence[int]) -> np
     return y
 
 
+ROUNDED = (16, 8, 4)
+"""Bits of elements that do not hold a float32."""
+
+
 def rounded(row: np.ndarray, bits: int, rotated_first: bool = True, block: int = 0) -> np.ndarray:
     """A row as codes of so many bits hold it: rotated, the largest magnitude becomes the largest code. block: features
     that are rotated together, 0: as many as divide the row."""
+    if bits == 16:
+        return row.astype(np.float16).astype(row.dtype)
     if bits not in (8, 4):
         return row
     largest = 127 if bits == 8 else 7
@@ -108,11 +114,11 @@ class Reference:
             wide = (node.key_dim | node.value_dim) if self._once else 0
             value = value if self._once else rounded(value, self.spec.values)
             slot = Slot(self.start + number, at, key, value)
-            if self.spec.keys in (8, 4) and self._ranked:
+            if self.spec.keys in ROUNDED and self._ranked:
                 slot.key = rounded(key, self.spec.keys, rotated_first=False)
-            elif self.spec.keys in (8, 4):
+            elif self.spec.keys in ROUNDED:
                 slot.code = rounded(turned(key, node.rotary, at), self.spec.keys, block=wide & -wide)
-            if self._once and self.spec.keys == 8:
+            if self._once and self.spec.keys in ROUNDED:
                 slot.value = (slot.key if slot.code is None else slot.code)[: node.value_dim]
             self._keep(h, head, slot, number, 0.0 if retain is None else float(retain[h]))
             ranks = self._positions(head)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the n
 
 POLICIES = (
     "full=64", "sink=2,window=7", "sink=2,window=7,positions=contiguous", "heavy=5,window=4,keys=int8,values=int4",
+    "sink=2,window=7,keys=float16,values=float16",
     "scissorhands=5,window=4,observe=6", "retain=r,budget=5,window=4",
     "heavy=5,window=4,positions=contiguous",
 )  # fmt: skip

@@ -47,3 +47,14 @@ def test_equals_onnxruntime_with_a_past(tmp_path: Path, name: str) -> None:
     assert got.dtype == wanted.dtype == np.float16
     assert oracle.deviation(got, wanted) <= TOLERANCE
     assert info.manifest["proof"]["limit"] == 1e-5 and info.manifest["native_refusal"] is None
+
+
+def test_a_past_that_is_float16_as_the_model_has_it(tmp_path: Path) -> None:
+    """Half of the bytes; what keys and values lose is measured, and lies within what onnxruntime's own run loses."""
+    decoder = halved(FAMILIES["grouped_heads"]())
+    info = runnel.compile(decoder.model, tmp_path / "m.rnl", kv="sink=2,window=30,keys=float16,values=float16")
+    wanted = decoder.logits(TOKENS, [9, *[1] * 14])
+    got = runnel.load(info.path).stream().push(TOKENS)
+    assert oracle.deviation(got, wanted) <= TOLERANCE
+    assert info.manifest["kv"]["deviation"]["logits"]["max"] < TOLERANCE
+    assert info.manifest["proof"]["against"] == "its own stream"

@@ -43,7 +43,7 @@ def test_what_is_meant_is_said_again(text: str) -> None:
         ("full,window=4", "one policy"),
         ("external", "'external'"),
         ("external=0", "no slots"),
-        ("window=8,keys=int3", "float32, int8, int4"),
+        ("window=8,keys=int3", "float32, float16, int8, int4"),
         ("window=8,positions=rank", "absolute, contiguous"),
         ("merge=4,window=8,keys=int8", "merge"),
         ("window=8,observe=2", "observe"),

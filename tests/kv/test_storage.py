@@ -16,7 +16,10 @@ MODELS = {
     "latent": Attention(8, 1, 24, 16, more={"rotary": rope(4, start=16), "scale": 0.3, "shared": True}),
     "slopes": Attention(4, 4, 8, 24, more={"slopes": np.array([0.5, 0.25, 0.125, 0.0625]), "scale": 0.4}),
 }
-STORAGE = ("keys=int8,values=int8", "keys=int8,values=int4", "keys=int4,values=int4", "keys=float32,values=int8")
+STORAGE = (
+    "keys=int8,values=int8", "keys=int8,values=int4", "keys=int4,values=int4", "keys=float32,values=int8",
+    "keys=float16,values=float16",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("storage", STORAGE)
@@ -29,7 +32,7 @@ def test_codes_are_rounded_as_in_the_reference(name: str, storage: str) -> None:
         assert deviation(got, expected(model, kv, x, start)[0]) < 1e-4
 
 
-@pytest.mark.parametrize(("storage", "bound"), list(zip(STORAGE, (0.02, 0.16, 0.25, 0.02))))
+@pytest.mark.parametrize(("storage", "bound"), list(zip(STORAGE, (0.02, 0.16, 0.25, 0.02, 6e-4))))
 def test_codes_are_near_the_numbers(storage: str, bound: float) -> None:
     model = MODELS["wide"]
     x = model.inputs(70, 6)
@@ -62,7 +65,7 @@ def test_latent_values_are_stored_once() -> None:
             assert stream.kv.bytes < 256 * (576 * 4 + 16) + 4096
 
 
-@pytest.mark.parametrize("storage", ["keys=int8,values=int4", "keys=int8,values=int8"])
+@pytest.mark.parametrize("storage", ["keys=int8,values=int4", "keys=int8,values=int8", "keys=float16,values=float16"])
 def test_codes_can_be_read(storage: str) -> None:
     model = MODELS["latent"]
     stream, x = model.program(f"window=20,{storage}").stream(), model.inputs(20, 2)
@@ -71,21 +74,26 @@ def test_codes_can_be_read(storage: str) -> None:
     at = int(np.flatnonzero(held.positions == order)[0])
     key = x["k"][0, 0, order]
     assert np.abs(held.keys[at, :16] - key[:16]).max() < 0.03 * np.abs(key).max()
-    assert np.abs(held.values[at] - key[:16]).max() < (0.03 if "values=int8" in storage else 0.3) * np.abs(key).max()
+    assert np.abs(held.values[at] - key[:16]).max() < (0.3 if "values=int4" in storage else 0.03) * np.abs(key).max()
+    if "float16" in storage:
+        np.testing.assert_array_equal(held.values[at], key[:16].astype(np.float16).astype(np.float32))
 
 
 def test_codes_take_fewer_bytes() -> None:
     model = MODELS["wide"]
     sizes = [
         model.program(f"window=1024,{storage}").stream().kv.bytes
-        for storage in ("keys=float32", "keys=int8,values=int8", "keys=int4,values=int4")
+        for storage in ("keys=float32", "keys=int8,values=int8", "keys=int4,values=int4", "keys=float16,values=float16")
     ]
-    assert sizes[1] < 0.32 * sizes[0] and sizes[2] < 0.2 * sizes[0]
+    assert sizes[1] < 0.32 * sizes[0] and sizes[2] < 0.2 * sizes[0] and sizes[3] < 0.52 * sizes[0]
 
 
-@pytest.mark.parametrize("kv", ["heavy=6,window=5", "snap=6,window=9,observe=3"])
-def test_policies_keep_codes(kv: str) -> None:
+@pytest.mark.parametrize("storage", ["keys=int8,values=int4", "keys=float16,values=float16"])
+@pytest.mark.parametrize(
+    "kv", ["heavy=6,window=5", "snap=6,window=9,observe=3", "heavy=6,window=5,positions=contiguous"]
+)
+def test_policies_keep_codes(kv: str, storage: str) -> None:
     model = MODELS["narrow"]
-    kv += ",keys=int8,values=int4"
+    kv += f",{storage}"
     x = model.inputs(60, 8)
     assert deviation(streamed(model.program(kv).stream(), x), expected(model, kv, x, 0)[0]) < 1e-4
