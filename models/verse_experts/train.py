@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="the text, one verse a line")
     parser.add_argument("--out", type=Path, default=Path("build/verse_experts"), help="folder for the model")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--even", type=float, default=0.03, help="price of choosing some experts more often than others")
+    parser.add_argument("--even", type=float, default=0.03, help="price of choosing some experts more often")
     parser.add_argument("--price", type=float, default=1.0, help="of choosing other experts than the token before")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()

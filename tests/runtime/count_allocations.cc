@@ -1,7 +1,8 @@
-// Counts the blocks that the core asks for, of a plan or a bundle: linked with --wrap, so that every allocation passes
-// here.
+// Counts the blocks that the core asks for, of a plan or a bundle, with a budget where bytes are given: linked with
+// --wrap, so that every allocation passes here.
 #include "harness.h"
 #include "runnel_bundle.h"
+#include "runnel_paging.h"
 
 static int allocations = 0;
 
@@ -19,14 +20,17 @@ void* __wrap_aligned_alloc(size_t a, size_t n) { return ++allocations, __real_al
 void* __wrap__Znwm(size_t n) { return ++allocations, __real_malloc(n); }
 }
 
-int main(int, char** arguments) {
+int main(int count, char** arguments) {
   const uint8_t hash[32] = {};
   Block file = ReadFile(arguments[1]), out = Room(1 << 20), in = Room(1 << 16);
   rn_program* own_program = nullptr;
   rn_bundle* bundle = nullptr;
   if (memcmp(file.data, "PK", 2) == 0) {
     allocations = 0;
-    if (rn_load(arguments[1], &bundle, nullptr, 0) != RN_OK) return 2;
+    rn_paging paging = {};
+    paging.streams = 4;
+    if (count > 2) paging.ram = strtoull(arguments[2], nullptr, 10);
+    if (rn_load_paged(arguments[1], count > 2 ? &paging : nullptr, &bundle, nullptr, 0) != RN_OK) return 2;
   } else {
     int64_t weights_bytes;
     memcpy(&weights_bytes, file.data + 96, 8);
