@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-kv bench-moe bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-kv bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -69,6 +69,9 @@ bench-kv: setup
 EXPERTS ?= build/verse_experts/verse_experts.onnx
 bench-moe: setup
 	@$(PY) -m runnel.tools.bench_experts --model $(EXPERTS) --rows build/bench/experts.json
+
+bench-memory: setup
+	@$(PY) -m runnel.tools.bench_memory --rows build/bench/memory.json
 
 bench-window: setup
 	@$(PY) -m runnel.tools.bench_window --rows build/bench/window.json

@@ -10,7 +10,7 @@ namespace runnel_run {
 namespace {
 
 constexpr uint64_t kRead = 256 << 10;
-constexpr int32_t kReads = 32, kDepth = 4;
+constexpr int32_t kReads = 32, kDepth = 4, kTries = 3;
 
 }  // namespace
 
@@ -22,9 +22,14 @@ void ForecastStorage(const Options& options, const Player& player, int64_t chunk
   int64_t nanoseconds = 0;
   int32_t direct = 0;
   const auto span = static_cast<uint64_t>(about.st_size);
-  const int code =
-      rn_read_speed(options.bundle, options.io, options.io_threads, span, kRead, kDepth, kReads, &nanoseconds, &direct);
-  if (code != RN_OK) return;
+  for (int32_t i = 0; i < kTries; ++i) {  // the best: what others read meanwhile is not the storage's fault
+    int64_t spent = 0;
+    if (rn_read_speed(options.bundle, options.io, options.io_threads, span, kRead, kDepth, kReads, &spent, &direct) !=
+        RN_OK) {
+      return;
+    }
+    if (!i || spent < nanoseconds) nanoseconds = spent;
+  }
   const int64_t hop = rn_hop(player.program()), passes = (chunk + hop - 1) / hop;
   const double speed = static_cast<double>(kRead * kReads) / (static_cast<double>(nanoseconds) * 1e-9);
   const double bytes = static_cast<double>(facts.streamed) * static_cast<double>(passes);

@@ -128,7 +128,7 @@ def test_a_token_of_an_old_stream_takes_as_many_instructions(tmp_path: Path) -> 
         stream.push(np.resize(np.arange(3, 500), (1, tokens)))
         state.write_bytes(stream.save())
         command = ["valgrind", "--tool=callgrind", "--toggle-collect=rn_push", "--callgrind-out-file=/dev/null"]
-        done = subprocess.run([*command, driver, bundle, state, "64"], capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, driver, bundle, state, "64", "1"], capture_output=True, text=True, check=True)
         found = re.search(r"Collected : (\d+)", done.stderr)
         assert found, done.stderr[-2000:]
         counts.append(int(found[1]))
