@@ -155,17 +155,21 @@ def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, f
     """What a budget means before anything is bought: the mode, bytes that a step reads, and the most steps a second
     that storage (the target's, or this machine's as it was measured) and memory allow.
 
-    A step is whatever goes through the layers together: a frame, or a hop of frames. Raises InputError for a model
-    without native kernels.
+    A step is whatever goes through the layers together: a frame, or a hop of frames. Experts count as if each were as
+    likely to be chosen as any other: those that memory has no room for are read for each frame. Raises InputError for a
+    model without native kernels.
     """
     if not report.weights:
         why = report.native or "it has no weights"
         raise InputError(f"the weights of '{report.name}' cannot pass through memory: {why}; leave --ram out.")
     streamed, tables = report.weights["streamed"], report.weights["tables"]
     room = ram - OWN - report.state_bytes
-    fits = streamed + tables <= room
-    pinned = streamed + tables if fits else max(0, min(room - BUFFERS, streamed))
-    read = 0 if fits else max(streamed - pinned, 0)
+    experts, chosen = report.weights["experts"], report.weights["chosen"]
+    fits = streamed + tables + experts <= room
+    kept = max(0, min(experts, room - streamed)) / experts if experts else 1.0
+    whole = streamed <= room and experts  # no buffers are needed then
+    pinned = streamed + tables if fits else max(0, min(room - (0 if whole else BUFFERS), streamed))
+    read = 0 if fits else max(streamed - pinned, 0) + round((1 - kept) * chosen)
     storage = (kept_mb_s(".") if here else None) or target.storage_mb_s
     found: dict[str, float | str] = {
         "mode": "all in RAM" if read == 0 else f"pinned {size(pinned)}, streaming {size(read)} per step",
@@ -174,6 +178,8 @@ def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, f
         "streamed_bytes_per_step": read,
         "storage_mb_s": storage,
     }
+    if experts:
+        found["experts_kept"] = kept
     if read:
         found["most_steps_per_s"] = storage * 1e6 / read
     elif target.memory_mb_s:

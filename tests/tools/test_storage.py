@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "streaming"))
+from mixtures import layer
+from nets import TIME, Net
 
 from runnel import targets
 from runnel.errors import InputError
@@ -90,6 +95,19 @@ def test_a_budget_is_judged_before_anything_is_bought() -> None:
     assert half["real_time"] == "no: storage is too slow"
     slow = storage.predict(inspect_model(model(8000), rate=1), board, 12 << 20, here=False)
     assert slow["real_time"] == "yes"
+
+
+def test_experts_that_do_not_fit_are_read_as_often_as_they_are_chosen() -> None:
+    net = Net(1)
+    report = inspect_model(net.model(layer(net, net.input([1, TIME, 32]), experts=8, inner=8192, biases=False, k=2)))
+    board = targets.load("rpi5")
+    experts = 8 * 2 * 32 * 8192 * 4
+    assert report.weights["experts"] == experts == 4 * report.weights["chosen"]
+    rest = storage.OWN + report.state_bytes + report.weights["streamed"]
+    half = storage.predict(report, board, rest + experts // 2, here=False)
+    assert half["experts_kept"] == pytest.approx(0.5)
+    assert half["streamed_bytes_per_step"] == pytest.approx(experts / 8, rel=1e-6)
+    assert storage.predict(report, board, rest + experts, here=False)["mode"] == "all in RAM"
 
 
 def test_inspect_says_what_a_budget_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
