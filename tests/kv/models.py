@@ -8,6 +8,7 @@ import numpy as np
 from decoders import SIZES, VOCABULARY, Decoder, Maker, Sizes, empty_past, frequencies, optimum_feeds
 from families import OTHERS
 from fused import FUSED, tables
+from mixtures import scores
 from others import MORE
 
 WIDE = Sizes(size=16)
@@ -22,7 +23,7 @@ def family(make: Callable[[], Decoder]) -> Callable[[], Decoder]:
 
 def primitive(
     sizes: Sizes = SIZES, inv_freq: np.ndarray | None = None, factor: float = 1.0, dims: int | None = None,
-    window: int = 0, softcap: float = 0.0, qk_norm: bool = False,
+    window: int = 0, softcap: float = 0.0, qk_norm: bool = False, experts: int = 0,
 ) -> Decoder:  # fmt: skip
     """Optimum's form in plain ops: rotary positions in halves, repeated heads, a mask from the padding mask."""
     net = Maker(sizes)
@@ -43,9 +44,16 @@ def primitive(
             cap = net.const(softcap)
             bend = lambda s, cap=cap: net.op("Mul", net.op("Tanh", net.op("Div", s, cap)), cap)  # noqa: E731
         x = net.op("Add", x, net.joined(net.attended(q, net.repeated(k), net.repeated(v), mask, bend=bend)))
-        x = net.mlp(x, net.rms)
+        x = net.op("Add", x, mixture(net, net.rms(x), experts, sizes.width)) if experts else net.mlp(x, net.rms)
     net.head(x, net.rms)
     return Decoder(net.made(), optimum_feeds, empty_past(sizes))
+
+
+def mixture(net: Maker, x: str, experts: int, width: int) -> str:
+    """Two experts of several for each token."""
+    first, second = net.weight(experts, 2 * 24, width, scale=0.3), net.weight(experts, width, 24, scale=0.3)
+    kind = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 1}
+    return str(net.ms("MoE", x, scores(net, x, experts, width), first, "", second, k=2, **kind))
 
 
 @family
@@ -56,6 +64,11 @@ def grouped_heads() -> Decoder:
 @family
 def one_head_of_keys() -> Decoder:
     return primitive(Sizes(kv_heads=1))
+
+
+@family
+def mixtures_of_experts() -> Decoder:
+    return primitive(experts=5)
 
 
 @family

@@ -26,7 +26,9 @@ def compiled(tmp_path: Path, name: str, **options: Any) -> tuple[Any, Any]:
     return runnel.load(info.path), info.manifest
 
 
-@pytest.mark.parametrize("name", ["group_query_sinks", "latent", "bias_by_buckets", "beside_an_encoder", "hybrid"])
+@pytest.mark.parametrize(
+    "name", ["group_query_sinks", "latent", "bias_by_buckets", "beside_an_encoder", "hybrid", "mixtures_of_experts"]
+)
 def test_kernels_equal_onnxruntime_with_a_past(tmp_path: Path, name: str) -> None:
     decoder = FAMILIES[name]()
     program, manifest = compiled(tmp_path, name, kv="sink=2,window=22")
