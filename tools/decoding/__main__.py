@@ -2,8 +2,9 @@
 
     python -m runnel.tools.decoding --rows build/bench/llm.json
 
-With everything in memory: processor time of a token, in turns. Then under budgets of memory that the kernel enforces,
-the file taken out of the system's cache before each run, beside llama.cpp with its file mapped.
+With everything in memory: processor time of a token, in turns, and a step of attention alone. Then under budgets of
+memory that the kernel enforces, the file taken out of the system's cache before each run, beside llama.cpp with its
+file mapped.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 
 import runnel
 from runnel.files import replacing
+from runnel.tools import compare_attention
 from runnel.tools.decoding import flash
 from runnel.tools.decoding.compete import Entry, compete
 from runnel.tools.decoding.model import Shape, write_gguf, write_onnx
 from runnel.tools.units import positive
 
-WINDOW = 512
+WINDOW = 256
 CODES = {"float32": None, "int8": "int8"}
 
 
@@ -91,6 +93,9 @@ def main(argv: list[str] | None = None) -> int:
                     ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
                     print(f"| {bits} | {row['activations']} | {row['runtime']} | {row['ms']:.2f} | {ratio} | "
                           f"{row['deviation']:.1e} |", flush=True)  # fmt: skip
+        step = compare_attention.compare(compare_attention.Shape(), f"window={WINDOW}", 60)
+        print(f"attention of 16/4 heads of 64 over {WINDOW} slots: {step.own:.1f} µs, onnxruntime's ring "
+              f"{step.peer:.1f}: {step.ratio:.2f} of it", flush=True)  # fmt: skip
     if args.only != "memory":
         limited = flash.measured(prepared(args.folder, shape, 8), min(args.rounds, 5), print)
     if args.rows:

@@ -50,7 +50,7 @@ def without_arithmetic(source: Path, out: Path) -> None:
 
 def own(binary: Path, bundle: Path, budget: int | None, group: limit.Group) -> dict[str, Any]:
     """A run of runnel-run under a budget that is its limit as well; in memory for no budget. seconds: of a token."""
-    words: list[object] = [binary, "bench", bundle, "--seconds", SECONDS, "--json"]
+    words: list[object] = [binary, "bench", bundle, "--chunk", 1, "--seconds", SECONDS, "--json"]
     if budget is not None:
         limit.forget(bundle)
         limit.forget(binary)
