@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-kv bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-window bench-kv bench-llm bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -57,6 +57,7 @@ nightly: setup
 	RUNNEL_MATH=all $(PY) -m pytest -q -s -o timeout=0 tests/codegen/test_math.py -k everywhere
 	RUNNEL_MUTANTS=20000 $(PY) -m pytest -q tests/acceptance/test_fuzzed_models.py
 	RUNNEL_TOKENS=1000000 $(PY) -m pytest -q -o timeout=0 tests/kv/test_stories.py
+	RUNNEL_LIMITED=100 $(PY) -m pytest -q -o timeout=0 tests/board/test_memory.py -k charges
 	RUNNEL_KILLS=100 $(PY) -m pytest -q -o timeout=0 tests/deploy/test_remote.py -k dies
 
 coverage: setup
@@ -72,6 +73,14 @@ bench-moe: setup
 
 bench-memory: setup
 	@$(PY) -m runnel.tools.bench_memory --rows build/bench/memory.json
+
+bench-llm: setup $(VENV)/.bench-llm
+	@$(PY) -m runnel.tools.decoding --rows build/bench/llm.json $(BENCH)
+
+$(VENV)/.bench-llm: $(STAMP)
+	@echo "compiling llama.cpp into $(VENV), which takes some minutes"
+	@$(PIP) install -e '.[bench-llm]'
+	@touch $@
 
 bench-window: setup
 	@$(PY) -m runnel.tools.bench_window --rows build/bench/window.json

@@ -19,6 +19,7 @@ from runnel.compiler.lowering.fuse import FusedStep, fuse
 from runnel.compiler.lowering.lower import Lowering
 from runnel.compiler.lowering.movers import Movers
 from runnel.compiler.lowering.rings import SCRATCH, STATE, Ring
+from runnel.compiler.lowering.scratch import ALIGN, lives, placed
 from runnel.compiler.lowering.segments import Segments
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, NoKernel, Read, Signal, View
 from runnel.compiler.lowering.together import LEAST_SHARED, ROWS_APART, rows_apart
@@ -30,7 +31,6 @@ from runnel.compiler.streaming.ir import Tail
 
 MAGIC = int.from_bytes(b"RNLPLAN\0", "little")
 SCHEMA = 2
-ALIGN = 64
 STATE_HEADER = 128
 CALL, REPEAT, SKIP_IF, ATTEND = 1, 2, 4, 6
 WEIGHTS, IN, OUT, RUN, LAST, FRAME, RING, SHARE, UNITS = range(9)
@@ -213,12 +213,20 @@ class Planner:
             ring.slots = round_up(ring.slots, ring.signal.unit)
 
     def _place(self) -> tuple[int, int]:
-        sizes = {STATE: STATE_HEADER, SCRATCH: 0}
+        state = STATE_HEADER
+        passing: dict[Signal, int] = {}
         for signal in self.order:
             ring = self.rings[signal]
-            ring.base = sizes[ring.space]
-            sizes[ring.space] += round_up(ring.bytes, ALIGN)
-        return sizes[STATE], sizes[SCRATCH]
+            if ring.space == SCRATCH:
+                passing[signal] = ring.bytes
+                continue
+            ring.base = state
+            state += round_up(ring.bytes, ALIGN)
+        outputs = (view.signal for view, _ in self.low.outputs.values())
+        places, scratch = placed(passing, lives(self.groups, [*self.low.statics, *self.low.inputs], outputs))
+        for signal, at in places.items():
+            self.rings[signal].base = at
+        return state, scratch
 
     # Words ----------------------------------------------------------------------------------------------------------
 

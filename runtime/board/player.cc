@@ -1,6 +1,8 @@
 #include "player.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 
 #include "signature.h"
@@ -9,6 +11,19 @@ namespace runnel_run {
 namespace {
 
 constexpr uint64_t kOwnBytes = uint64_t{3} << 20;  // of this program, its stack, and what the system keeps for it
+constexpr uint64_t kFewBytes = uint64_t{1} << 16;  // of them, for what goes in and comes out
+
+// What a push brings and gives, twice its frames as Player::Prepare does.
+uint64_t PushedBytes(const Options& options, const rn_program* program) {
+  const bool all = options.chunk && strcmp(options.chunk, "all") == 0;
+  const double frames = options.chunk && !all ? strtod(options.chunk, nullptr) : static_cast<double>(rn_hop(program));
+  double bytes = 0;
+  for (int32_t i = 0; i < rn_input_count(program); ++i) bytes += static_cast<double>(rn_input_frame_bytes(program, i));
+  for (int32_t i = 0; i < rn_output_count(program); ++i) {
+    bytes += 2 * static_cast<double>(rn_output_frame_bytes(program, i));
+  }
+  return static_cast<uint64_t>(bytes * frames);
+}
 
 }  // namespace
 
@@ -35,8 +50,17 @@ rn_bundle* OpenBundle(const Options& options) {
   paging.units = options.experts;
   paging.ahead = options.experts_ahead;
   paging.slow = options.slow;
-  const int code = rn_load_paged(options.bundle, options.ram ? &paging : nullptr, &bundle, message, sizeof message);
-  if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
+  const auto load = [&] {
+    const int code = rn_load_paged(options.bundle, options.ram ? &paging : nullptr, &bundle, message, sizeof message);
+    if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
+  };
+  load();
+  const uint64_t pushed = PushedBytes(options, rn_bundle_program(bundle));
+  if (options.ram && pushed > kFewBytes) {  // known only now
+    rn_unload(bundle);
+    paging.elsewhere += pushed;
+    load();
+  }
   RequireSignature(bundle, options.bundle);
   rn_paging_facts facts;
   if (rn_paging_status(rn_bundle_program(bundle), &facts) == RN_OK) {

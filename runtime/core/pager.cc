@@ -14,7 +14,10 @@ namespace runnel {
 namespace {
 
 constexpr uint64_t kMostSegment = uint64_t{1} << 20;
-constexpr int32_t kAhead = 4;  // buffers beyond those of the present instruction: as many reads as pay at a time
+// Buffers beyond those of the present instruction: as many reads as pay at a time; and more, where they are a small
+// part of the budget, for a step that other programs keep from asking for more in time.
+constexpr int32_t kAhead = 4, kMostAhead = 12;
+constexpr uint64_t kPartAhead = 16;
 
 uint8_t* Reserve(uint64_t bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -176,7 +179,7 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
     }
     return RN_STORAGE;
   }
-  most_slots_ = slot_bytes_ ? most_at_once_ + kAhead : 0;  // of addresses; memory is taken when it is used
+  most_slots_ = slot_bytes_ ? most_at_once_ + kMostAhead : 0;  // of addresses; memory is taken when it is used
   buffers_bytes_ = slot_bytes_ * static_cast<uint64_t>(most_slots_);
   if (buffers_bytes_ && !(buffers_ = Reserve(buffers_bytes_))) return fail(RN_NO_MEMORY, "not enough address space");
   if (block_bytes_ && !(blocks_ = Reserve(block_bytes_ * kBlocks)))
@@ -236,7 +239,9 @@ bool Pager::Choose(uint64_t ram) {
   room -= ahead;
   if (room < passing) {
     slots = room / slot_bytes_;
-    if (slots > least_slots - 1 + kAhead) slots = least_slots - 1 + kAhead;
+    uint64_t beyond = room / kPartAhead / slot_bytes_;
+    beyond = beyond < kAhead ? kAhead : beyond > kMostAhead ? kMostAhead : beyond;
+    if (slots > least_slots - 1 + beyond) slots = least_slots - 1 + beyond;
     if (slots < least_slots) return false;
     room -= slots * slot_bytes_;
   }

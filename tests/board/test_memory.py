@@ -76,6 +76,18 @@ def test_the_mode_is_said_and_memory_stays_below_the_budget(binary: Path, bundle
     assert row["read_bytes_per_s"] > 0
 
 
+def test_what_comes_out_of_long_pushes_counts(binary: Path, bundle: Path) -> None:
+    """2,000 frames of 4 KiB go in, and as many come out."""
+    budget, frames = 48 * MIB, 2000
+    done = subprocess.run(
+        [binary, "bench", bundle, "--ram", str(budget), "--chunk", str(frames), "--seconds", "0.1", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    row = json.loads(done.stdout)
+    assert row["resident_bytes"] <= row["ram_peak"] <= budget
+    assert row["pinned_bytes"] < budget - 3 * frames * 4096
+
+
 def test_the_least_budget_is_named(binary: Path, bundle: Path) -> None:
     done = subprocess.run([binary, "info", bundle, "--ram", "4M"], capture_output=True, text=True, check=False)
     assert done.returncode == 0  # info opens nothing

@@ -12,6 +12,7 @@ from pathlib import Path
 
 V1 = Path("/sys/fs/cgroup/memory")
 V2 = Path("/sys/fs/cgroup")
+FILES = ("memory.max", "memory.peak", 2), ("memory.limit_in_bytes", "memory.max_usage_in_bytes", 1)
 
 
 class NoLimits(Exception):
@@ -67,23 +68,27 @@ class Group:
         return done, self.charged
 
 
+def at(folder: Path) -> Group | None:
+    """The group of a folder, None where it has no limit of memory."""
+    for limit, peak, version in FILES:
+        if (folder / limit).exists() and (folder / peak).exists():
+            return Group(folder, limit, peak, version)
+    return None
+
+
 @contextmanager
 def group(name: str) -> Iterator[Group]:
     """A new group below this process's own, which is removed in the end. Raises NoLimits."""
     lines = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-    tries = (
-        (V2 / lines.get("", "/").lstrip("/"), "memory.max", "memory.peak", 2),
-        (V1 / lines.get("memory", "/").lstrip("/"), "memory.limit_in_bytes", "memory.max_usage_in_bytes", 1),
-    )
-    for parent, limit, peak, version in tries:
+    for parent in (V2 / lines.get("", "/").lstrip("/"), V1 / lines.get("memory", "/").lstrip("/")):
         folder = parent / f"{name}-{os.getpid()}"
         try:
             folder.mkdir()
         except OSError:
             continue
         try:
-            if (folder / limit).exists() and (folder / peak).exists():
-                yield Group(folder, limit, peak, version)
+            if (made := at(folder)) is not None:
+                yield made
                 return
         finally:
             folder.rmdir()

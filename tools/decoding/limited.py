@@ -1,0 +1,38 @@
+"""``python -m runnel.tools.decoding.limited GGUF BYTES TOKENS GROUP``: llama.cpp in a control group whose limit becomes
+what the interpreter has at that moment and so many bytes; prints the seconds of a token as JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from runnel.tools.decoding import limit
+from runnel.tools.decoding.worker import LlamaCpp, tokens_of
+
+
+def main() -> None:
+    """Raises whatever llama.cpp raises; the kernel may end it."""
+    import llama_cpp  # type: ignore[import-not-found,unused-ignore]  # noqa: F401  # counts as the interpreter's
+
+    gguf, budget, count, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    group = limit.at(folder)
+    assert group is not None
+    group.set_limit(group.used + budget)
+    begun = time.monotonic()
+    run = LlamaCpp(gguf, repack=False)
+    tokens = tokens_of(count + 3)
+    run.start(tokens[:1])
+    first = time.monotonic() - begun
+    seconds = []
+    for token in tokens[1:]:
+        begun = time.monotonic()
+        run.step(int(token))
+        seconds.append(time.monotonic() - begun)
+    print(json.dumps({"seconds": statistics.median(seconds[2:]), "first": first}))
+
+
+if __name__ == "__main__":
+    main()
