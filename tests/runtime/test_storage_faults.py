@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from faulty_storage import FAULTS
 from test_core import HERE
 from test_paging import WAYS
+from test_units import INNER, SIZE, layers, least_of
 
+import runnel
 from runnel.runtime import build_core
 
 SAID = {
@@ -24,14 +25,21 @@ SAID = {
 }
 
 
-@pytest.fixture(scope="module")
-def played(bundle: Path, least: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=["segments", "experts"])
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of every fault, in a process of its own."""
-    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    folder = tmp_path_factory.mktemp("faults")
+    library = folder / "faults.so"
+    if request.param == "experts":
+        path, row = folder / "m.rnl", 2 * INNER * SIZE * 4
+        runnel.compile(layers(), path, backend="native", hop=5)
+        least = least_of(path) + row
+    else:
+        path, least, row = request.getfixturevalue("bundle"), request.getfixturevalue("least"), 4096
     command = [*build_core.find_compiler(), "-std=c++17", "-O1", "-shared", "-fPIC", HERE / "storage_faults.cc", "-o"]
     subprocess.run([*map(str, command), str(library)], check=True)
     done = subprocess.run(
-        [sys.executable, HERE / "faulty_storage.py", bundle, str(least), *WAYS],
+        [sys.executable, HERE / "faulty_storage.py", path, str(least), str(row), *WAYS],
         capture_output=True, text=True, check=False, timeout=200, env={**os.environ, "LD_PRELOAD": str(library)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
