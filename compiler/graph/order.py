@@ -17,7 +17,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     if all(not needs or needs[-1] < i for i, needs in enumerate(before)):
         return
     order: list[int] = []
-    done, open_ = set(), set()
+    done: set[int] = set()
+    open_: set[int] = set()
     for first in range(len(before)):
         waiting = [first]
         while waiting:
