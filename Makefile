@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-window bench-kv bench-llm bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-search bench-window bench-kv bench-llm bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -50,6 +50,9 @@ $(VENV)/.bench: $(STAMP)
 
 bench-compile: setup
 	@$(PY) -m runnel.tools.compile_time
+
+bench-search: setup $(VENV)/.bench
+	@$(PY) -m runnel.tools.tuning.metaschedule --rows build/bench/search.json
 
 nightly: setup
 	RUNNEL_GRAPHS=10000 RUNNEL_RUNNERS=reference $(PY) -m pytest -q -s -o timeout=0 tests/streaming/test_random_graphs.py

@@ -45,7 +45,7 @@ from runnel.tools.cases import as_npy, golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.cuda_form import cuda_form
 from runnel.tools.generate.attach import tokenizer_entries
-from runnel.tools.halves import half_record
+from runnel.tools.halves import half_record, rounded_states
 from runnel.tools.licences import licences
 from runnel.tools.ports import input_port, output_port
 from runnel.tools.prove import Case, prove
@@ -212,12 +212,13 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
             entries |= _golden(cases[0])
         codes = codes_record(rewritten, cases) if not graph.modes else None
         longer = beyond(Path(name), rewritten, figures.macs["per_frame_streamed"]) if backends else []
-        manifest["proof"] = prove(
+        half = half_record(rewritten, offline_cases)
+        states, cost = rounded_states(rewritten, half)
+        manifest["proof"] = half | prove(
             Path(name), [*cases, *longer], axes, backends, request.progress, against, own, codes,
-            len(form.model.graph.node), figures.latency_frames, rounding,
-            _roundings(graph),
+            len(form.model.graph.node), figures.latency_frames, max(rounding, cost),
+            _roundings(graph) + states,
         )  # fmt: skip
-        manifest["proof"] |= half_record(rewritten, offline_cases)
         if graph.modes:
             request.say("measuring what the modes cost")
             manifest["modes"] = record_modes(

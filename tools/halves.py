@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runnel.tools.codes import run_exported
 from runnel.tools.prove import Case
 from runnel.tools.replay import deviation
 
 if TYPE_CHECKING:
     from runnel.tools.rewritten import Rewritten
+
+ROUNDING = 2.0**-11
+"""Of a float16, relative."""
 
 
 def half_record(rewritten: Rewritten, cases: Sequence[Case]) -> dict[str, Any]:
@@ -24,3 +29,12 @@ def half_record(rewritten: Rewritten, cases: Sequence[Case]) -> dict[str, Any]:
         return {"half": {"deviation": None}}
     apart = (deviation({k: o[k] for k in c.outputs}, c.outputs) for o, c in zip(outputs, cases, strict=True))
     return {"half": {"deviation": max(apart)}}
+
+
+def rounded_states(rewritten: Rewritten, record: dict[str, Any]) -> tuple[int, float]:
+    """How many states of its own the model rounds to float16 at every step, and what that costs at most (of the range):
+    a last bit decides which way one is rounded, and what comes of it is carried on."""
+    count = sum(first.dtype == np.float16 for first in rewritten.initial.values())
+    if not count:
+        return 0, 0.0
+    return count, max(record.get("half", {}).get("deviation") or 0.0, ROUNDING)

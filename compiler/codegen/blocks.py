@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from tvm import tirx
 
+from runnel.compiler.codegen import halves
 from runnel.compiler.codegen.builder import (
     Buffer,
     Expr,
@@ -171,8 +172,7 @@ class Blocks:
         """Loaded float32, or float16 made float32."""
         if dtype_of(value) == "float32":
             return value
-        lanes = lanes_of(value)
-        return tirx.Cast(vector_type("float32", lanes), tirx.reinterpret(f"float16x{lanes}", value))
+        return halves.single(self.b, tirx.reinterpret(vector_type("uint16", lanes_of(value)), value))
 
     def emit(self) -> None:
         """All rows and panels."""

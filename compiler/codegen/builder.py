@@ -80,14 +80,15 @@ class Builder:
 
     fused: whether the machine rounds a product and a sum once. rounds: whether it has instructions that round to whole
     numbers, and converts: whether those make integers. wide: whether it divides and converts int64. halves: whether it
-    converts float16.
+    converts float16, and arm: by instructions of 32-bit Arm that have to be named.
     """
 
     def __init__(
-        self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True, halves: bool = True
-    ) -> None:
+        self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True, halves: bool = True,
+        arm: bool = False,
+    ) -> None:  # fmt: skip
         self.fused, self.rounds, self.wide, self.converts = fused, rounds, wide, rounds and converts
-        self.halves = halves
+        self.halves, self.arm = halves, arm
         self._in_half: set[Any] = set()
         self._blocks: list[list[Any]] = [[]]
         self._pointers: list[Any] = []

@@ -32,7 +32,7 @@ class Function:
     """A kernel under construction: its builder and its pointers in order."""
 
     def __init__(self, target: Target) -> None:
-        self.b = Builder(target.fused, target.rounds, target.wide, halves=target.halves)
+        self.b = Builder(target.fused, target.rounds, target.wide, halves=target.halves, arm=target.arm)
         self._params: list[Any] = []
 
     def pointer(self, name: str, dtype: str = "float32") -> Buffer:

@@ -75,7 +75,7 @@ class Context:
         self._tuning = tuning or Tuning()
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder(target.fused, target.rounds, target.wide, not target.gpu, target.halves)
+        self.b = Builder(target.fused, target.rounds, target.wide, not target.gpu, target.halves, target.arm)
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}

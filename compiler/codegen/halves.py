@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tvm import tirx
 
-from runnel.compiler.codegen.values import Expr, constant, lanes_of, vector_type
+from runnel.compiler.codegen.values import Expr, constant, lanes_of, shuffle, vector_type
 
 if TYPE_CHECKING:
     from runnel.compiler.codegen.builder import Builder
@@ -20,6 +20,9 @@ def single(b: Builder, bits: Expr) -> Expr:
     """The float32 of a float16, whose bits are uint16."""
     lanes = lanes_of(bits)
     real = vector_type("float32", lanes)
+    if b.arm and lanes % 4 == 0:  # LLVM would convert them one by one
+        words = tirx.reinterpret(vector_type("int16", lanes), bits)
+        return _by_fours(words, "llvm.arm.neon.vcvthf2fp", "float32")
     if b.halves:
         return tirx.Cast(real, tirx.reinterpret(vector_type("float16", lanes), bits))
     wide = b.let(tirx.Cast(vector_type("int32", lanes), bits))
@@ -39,6 +42,8 @@ def half(b: Builder, value: Expr) -> Expr:
     """The bits (uint16) of the float16 that is nearest to a float32."""
     lanes = lanes_of(value)
     kind = vector_type("uint16", lanes)
+    if b.arm and lanes % 4 == 0:
+        return tirx.reinterpret(kind, _by_fours(value, "llvm.arm.neon.vcvtfp2hf", "int16"))
     if b.halves:
         return tirx.reinterpret(kind, tirx.Cast(vector_type("float16", lanes), value))
     whole = vector_type("int32", lanes)
@@ -57,3 +62,11 @@ def half(b: Builder, value: Expr) -> Expr:
     found = tirx.Select(size < word(_LEAST), small, tirx.Select(size >= word(_INFINITE), special, usual))
     sign = (bits >> word(16)) & word(0x8000)
     return tirx.Cast(kind, b.let(found) | sign)
+
+
+def _by_fours(value: Expr, name: str, to: str) -> Expr:
+    """A vector converted four lanes at a time."""
+    lanes = lanes_of(value)
+    parts = [shuffle(value, range(i, i + 4)) if lanes > 4 else value for i in range(0, lanes, 4)]
+    made = [tirx.call_llvm_pure_intrin(vector_type(to, 4), name, part) for part in parts]
+    return tirx.Shuffle(made, list(range(lanes))) if lanes > 4 else made[0]

@@ -102,6 +102,11 @@ class Target:
         return self.gpu or self.arch == "aarch64" or self.has("f16c" if self.arch == "x86_64" else "fp16")
 
     @property
+    def arm(self) -> bool:
+        """Whether this is 32-bit Arm with instructions that convert float16."""
+        return self.arch == "armv7" and self.halves
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The features that a processor must report for kernels to run on it."""
         return tuple(f for f in known.REPORTED.get(self.arch, ()) if self.has(f))

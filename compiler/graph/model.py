@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from runnel.compiler.graph.contrib import in_standard_ops
 from runnel.compiler.graph.decoder.roles import inner_ports
 from runnel.compiler.graph.half import in_half, widen
+from runnel.compiler.graph.order import sort_nodes
 from runnel.compiler.graph.upgrade import convert, upgrade_to_13
 from runnel.errors import InputError
 
@@ -68,6 +69,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> Graph:
     model, name = _read(source)
     _check_names(model, name)
     opset = _check_opsets(model, name)
+    sort_nodes(model.graph)
     given = onnx.ModelProto.FromString(model.SerializeToString()) if in_half(model) else None
     in_standard_ops(model, opset)
     try:

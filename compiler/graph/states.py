@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from runnel.compiler.graph.model import Graph, Port
 from runnel.compiler.graph.time_axis import BATCH_NAMES
+
+if TYPE_CHECKING:
+    from runnel.compiler.graph.model import Graph, Port
 
 _WORDS = re.compile(r"out(put)?|new|next|updated|present|past|prev(ious)?|in(put)?|last", re.IGNORECASE)
 _KIND = re.compile(r"state|cache|hidden|buffer|memory|past|^[hc](n|\d*)$|^[hc](x|\d*)_|_[hc](n|\d*)$", re.IGNORECASE)

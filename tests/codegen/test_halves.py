@@ -20,6 +20,7 @@ LANES = 1 << 10
 CONVERSIONS = {
     "x86-64-v3": (r"vcvtph2ps\s.*%ymm", r"vcvtps2ph\s.*%ymm"),
     "x86-64-v4": (r"vcvtph2ps\s.*%zmm", r"vcvtps2ph\s.*%zmm"),
+    "armv7": (r"vcvt\.f32\.f16\s+q", r"vcvt\.f16\.f32\s+d"),
     "aarch64": (r"fcvtl2?\s+v\d+\.4s|fcvtl2?\.4s|fcvtl\s", r"fcvtn2?\s+v\d+\.[48]h|fcvtn"),
 }
 
@@ -99,8 +100,8 @@ def _run(group: Group, source: np.ndarray, to: type) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_boards_convert_vectors(name: str) -> None:
-    triple = "aarch64-linux-gnu" if name == "aarch64" else "x86_64-linux-gnu"
-    target = Target.of(triple, "cortex-a53" if name == "aarch64" else name)
+    arms = {"aarch64": ("aarch64-linux-gnu", "cortex-a53"), "armv7": ("armv7l-linux-gnueabihf", "cortex-a7")}
+    target = Target.of(*arms.get(name, ("x86_64-linux-gnu", name)))
     for pattern, (read, write) in zip(CONVERSIONS[name], ((True, False), (False, True)), strict=True):
         module, _ = module_of(target, LANES, read, write)
         assert re.search(pattern, module.lowered().inspect_source("asm")), (name, pattern)

@@ -21,7 +21,7 @@ from runnel.compiler.graph.model import load
 from runnel.compiler.graph.rotary_tables import sharpened
 from runnel.compiler.lowering.lower import lower
 from runnel.compiler.streaming.analysis import analyse
-from runnel.errors import Refused
+from runnel.errors import InputError, Refused
 from runnel.runtime import native
 
 GRAPHS = 6
@@ -134,12 +134,16 @@ def test_results_are_those_of_float64_rounded_once(tmp_path: Path) -> None:
 def test_states_that_a_model_brings_itself(tmp_path: Path) -> None:
     """They keep their type: what is carried on is rounded at every step, as the model says."""
     net = Net(6)
-    x, h = net.input([1, 6]), net.input([1, 6], "state")
+    x, h = net.input([1, 6]), net.input([1, 1, 1, 6], "conv_cache")
     new = net.op("Tanh", net.op("Add", net.op("MatMul", h, net.weight(6, 6)), x))
-    net.nodes.append(onnx.helper.make_node("Identity", [new], ["state_out"]))
+    net.nodes.append(onnx.helper.make_node("Identity", [new], ["conv_cache_out"]))
     y = net.op("Mul", new, net.const(3.0))
-    info = runnel.compile(in_half(net.model(y, "state_out")), tmp_path / "m.rnl")
-    assert info.manifest["native_refusal"] is None and info.manifest["proof"]["half"]["deviation"] == 0
+    model = in_half(net.model(y, "conv_cache_out"))
+    assert [p.dtype for p in load(model).inputs] == ["float16", "float16"]
+    info = runnel.compile(model, tmp_path / "m.rnl")
+    proof = info.manifest["proof"]
+    assert info.manifest["native_refusal"] is None and proof["half"]["deviation"] == 0
+    assert proof["limit"] == pytest.approx(0.25 * 2.0**-11)  # unlike roundings of one state
 
 
 def test_an_integer_is_rounded_as_the_model_says(check: Check) -> None:
@@ -190,6 +194,23 @@ def test_tables_of_positions_are_taken_as_they_were_before_rounding() -> None:
     cos[200] = cos[201]
     assert sharpened(cos, sin) is None and sharpened(sin, cos) is None
     assert sharpened(np.ones((20, 4), np.float16), np.zeros((20, 4), np.float16)) is not None
+
+
+def test_nodes_may_stand_in_any_order(check: Check) -> None:
+    """Converters put their casts at the end."""
+    net = Net(10)
+    x = net.input([1, 6, TIME])
+    y = net.op("Relu", net.conv(x, 6, 8, 3, pads=[2, 0]))
+    model = onnx.load_from_string(in_half(net.model(net.op("Tanh", y))))
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[::-1])
+    check(model.SerializeToString(), tolerance=TOLERANCE, lengths=(1, 5, 9), at_least=2)
+    nodes[0].input[0] = nodes[-1].output[0]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    with pytest.raises(InputError, match="topologically"):
+        load(model)
 
 
 def test_a_model_without_float16_is_left_alone() -> None:

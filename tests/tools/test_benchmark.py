@@ -12,8 +12,8 @@ import pytest
 
 from runnel.tools.benchmark import __main__ as command
 from runnel.tools.benchmark import driver, nets, page
-from runnel.tools.benchmark.case import load_case
-from runnel.tools.benchmark.contenders.base import CannotRun
+from runnel.tools.benchmark.case import Answers, load_case
+from runnel.tools.benchmark.contenders.base import CannotRun, Run
 from runnel.tools.benchmark.figures import best_peer, figures, ratios
 from runnel.tools.benchmark.harness import Entry, Settings, compete
 from runnel.tools.benchmark.prepare import prepare
@@ -144,6 +144,23 @@ def test_errors_are_counted_from_the_right_frame() -> None:
     other = codes.copy()
     other[:2, 0] = [2, 3]  # of 100 codes one is more than 2 away: a fifth of the share that is allowed
     assert error_of(other, codes, 0, 0.1) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("step", "seconds", "steps"), [(1.0, 0.05, 1), (0.1, 0.05, 3), (1e-6, 0.001, 1203)])
+def test_slow_steps_are_timed_less_often(step: float, seconds: float, steps: int) -> None:
+    class Fixed(Run):
+        made = 0
+
+        def answers(self) -> Answers:
+            return {}
+
+        def time(self, blocks: int, steps: int) -> list[float]:
+            self.made += blocks * steps
+            return [step] * blocks
+
+    run = Fixed()
+    assert set(run.turn(seconds)) == {step}
+    assert run.made == steps
 
 
 def test_ratios_are_those_of_the_same_round() -> None:

@@ -202,3 +202,24 @@ def test_boards_that_are_not_there_are_told(model: Path, tmp_path: Path, capsys:
         assert main(["tune", str(model), "-o", str(tmp_path / "log.json"), "--rpc", rpc]) == 2
         assert why in capsys.readouterr().err
     assert not (tmp_path / "log.json").exists()
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_metaschedule_is_given_the_layer_that_ours_is(frames: int) -> None:
+    import onnxruntime as ort
+    import tvm
+    from onnx import load_from_string, numpy_helper
+
+    from runnel.tools.tuning import metaschedule
+
+    model = metaschedule.layer(8, 3, 2)
+    x = np.random.default_rng(0).standard_normal((1, 8, 4 + frames)).astype(np.float32)
+    wanted = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    weight = numpy_helper.to_array(load_from_string(model).graph.initializer[0])
+    given = [x[0].T, weight.transpose(2, 1, 0), np.zeros(8), np.zeros((frames, 8))]
+    arrays = [tvm.runtime.tensor(np.ascontiguousarray(a, np.float32)) for a in given]
+    made = tvm.IRModule({"main": metaschedule.function(8, 3, 2, frames)})
+    tvm.compile(made, target=tvm.target.Target("llvm"))["main"](*arrays)
+    np.testing.assert_allclose(arrays[3].numpy(), wanted[0, :, -frames:].T, atol=1e-5)
+    rule, best = metaschedule.by_ours(8, 3, 2, frames, 2)
+    assert 0 < best <= rule

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runnel.compiler.graph.states import find_states
 from runnel.compiler.graph.time_axis import BATCH_NAMES
 from runnel.errors import InputError
 
@@ -70,11 +71,11 @@ def reads_tokens(graph: Graph) -> bool:
 
 
 def inner_ports(graph: Graph) -> set[str]:
-    """Ports of a decoder that a stream does not have: its past and the masks of its tokens."""
-    if not has_past(graph):
+    """Ports of a decoder that only carry its past on."""
+    if not has_past(graph) or (not reads_tokens(graph) and find_states(graph)):
         return set()
     pasts = _pasts(graph)
-    return {*pasts, *(role.output for role in pasts.values()), *(p.name for p in graph.inputs if MASK.search(p.name))}
+    return {*pasts, *(role.output for role in pasts.values())}
 
 
 def find_roles(graph: Graph, time_axis: Mapping[str, int] | None = None, statics: Sequence[str] = ()) -> Roles:
@@ -130,7 +131,7 @@ def _role(port: Port, readers: list[tuple[Node, int]], tokens: Port) -> Role:
         square = rank >= 2 and not (rank == 2 and _batch(port.shape[0]))
         if rank == 2 and not square:
             return Role("ones", 1)
-        if square and port.dtype in ("float32", "bool"):
+        if square and port.dtype in ("float32", "float16", "bool"):
             return Role("causal", rank - 1)
     if whole and rank <= 1 and ZERO.search(name):
         return Role("zero")
