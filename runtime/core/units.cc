@@ -10,7 +10,7 @@
 namespace runnel {
 namespace {
 
-constexpr uint64_t kReadBytes = uint64_t{1} << 15;
+constexpr uint64_t kReadBytes = uint64_t{1} << 14;
 constexpr uint64_t kRun = uint64_t{1} << 15;  // bytes of a read of several units, or more where one unit needs that
 constexpr int32_t kMostScored = 1024;         // units of a table whose slots are compared with each other
 constexpr float kRightAtFirst = 0.7f;
