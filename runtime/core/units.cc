@@ -119,7 +119,7 @@ void Units::Layout(const Program& program) {
     Pool& pool = pools_[p];
     pool.most += static_cast<int32_t>(given.units);
     if (pool.least < given.most) pool.least = given.most;
-    pool.scored &= given.units <= kMostScored;
+    pool.scored &= given.units <= kMostScored && !given.told;  // neurons: a window of those chosen last
     const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
     tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, kRightAtFirst, 0.0f, false, linked ? link : -1};
     link += linked ? static_cast<int32_t>(given.units * next.units) : 0;
