@@ -16,7 +16,7 @@ SYSTEM := qemu-aarch64:qemu-user sshd:openssh-server valgrind:valgrind
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-search bench-window bench-kv bench-llm bench-memory bench-moe bench-compile nightly coverage lint system format check-style types clean
+.PHONY: help setup demo test bench bench-search bench-window bench-kv bench-llm bench-memory bench-moe bench-sparse bench-compile nightly coverage lint system format check-style types clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -73,6 +73,9 @@ bench-kv: setup
 EXPERTS ?= build/verse_experts/verse_experts.onnx
 bench-moe: setup
 	@$(PY) -m runnel.tools.bench_experts --model $(EXPERTS) --rows build/bench/experts.json
+
+bench-sparse: setup  # SPARSE='model.onnx --predictor predictor.npz', of models/verse_wide for example
+	@$(PY) -m runnel.tools.bench_sparse $(SPARSE)
 
 bench-memory: setup
 	@$(PY) -m runnel.tools.bench_memory --rows build/bench/memory.json

@@ -4,8 +4,7 @@
 
 Every form decodes the same text with runnel-run, one token at a time and in turns, under a limit of the kernel where
 there are control groups. naive: every weight is read for every token, when it is needed. dense, exact, predicted: what
---sparse is, at half the weights; resident: with all weights in memory. The exact form must give the resident form's
-bits.
+--sparse is, at half the weights; resident: with all weights in memory. A form must give the same bits under any budget.
 """
 
 from __future__ import annotations
@@ -74,14 +73,18 @@ def least(binary: Path, bundle: Path, tokens: Path) -> int:
     return int(found[1])
 
 
-def play(binary: Path, row: Row, folder: Path, limits: Group | None) -> np.ndarray:
-    """One round of a form: its logits."""
-    bundle, out = folder / row.bundle, folder / "logits.npy"
-    forget(bundle)
-    words: list[object] = [binary, "run", bundle, "--in", folder / "tokens.npy", "--out", out, "--chunk", 1]
-    words += ["--rate", 1, "--json"]
+def command(binary: Path, row: Row, folder: Path) -> list[object]:
+    """What runs a form on the tokens, one at a time."""
+    words: list[object] = [binary, "run", folder / row.bundle, "--in", folder / "tokens.npy", "--chunk", 1]
     if row.ram:
         words += ["--ram", row.ram] + (["--io", "plain"] if row.name == "naive" else [])
+    return words
+
+
+def play(binary: Path, row: Row, folder: Path, limits: Group | None) -> None:
+    """One timed round of a form. Its logits go nowhere: pages of a file would be charged."""
+    forget(folder / row.bundle)
+    words = [*command(binary, row, folder), "--rate", 1, "--json"]
     if limits is not None and row.ram:
         done, charged = limits.run(words, int(LIMIT * row.ram))
         row.charged = max(row.charged, charged)
@@ -91,7 +94,13 @@ def play(binary: Path, row: Row, folder: Path, limits: Group | None) -> np.ndarr
         raise InputError(f"runnel-run failed ({done.returncode}): {done.stderr.strip()}")
     row.ms.append(1e3 * json.loads(done.stdout)["rtf"])
     row.mode = next((line.removeprefix("mode: ") for line in done.stderr.splitlines() if "mode:" in line), "all in RAM")
-    return np.load(out)[0]
+
+
+def answer(binary: Path, row: Row, folder: Path) -> np.ndarray:
+    """A form's logits."""
+    out = folder / "logits.npy"
+    subprocess.run([*map(str, command(binary, row, folder)), "--out", out], capture_output=True, check=True)
+    return np.asarray(np.load(out)[0])
 
 
 def main() -> None:
@@ -133,12 +142,14 @@ def main() -> None:
             limits = None
             print(f"no limit of memory: {error}")
         answers: dict[str, np.ndarray] = {}
+        for row in rows:
+            logits = answer(binary, row, folder)
+            row.perplexity = perplexity(logits, tokens)
+            if (logits != answers.setdefault(row.bundle, logits)).any():
+                raise SystemExit(f"{row.name}: other bits than with another budget")
         for _ in range(args.rounds):
             for row in rows:
-                logits = play(binary, row, folder, limits)
-                row.perplexity = perplexity(logits, tokens)
-                if (logits != answers.setdefault(row.bundle, logits)).any():
-                    raise SystemExit(f"{row.name}: other bits than with another budget")
+                play(binary, row, folder, limits)
     _print(rows, budget)
     if args.rows:
         args.rows.parent.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,12 @@ bool Decoder::ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_l
   if (!ReadRange(at, number, instruction)) return false;
   const int64_t index = Code(at + 4);
   if (!In(index, 0, header_.caches - 1)) return Fail("instruction %lld names a cache that is not there", n);
+  const Span<Instruction>& code = in_prefill_ ? program_->prefill : program_->instructions;
+  for (int32_t i = 0; i < code.size - 1; ++i) {
+    if (code[i].op == InstructionOp::kAttend && code[i].cache == index) {
+      return Fail("instruction %lld takes frames into a cache that has them already", n);
+    }
+  }
   const Cache& cache = program_->caches[index];
   const struct {
     int32_t* buffer;

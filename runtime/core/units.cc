@@ -10,7 +10,7 @@
 namespace runnel {
 namespace {
 
-constexpr uint64_t kReadBytes = uint64_t{1} << 15;
+constexpr uint64_t kReadBytes = uint64_t{1} << 14;
 constexpr uint64_t kRun = uint64_t{1} << 15;  // bytes of a read of several units, or more where one unit needs that
 constexpr int32_t kMostScored = 1024;         // units of a table whose slots are compared with each other
 constexpr float kRightAtFirst = 0.7f;
@@ -119,7 +119,7 @@ void Units::Layout(const Program& program) {
     Pool& pool = pools_[p];
     pool.most += static_cast<int32_t>(given.units);
     if (pool.least < given.most) pool.least = given.most;
-    pool.scored &= given.units <= kMostScored;
+    pool.scored &= given.units <= kMostScored && !given.told;  // neurons: a window of those chosen last
     const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
     tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, kRightAtFirst, 0.0f, false, linked ? link : -1};
     link += linked ? static_cast<int32_t>(given.units * next.units) : 0;

@@ -63,7 +63,7 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
     }
   }
   const uint64_t before = facts_.stall_ns;
-  for (int32_t i = 0; i < count; ++i) {
+  for (int32_t i = count; i-- > 0;) {  // the last first: one wait for all of them
     if (const int code = Await(units_[table.first + ids[i]].slot)) return code;
   }
   if (missing > 0) {

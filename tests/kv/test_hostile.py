@@ -27,9 +27,9 @@ POLICIES = (
 HEADER = 16
 
 
-def plan_without_kernels(model: Attention, kv: str) -> bytes:
+def plan_without_kernels(model: Attention, kv: str, hop: int = 2) -> bytes:
     """The plan, every kernel at the start of the image."""
-    plan = Planner(lower(model.graph(kv)), 2, KernelModule(Target.host())).build().plan
+    plan = Planner(lower(model.graph(kv)), hop, KernelModule(Target.host())).build().plan
     words = list(struct.unpack(f"<{len(plan) // 8}q", plan))
     at = HEADER + words[3] * 6 + words[4] * 12
     for kernel in range(words[5]):
@@ -45,6 +45,12 @@ def test_mutated_plans_and_states_never_crash(tmp_path: Path) -> None:
         for i, model in enumerate(models):
             paths.append(tmp_path / f"{len(paths)}-{i}.plan")
             paths[-1].write_bytes(plan_without_kernels(model, kv))
+    # Frames that attend together, and values inside keys.
+    others = (Attention(4, 2, 8, 4, more={"rotary": rope(4)}), Attention(4, 1, 12, 8, more={"shared": True}))
+    for kv in (*POLICIES[:2], POLICIES[3], "sink=1,window=9,keys=int8,values=int8"):
+        for i, model in enumerate(others):
+            paths.append(tmp_path / f"{len(paths)}-{i}.plan")
+            paths[-1].write_bytes(plan_without_kernels(model, kv, hop=9))
     fuzz = built(tmp_path, "fuzz_plan", ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
     done = subprocess.run([fuzz, "400", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,7 @@ class Graph:
     """Nodes and constants of one model. bias: what is added to every gate, in deviations: the lower, the fewer are
     active."""
 
-    def __init__(self, bias: float = -1.2, seed: int = 0) -> None:
+    def __init__(self, bias: float | np.ndarray = -1.2, seed: int = 0) -> None:
         self.rng, self.bias = np.random.default_rng(seed), bias
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
@@ -30,7 +30,7 @@ class Graph:
     def weight(self, inputs: int, outputs: int) -> np.ndarray:
         return (self.rng.standard_normal((inputs, outputs)) / inputs**0.5).astype(np.float32)
 
-    def linear(self, x: str, inputs: int, outputs: int, bias: float | None = None) -> str:
+    def linear(self, x: str, inputs: int, outputs: int, bias: float | np.ndarray | None = None) -> str:
         product = self.op("MatMul", x, self.const(self.weight(inputs, outputs)))
         if bias is None:
             return product
@@ -90,13 +90,22 @@ def convolutions() -> bytes:
     return g.model(g.op("Add", y, "x"), channels_first=True)
 
 
-def network(*forms: str, bias: float = -1.2) -> bytes:
+def network(*forms: str, bias: float | np.ndarray = -1.2) -> bytes:
     """Layers one after the other, each added to what it reads."""
     g = Graph(bias)
     x = "x"
     for form in forms:
         x = g.op("Add", x, FORMS[form](g, x))
     return g.model(x)
+
+
+def beside(layers: int, bias: float | np.ndarray) -> bytes:
+    """Layers with a gate that all read the input."""
+    g = Graph(bias)
+    total = "x"
+    for _ in range(layers):
+        total = g.op("Add", total, gated(g, "x"))
+    return g.model(total)
 
 
 def others() -> dict[str, bytes]:

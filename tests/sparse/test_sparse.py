@@ -58,7 +58,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sparse") / "m.rnl"
     with pytest.MonkeyPatch.context() as patch:
         for module in (split, segments):
-            patch.setattr(module, "SEGMENT_BYTES", 1 << 13)
+            patch.setattr(module, "SEGMENT_BYTES", 1 << 14)
         compiled(path, network(*THREE), sparse="exact")
     return path
 
@@ -125,17 +125,16 @@ def active_neurons(x: np.ndarray) -> list[list[np.ndarray]]:
 
 
 def runs(neurons: list[int], rows: int) -> list[int]:
-    """Bytes of the reads that bring neurons: ``rows`` rows of 48 float32 each, a read of at most 32 KiB of pages.
-
-    The table is smaller than what pays to be read between two neurons.
-    """
-    size, found = rows * 192, []
+    """Bytes of the reads that bring neurons: ``rows`` rows of 48 float32 each. A read has at most 32 KiB of pages, and
+    at most 16 KiB between two neurons that it brings."""
+    size, found, last = rows * 192, [], 0
     for n in sorted(neurons):
         first, end = n * size // 4096 * 4096, -(-(n + 1) * size // 4096) * 4096
-        if found and end - found[-1][0] <= 1 << 15:
+        if found and end - found[-1][0] <= 1 << 15 and n * size - last <= 1 << 14:
             found[-1] = (found[-1][0], end)
         else:
             found.append((first, end))
+        last = (n + 1) * size
     return [end - first for first, end in found]
 
 

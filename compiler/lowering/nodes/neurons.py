@@ -20,6 +20,8 @@ UNIT_ALIGN = 64  # bytes
 PARTS = 4
 """In which a list of neurons is gone through, so that memory need not have room for all of a layer's at once."""
 LEAST_PART = 256
+UNKNOWN = (0,) * 9
+"""What a window misses, where nobody looked."""
 
 
 @lowers(FeedForward)
@@ -45,7 +47,7 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
     gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
     biases = [gate_bias if node.predicted else None, up_bias]
     most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
-    units_ = Table(node.name, neurons, most, table, low.graph.misses.get(node.name, ()))
+    units_ = Table(node.name, neurons, most, table, low.graph.misses.get(node.name, UNKNOWN))
     total: View | np.ndarray | None = node.down_bias
     for begin in range(0, neurons, most):
         part, name = found, f"/{begin}"

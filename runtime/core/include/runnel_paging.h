@@ -44,7 +44,7 @@ typedef struct rn_budget rn_budget;
 // program needs, the states of `streams` streams among it, and `elsewhere` bytes that the caller needs besides.
 // patience_us: how long a read may take before `slow` (an rn_slow) says what to do; 0: any time. budget: one that the
 // program shares, with its priority, instead of `ram`; null: its own. units: an rn_units; ahead: an rn_ahead.
-// read_bytes: how many bytes storage reads in the time that one more read takes (flash-bench tells); 0: 32 KiB.
+// read_bytes: how many bytes storage reads in the time that one more read takes (flash-bench tells); 0: 16 KiB.
 typedef struct rn_paging {
   const char* path;
   uint64_t offset;
