@@ -126,9 +126,13 @@ class Reference:
             weights = []
             for g in range(group):
                 row = h * group + g
-                query = turned(q[row].astype(np.float64), node.rotary, own)
+                plain = q[row].astype(np.float64)
+                query = turned(plain, node.rotary, own)
                 scores = np.array(
-                    [self._score(row, query, own, s, rank) for s, rank in zip(head.slots, ranks, strict=True)]
+                    [
+                        self._score(row, self._nearer(plain, query, own, s, rank), own, s, rank)
+                        for s, rank in zip(head.slots, ranks, strict=True)
+                    ]
                 )
                 w = self._softmax(row, scores)
                 weights.append(w)
@@ -153,6 +157,14 @@ class Reference:
             return [s.at for s in head.slots]
         order = sorted(s.position for s in head.slots)
         return [(order.index(s.position),) for s in head.slots]
+
+    def _nearer(
+        self, plain: np.ndarray, query: np.ndarray, own: Sequence[int], slot: Slot, at: Sequence[int]
+    ) -> np.ndarray:
+        """The query as a slot sees it whose key was turned to its own position before it was rounded."""
+        if slot.code is None or self.spec.positions != "contiguous":
+            return query
+        return turned(plain, self.node.rotary, (slot.position + own[0] - at[0],))
 
     def _score(self, row: int, query: np.ndarray, own: Sequence[int], slot: Slot, at: Sequence[int]) -> float:
         node = self.node

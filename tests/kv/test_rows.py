@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not native.LIBRARY.exists(), reason="needs the n
 CHUNKS = (16, 1, 16, 3, 16, 9, 15)
 POLICIES = (
     "full=96", "sink=2,window=21", "sink=3,window=18,positions=contiguous", "window=5", "heavy=9,window=14",
-    "retain=r,budget=9,window=12,sink=2", "snap=12,window=18,observe=5,keys=int8,values=int4", "external=96",
+    "retain=r,budget=9,window=12,sink=2", "window=17,keys=float16,values=float16",
+    "snap=12,window=18,observe=5,keys=int8,values=int4", "external=96",
     "sink=1,window=20,vision=9,keys=int4,values=int8", "sink=2,window=19,spare=20",
 )  # fmt: skip
 

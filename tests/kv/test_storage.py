@@ -53,6 +53,15 @@ def test_one_large_feature_does_not_drown_the_others(storage: str, bound: float)
     assert np.sqrt(np.mean((got - wanted) ** 2) / np.mean(wanted**2)) < bound
 
 
+@pytest.mark.parametrize("storage", ["keys=float16,values=float16", "keys=int8,values=int4"])
+def test_codes_with_positions_counted_among_what_is_kept(storage: str) -> None:
+    for name in ("narrow", "latent"):
+        model, kv = MODELS[name], f"sink=3,window=20,positions=contiguous,{storage}"
+        x = model.inputs(50, 5)
+        got = streamed(model.program(kv).stream(position=2**24 - 8), x, (9, 4))
+        assert deviation(got, expected(model, kv, x, 2**24 - 8)[0]) < 1e-4
+
+
 def test_latent_values_are_stored_once() -> None:
     """Of 72 features 64 are values: a token takes 72 floats and what says which token it is."""
     model = Attention(10, 1, 72, 64, more={"rotary": rope(4, start=64), "scale": 0.15, "shared": True})
