@@ -80,15 +80,16 @@ class Builder:
 
     fused: whether the machine rounds a product and a sum once. rounds: whether it has instructions that round to whole
     numbers, and converts: whether those make integers. wide: whether it divides and converts int64. halves: whether it
-    converts float16, and arm: by instructions of 32-bit Arm that have to be named.
+    converts float16, and arm: by instructions of 32-bit Arm that have to be named. saturates: whether it has 64-bit
+    Arm's instructions that round to int32 and narrow within range.
     """
 
     def __init__(
         self, fused: bool = True, rounds: bool = True, wide: bool = True, converts: bool = True, halves: bool = True,
-        arm: bool = False,
+        arm: bool = False, saturates: bool = False,
     ) -> None:  # fmt: skip
         self.fused, self.rounds, self.wide, self.converts = fused, rounds, wide, rounds and converts
-        self.halves, self.arm = halves, arm
+        self.halves, self.arm, self.saturates = halves, arm, saturates
         self._in_half: set[Any] = set()
         self._blocks: list[list[Any]] = [[]]
         self._pointers: list[Any] = []
@@ -309,9 +310,18 @@ class Builder:
     def whole(self, value: Expr) -> Expr:
         """float32 that is known to fit rounded half to even to int32."""
         kind = vector_type("int32", lanes_of(value))
+        if self.saturates and lanes_of(value) % 4 == 0:
+            return self.by_parts(value, 4, lambda part: pure("int32x4", "llvm.aarch64.neon.fcvtns", part))
         if not self.converts:
             return tirx.Cast(kind, self.intrinsic("llvm.roundeven", value))
         return pure(kind, "llvm.lrint", value)
+
+    def by_parts(self, value: Expr, lanes: int, of: Callable[[Expr], Expr]) -> Expr:
+        """``of`` each part of so many lanes, put together again."""
+        first = range(0, lanes_of(value), lanes)
+        made = [self.let(of(shuffle(value, range(i, i + lanes)))) for i in first]
+        count = sum(lanes_of(part) for part in made)
+        return self.let(tirx.Shuffle(made, list(range(count)))) if len(made) > 1 else made[0]
 
     def _product_and_sum(self, a: Expr, b: Expr, c: Expr) -> Expr:
         """``a * b + c`` in float64 with the errors of the product and of the sum put back (Dekker, Knuth)."""

@@ -12,7 +12,7 @@ import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen.arithmetic import Arithmetic
-from runnel.compiler.codegen.builder import Expr, constant, int32, splat
+from runnel.compiler.codegen.builder import Expr, constant, int32, lanes_of, shuffle, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
 from runnel.compiler.codegen.dots import EIGHT, Dots
 from runnel.compiler.codegen.groups import Narrow, is_narrow
@@ -38,6 +38,8 @@ class Filters(Codes):
         self.groups = -(-len(column) // size)
         full = np.zeros((self.groups * size, w.shape[2], self.pitch), dots.dtype)
         full[: len(column), :, : self.outputs] = column
+        # Arm's vectors have four lanes, and sixteen codes of one place.
+        self.together = LANES // self.lanes if context.target.arch == "aarch64" else 1
         packed = full.reshape(self.groups, size, w.shape[2], self.pitch).transpose(2, 0, 3, 1)
         self.memory = context.constant((id(node), "w"), packed)
 
@@ -47,8 +49,9 @@ class Filters(Codes):
     def emit(self) -> None:
         """All rows, positions and channels."""
         b = self.b
-        spare = self.context.target.registers - self.axes[-1].taps * self.groups - 4
-        most = min(max(spare // 2, 2), 8)
+        each = self.axes[-1].taps * self.groups * self.together
+        spare = self.context.target.registers - each - 4
+        most = min(max(spare // (2 if self.together == 1 else self.together + 1), 2), 8)
         with b.loop(self.context.rows, "row") as row:
             self.context.row = row
             for tile, (checked, ranges) in product(cut(self.axes[-1], most), self._outer_ranges()):
@@ -76,12 +79,16 @@ class Filters(Codes):
         at = self.inner_at(start, int32(0))
         bases = [(b.let(offset + at), valid) for offset, valid in rows]
         vectors = self.wide_vectors(self.outputs)
-        whole = [v for v in vectors if v[2] == self.lanes]
-        with b.loop(len(whole), "c") as c:
-            if whole:
-                self._vector(bases, outer, start, tile, c * self.lanes, self.lanes, self.lanes)
-        for first, lanes, real in vectors[len(whole) :]:
-            self._vector(bases, outer, start, tile, int32(first), lanes, real)
+        done = 0
+        for together in dict.fromkeys((self.together, 1)):
+            count = sum(v[2] == self.lanes for v in vectors[done:]) // together
+            with b.loop(count, "c") as c:
+                if count:
+                    channel = c * (together * self.lanes) + done * self.lanes
+                    self._vectors(bases, outer, start, tile, channel, self.lanes, [self.lanes] * together)
+            done += count * together
+        for first, lanes, real in vectors[done:]:
+            self._vectors(bases, outer, start, tile, int32(first), lanes, [real])
 
     def _places(self, outer: list[Expr], checked: bool) -> list[tuple[Expr, Expr | None]]:
         """Where the frame or row of every tap and outer place begins, and what must hold for it to be inside."""
@@ -99,36 +106,60 @@ class Filters(Codes):
             found.append((b.let(offset), None if valid is None else b.let(valid)))
         return found
 
-    def _vector(
+    def _vectors(
         self, rows: list[tuple[Expr, Expr | None]], outer: list[Expr], start: Expr, tile: Tile, channel: Expr,
-        lanes: int, real: int,
+        lanes: int, real: list[int],
     ) -> None:  # fmt: skip
+        """Neighbouring vectors of so many ``real`` channels each."""
         b, inner, size = self.b, self.axes[-1], self.dots.size
-        totals = [b.local("int32", lanes) for _ in range(tile.size)]
-        self.begin(channel, lanes, totals)
+        vectors = range(len(real))
+        totals = [[b.local("int32", lanes) for _ in vectors] for _ in range(tile.size)]
+        for v in vectors:
+            self.begin(channel + v * lanes, lanes, [row[v] for row in totals])
         uses: dict[int, list[tuple[int, int]]] = {}
         for p, n in product(range(tile.size), range(inner.taps)):
             uses.setdefault(p * inner.in_step + n * inner.step, []).append((p, n))
         weights = {}
-        for n, group in product(range(inner.taps), range(self.groups)):
-            at = ((n * self.groups + group) * self.pitch + channel) * size
-            weights[n, group] = b.let(b.load_vector(self.memory, at, size * lanes))
-        order = [i * lanes + lane for lane, i in product(range(lanes), range(size))]
+        for n, group, v in product(range(inner.taps), range(self.groups), vectors):
+            at = ((n * self.groups + group) * self.pitch + channel + v * lanes) * size
+            weights[n, group, v] = b.let(b.load_vector(self.memory, at, size * lanes))
+        width = len(real) * lanes
         padding = constant(self.zero_code, str(self.x.value.dtype), size * lanes)
         for column, readers in uses.items():
             inside = tile.inside is None or readers[0][0] in tile.inside[readers[0][1]]
-            parts = [self._load(row, channel + column * self.place_step, lanes, real) for row in rows] if inside else []
+            at = channel + column * self.place_step
+            parts = [self._load(row, at, width, sum(real)) for row in rows] if inside else []
             parts += parts[-1:] * (-len(parts) % size)
             for group in range(self.groups):
-                mixed = padding
+                mixed = [padding] * len(real)
                 if inside:
-                    mixed = b.let(tirx.Shuffle(parts[group * size : (group + 1) * size], order))
-                codes = self.dots.lanewise(mixed)
-                for p, n in readers:
-                    total = b.load_vector(totals[p], 0, lanes)
-                    b.store_vector(totals[p], 0, self.dots.add(codes, weights[n, group], total))
-        for p, total in enumerate(totals):
-            self.store([*outer, start + p], channel, b.load_vector(total, 0, lanes), real)
+                    mixed = self._mixed(parts[group * size : (group + 1) * size], lanes)
+                for v, codes in enumerate(map(self.dots.lanewise, mixed)):
+                    for p, n in readers:
+                        total = b.load_vector(totals[p][v], 0, lanes)
+                        b.store_vector(totals[p][v], 0, self.dots.add(codes, weights[n, group, v], total))
+        for p, row in enumerate(totals):
+            made = [(v * lanes, real[v], b.load_vector(total, 0, lanes)) for v, total in enumerate(row)]
+            self.store_all([*outer, start + p], channel, made)
+
+    def _mixed(self, parts: list[Expr], lanes: int) -> list[Expr]:
+        """The parts' codes side by side for each channel, in vectors of ``lanes`` channels."""
+        b, width = self.b, lanes_of(parts[0])
+        if width == lanes:
+            return [b.let(tirx.Shuffle(parts, [i * lanes + k for k, i in product(range(lanes), range(len(parts)))]))]
+        step = lanes * len(parts)
+        return [b.let(shuffle(v, range(i, i + step))) for v in self._zipped(parts) for i in range(0, width, step)]
+
+    def _zipped(self, parts: list[Expr]) -> list[Expr]:
+        """The elements of all parts in turns, in as many vectors."""
+        if len(parts) == 1:
+            return parts
+        found, width = [], lanes_of(parts[0])
+        for pair in zip(self._zipped(parts[::2]), self._zipped(parts[1::2]), strict=True):
+            for first in (0, width // 2):
+                order = [k + i * width for k in range(first, first + width // 2) for i in range(2)]
+                found.append(self.b.let(tirx.Shuffle(list(pair), order)))
+        return found
 
     def _load(self, row: tuple[Expr, Expr | None], at: Expr, lanes: int, real: int) -> Expr:
         """Codes of ``lanes`` channels, of which ``real`` lie in memory; the zero point outside of the image."""

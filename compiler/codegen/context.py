@@ -75,7 +75,10 @@ class Context:
         self._tuning = tuning or Tuning()
         self.rows = rows
         self.row: Expr = tirx.IntImm("int32", 0)
-        self.b = Builder(target.fused, target.rounds, target.wide, not target.gpu, target.halves, target.arm)
+        narrows = target.arch == "aarch64"
+        self.b = Builder(
+            target.fused, target.rounds, target.wide, not target.gpu, target.halves, target.arm, narrows
+        )  # fmt: skip
         self.args: list[Arg] = []
         self._params: list[Any] = []
         self._constants: dict[Any, Buffer] = {}

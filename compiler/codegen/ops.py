@@ -14,7 +14,7 @@ from tvm import tirx
 
 from runnel.compiler.codegen import angles, wide
 from runnel.compiler.codegen import math as m
-from runnel.compiler.codegen.builder import Builder, Expr, constant, dtype_of, lanes_of, vector_type
+from runnel.compiler.codegen.builder import Builder, Expr, constant, dtype_of, lanes_of, pure, shuffle, vector_type
 from runnel.compiler.codegen.errors import Unsupported
 
 Attrs = dict[str, Any]
@@ -111,7 +111,7 @@ def _quantize(b: Builder, x: Expr, a: Attrs) -> Expr:
     """x rounded half to even, plus ``zero``, within the range of the type ``to``; NaN becomes the lowest code."""
     zero, kind = int(a["zero"]), str(a["to"])
     if a.get("bounded"):
-        return _narrowed(b, b.let(b.whole(x)), zero, kind)
+        return _narrowed(b, b.let(b.whole(x)), zero, kind, a.get("least"))
     low, high = (float(v - zero) for v in (np.iinfo(kind).min, np.iinfo(kind).max))
     x = b.let(tirx.Select(x > m.like(x, low), x, m.like(x, low)))
     x = b.let(tirx.Select(x < m.like(x, high), x, m.like(x, high)))
@@ -119,13 +119,39 @@ def _quantize(b: Builder, x: Expr, a: Attrs) -> Expr:
     return b.let(tirx.Cast(vector_type(kind, lanes_of(x)), code + m.like(code, zero)))
 
 
-def _narrowed(b: Builder, code: Expr, zero: int, kind: str) -> Expr:
-    """An int32 plus ``zero``, within the range of the type ``kind``."""
+def _narrowed(b: Builder, code: Expr, zero: int, kind: str, least: int | None) -> Expr:
+    """An int32 plus ``zero``, within the range of the type ``kind``, and not below ``least``."""
+    limits = np.iinfo(kind)
+    least = None if least is None or least <= limits.min else least
+    if b.saturates and lanes_of(code) % 4 == 0:
+        return _saturated(b, code, zero, kind, least)
     # Else LLVM adds after it has cut to the range, and no longer sees an instruction that narrows and cuts at once.
     code = b.let(b.fence(code + m.like(code, zero))) if zero else code
-    low, high = (m.like(code, int(v)) for v in (np.iinfo(kind).min, np.iinfo(kind).max))
+    if least is not None:
+        code = b.let(b.fence(tirx.Select(code < m.like(code, least), m.like(code, least), code)))
+    low, high = (m.like(code, int(v)) for v in (limits.min, limits.max))
     code = tirx.Select(code < low, low, code)
     return b.let(tirx.Cast(vector_type(kind, lanes_of(code)), tirx.Select(code > high, high, code)))
+
+
+def _saturated(b: Builder, code: Expr, zero: int, kind: str, least: int | None) -> Expr:
+    """The same by 64-bit Arm's narrowing instructions: to 16 bits, where ``zero`` is added, then to 8."""
+    lanes = lanes_of(code)
+    narrow = "llvm.aarch64.neon.sqxtun" if kind == "uint8" else "llvm.aarch64.neon.sqxtn"
+    halves = b.by_parts(code, 4, lambda part: pure("int16x4", "llvm.aarch64.neon.sqxtn", part))
+    if lanes == 4:
+        halves = tirx.Shuffle([halves, halves], list(range(8)))
+
+    def last(part: Expr) -> Expr:
+        if zero:
+            part = pure("int16x8", "llvm.sadd.sat", part, constant(zero, "int16", 8))
+        if least is not None:
+            part = b.let(part)
+            part = tirx.Select(part < constant(least, "int16", 8), constant(least, "int16", 8), part)
+        return tirx.reinterpret(f"{kind}x8", pure("int8x8", narrow, b.let(part)))
+
+    codes = b.by_parts(halves, 8, last)
+    return b.let(shuffle(codes, range(4))) if lanes == 4 else codes
 
 
 def _plain(function: Callable[[Builder, Expr], Expr]) -> Callable[[Builder, Expr, Attrs], Expr]:

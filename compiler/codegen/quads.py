@@ -17,12 +17,12 @@ from math import prod
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen.arithmetic import Arithmetic
+from runnel.compiler.codegen.arithmetic import CODES, Arithmetic
 from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.dots import Dots
 from runnel.compiler.codegen.images import Image, Tile, cut
-from runnel.compiler.codegen.memory import round_up
+from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.totals import Totals, totals
 from runnel.compiler.codegen.window import Axis
 from runnel.compiler.lowering.frame import FrameNode
@@ -93,6 +93,24 @@ class Codes(Image):
         part = self.added(number, place, channel, lanes)
         for total in totals:
             self.b.store_vector(total, 0, self.b.load_vector(total, 0, lanes) + part)
+
+    def store_all(self, q: Sequence[Expr], channel: Expr, values: Sequence[tuple[int, int, Expr]]) -> None:
+        """The epilogue and the store of neighbouring vectors at a position: (first channel, real elements, sums).
+
+        Codes of several whole vectors are narrowed and stored together.
+        """
+        most = LANES // self.lanes if self.context.group.output.dtype in CODES else 1
+        left = list(values)
+        while left:
+            first, real, value = left[0]
+            count = 1
+            while 2 * count <= min(most, len(left)) and all(v[1] == self.lanes for v in left[: 2 * count]):
+                count *= 2
+            if count > 1:
+                value = self.b.let(tirx.Shuffle([v[2] for v in left[:count]], list(range(count * self.lanes))))
+                real = count * self.lanes
+            self.store(q, channel + first, value, real)
+            left = left[count:]
 
     def window(
         self, q: Sequence[Expr], inside: Callable[[Expr, Expr], None], outside: Callable[[Expr], None]
@@ -194,8 +212,8 @@ class Dense(Codes):
 
         self.window(outer, inside, outside)
         for p in range(tile.size):
-            for j, (first, _, real) in enumerate(vectors):
-                self.store([*outer, start + p], channel + first, sums.at(p, j), real)
+            made = [(first, real, sums.at(p, j)) for j, (first, _, real) in enumerate(vectors)]
+            self.store_all([*outer, start + p], channel, made)
 
     def _take_back(
         self, number: Expr, place: int, channel: Expr, vectors: Vectors, sums: Totals, positions: Sequence[int]

@@ -17,16 +17,22 @@ UNKNOWN = float("inf")
 
 
 def with_ranges(nodes: Sequence[FrameNode]) -> tuple[FrameNode, ...]:
-    """The nodes; those that quantise what is known to be small say so (``bounded``)."""
+    """The nodes. Those that quantise what is known to be small say so (``bounded``), and take the place of a relu: then
+    codes are not below ``least``, the zero point."""
     sizes: dict[FrameValue, float] = {}
-    marked = []
+    made: dict[FrameValue, FrameNode] = {}
     for node in nodes:
-        size = _size(node, sizes)
-        sizes[node.output] = size
-        if node.op == "quantize" and _of(node.inputs[0], sizes) <= LARGEST:
-            node = replace(node, attrs=node.attrs | {"bounded": True})
-        marked.append(node)
-    return tuple(marked)
+        sizes[node.output] = _size(node, sizes)
+        x = node.inputs[0] if node.inputs else None
+        if node.op == "quantize" and _of(x, sizes) <= LARGEST:
+            attrs, before = node.attrs | {"bounded": True}, made.get(x) if isinstance(x, FrameValue) else None
+            if before is not None and before.op == "relu" and sum(v is x for n in nodes for v in n.inputs) == 1:
+                node = replace(node, inputs=before.inputs)
+                attrs["least"] = int(attrs["zero"])
+                del made[before.output]
+            node = replace(node, attrs=attrs)
+        made[node.output] = node
+    return tuple(made.values())
 
 
 def _of(operand: Any, sizes: dict[FrameValue, float]) -> float:

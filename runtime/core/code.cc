@@ -249,7 +249,7 @@ bool Decoder::ReadOperand(int64_t at, int64_t number, const Instruction& instruc
   operand.buffer = static_cast<int32_t>(id);
   operand.stride = stride;
   operand.offset = offset;
-  operand.taps = taps;
+  operand.taps = static_cast<int32_t>(taps);
   operand.dilation = dilation;
   return true;
 }

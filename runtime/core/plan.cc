@@ -19,7 +19,8 @@ constexpr int64_t kFloat32 = 1;                 // ONNX's number
 
 template <typename T>
 size_t Place(size_t& at, int64_t count) {
-  size_t start = (at + 15) & ~size_t{15};
+  constexpr size_t kAlign = alignof(T) < 16 ? 16 : alignof(T);
+  size_t start = (at + kAlign - 1) & ~(kAlign - 1);
   at = start + sizeof(T) * static_cast<size_t>(count);
   return start;
 }
@@ -243,18 +244,18 @@ bool Decoder::ReadBuffers() {
     }
     program_->buffers[i] = {static_cast<Space>(space),
                             static_cast<int32_t>(made),
-                            static_cast<int32_t>(length),
-                            static_cast<uint32_t>(fill),
                             base,
                             frame_bytes,
                             slots,
                             margin,
+                            Divider::Of(slots),
+                            static_cast<uint32_t>(fill),
+                            static_cast<int32_t>(length),
                             lead,
                             init_offset,
                             init_frames,
                             tail > 0,
-                            -1,
-                            Divider::Of(slots)};
+                            -1};
   }
   return true;
 }

@@ -67,17 +67,20 @@ struct Clock {
 
 enum class Space : int32_t { kState = 1, kScratch = 2 };
 
-struct Buffer {
+// What every step reads of buffers, operands and instructions lies together: their weights leave them little of the
+// nearest cache.
+struct alignas(64) Buffer {
   Space space;
-  int32_t made, length;  // clocks
-  uint32_t fill;         // float32 bits
+  int32_t made;  // a clock
   int64_t base;
   int64_t frame_bytes;
   int64_t slots, margin;
+  Divider ring;
+  uint32_t fill;   // float32 bits
+  int32_t length;  // a clock
   int64_t lead, init_offset, init_frames;
   bool tail;
   int32_t last_writer;  // index of a top-level instruction, -1: an input or nothing
-  Divider ring;
 };
 
 enum class OperandKind : int32_t {
@@ -95,9 +98,12 @@ enum class OperandKind : int32_t {
 struct Operand {
   OperandKind kind;
   int32_t buffer;  // of kFrame: the length clock
-  int64_t weights_offset;
-  int64_t stride, offset, taps, dilation;  // of kOut: offset and dilation are where in a frame, and how many bytes;
-                                           // of kWeights: offset is how many bytes
+  union {
+    int64_t weights_offset;  // of kWeights; offset is how many bytes
+    int64_t stride;
+  };
+  int64_t offset, dilation;  // of kOut: where in a frame, and how many bytes
+  int32_t taps;
   // Of kUnits: the table; buffer is that of its slots, taps which of the chosen, -1 for where all slots begin, offset
   // where in the unit.
   int32_t table;
@@ -122,23 +128,24 @@ struct Entry {
   int64_t macs;
 };
 
-struct Instruction {
+struct alignas(64) Instruction {
   InstructionOp op;
   int32_t guard = -1;    // the SKIP_IF that it runs under, -1: none
   int32_t made, length;  // clocks
   int32_t work;          // its number among calls and copies
   // CALL
   Entry kernel;
-  Entry kernel_rows;  // no code: none
-  int64_t rows;
-  Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
-  int32_t rows_apart;
-  bool shared;  // whether workers may share a call: it has a kShare operand
-  bool plain;   // a CALL whose operands are all of kWeights, kIn, kRun and kOut
   int32_t first_operand, operands, arguments;
   // REPEAT
   int32_t body;
   bool together;  // also of a CALL: whether a kernel for rows apart is called
+  // CALL
+  bool shared;        // whether workers may share a call: it has a kShare operand
+  bool plain;         // a CALL whose operands are all of kWeights, kIn, kRun and kOut
+  Entry kernel_rows;  // no code: none
+  int64_t rows;
+  Entry kernel_apart;  // for rows that lie apart, such as those of several streams; no code: none
+  int32_t rows_apart;
   // COPY
   int32_t source, target, source_length;
   int64_t offset;

@@ -134,6 +134,29 @@ def test_matrices_of_codes_for_rows_of_a_step(tmp_path: Path) -> None:
     assert len(re.findall(r"\bsdot\s", disassembled(module, kernel.variants[1], tmp_path))) >= 8
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_a_relu_before_a_code_is_its_lowest(kind: str, tmp_path: Path) -> None:
+    """The relu goes, and codes of 64-bit Arm are narrowed by its own instructions, sixteen at a time."""
+    c, wanted = conv_case(5, CONVS[5], kind, 3)
+    scaled = c.group.nodes[-1]
+    small, above = (value(name, scaled.output.shape) for name in ("small", "above"))
+    scale, limits = np.full((1,), 2e-3, np.float32), np.iinfo(kind)
+    rest = [FrameNode("mul", (scaled.output, scale), small), FrameNode("relu", (small,), above)]
+    code = value("code", small.shape, kind)
+    for zero in (int(limits.min), 5):
+        nodes = [*c.group.nodes, *rest, FrameNode("quantize", (above,), code, {"zero": zero, "to": kind})]
+        made = case("relu", nodes, c.frames, dict.fromkeys(c.frames, (1, True, 1)))
+        one, many = Runner([made]).run(made)
+        codes = np.clip(np.rint(np.maximum(wanted * scale, 0)) + zero, limits.min, limits.max)
+        np.testing.assert_array_equal(one, codes.astype(kind))
+        assert one.tobytes() == many.tobytes()
+        module = KernelModule(kernel_target(targets.load("rpi5")))
+        text = disassembled(module, module.add(made.group).variants[1], tmp_path)
+        narrow = r"\bsqxtun\s" if kind == "uint8" else r"\bsqxtn2\s"
+        assert re.search(narrow, text) and "fcvtns" in text and not re.search(r"\b(frintx|fcmlt|fmax)\s", text)
+        assert bool(re.search(r"\bsmax\s", text)) == (zero == 5)
+
+
 def test_eight_bits_are_narrowed_at_once(tmp_path: Path) -> None:
     """Sums of codes are rounded without care for what no int32 holds: they are known to be small."""
     c, _ = conv_case(5, CONVS[5], "int8", 3)

@@ -125,7 +125,7 @@ def codes(kind: str) -> bytes:
         return bytes(net.model(y, dtypes={y: "int8"}))
     net = QuantisedNet(4, kind)
     x = net.source([1, 3, TIME, 11])
-    h = net.qconv(x, 3, 20, [3, 3], pads=[2, 1, 0, 1])
+    h = net.qconv(x, 3, 20, [3, 3], pads=[2, 1, 0, 1], relu=True)
     h = net.qconv(h, 20, 20, [3, 3], group=20, pads=[2, 1, 0, 1])
     h = net.qconv(h, 20, 24, [1, 1])
     y = net.qconv(h, 24, 8, [1, 11])
