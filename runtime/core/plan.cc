@@ -19,8 +19,7 @@ constexpr int64_t kFloat32 = 1;                 // ONNX's number
 
 template <typename T>
 size_t Place(size_t& at, int64_t count) {
-  constexpr size_t kAlign = alignof(T) < 16 ? 16 : alignof(T);
-  size_t start = (at + kAlign - 1) & ~(kAlign - 1);
+  size_t start = (at + 63) & ~size_t{63};
   at = start + sizeof(T) * static_cast<size_t>(count);
   return start;
 }
