@@ -5,7 +5,7 @@ from __future__ import annotations
 from runnel.compiler.codegen.target import Target
 
 _MOST_VECTORS = 4
-_FEWEST_ROWS, _MOST_ROWS = 4, 16
+_FEWEST_ROWS, _MOST_ROWS = 2, 16
 _PAIRS_ASIDE = 6  # registers for the codes of pairs of rows
 _CHAINS = 8
 """Sums that must be under way to hide how long one takes."""
