@@ -85,6 +85,9 @@ bool Decoder::ReadCache(int64_t number, Cache& cache) {
       (word(6) == 0 && (block != 1 || value_dim > key_dim || word(5) == 4))) {
     return Fail("cache %lld has an impossible layout", n);
   }
+  if (program_->rules.family == Family::kMerge && (word(5) != 32 || (word(6) != 0 && word(6) != 32))) {
+    return Fail("cache %lld would round what it merges", n);
+  }
   cache.heads = static_cast<int32_t>(heads);
   cache.kv_heads = static_cast<int32_t>(kv_heads);
   cache.key_dim = static_cast<int32_t>(key_dim);

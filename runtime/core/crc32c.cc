@@ -9,6 +9,7 @@
 #include <sys/auxv.h>
 #endif
 
+#include "crc32c.h"
 #include "runnel.h"
 
 namespace runnel {
@@ -63,17 +64,10 @@ uint32_t ByTables(const uint8_t* p, size_t n, uint32_t crc) {
 RN_CRC_TARGET inline uint64_t Eight(uint64_t crc, uint64_t word) { return __builtin_ia32_crc32di(crc, word); }
 RN_CRC_TARGET inline uint32_t One(uint32_t crc, uint8_t byte) { return __builtin_ia32_crc32qi(crc, byte); }
 
-// Asked once: under a hypervisor the question takes as long as the sum of a page.
 bool HasInstruction() {
-  static int8_t known = 0;
-  int8_t found = __atomic_load_n(&known, __ATOMIC_RELAXED);
-  if (!found) {
-    uint32_t a = 1, b = 0, c = 0, d = 0;
-    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    found = (c >> 20) & 1 ? 1 : -1;
-    __atomic_store_n(&known, found, __ATOMIC_RELAXED);
-  }
-  return found > 0;
+  uint32_t a = 1, b = 0, c = 0, d = 0;
+  __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  return (c >> 20) & 1;
 }
 
 #elif defined(__aarch64__) && defined(__linux__) && defined(__GNUC__)
@@ -162,12 +156,23 @@ RN_CRC_TARGET uint32_t ByInstruction(const uint8_t* p, size_t n, uint32_t crc) {
 #endif
 
 }  // namespace
+
+#ifdef RN_CRC_INSTRUCTION
+Crc32c::Crc32c() : instruction_(HasInstruction()) {}
+
+uint32_t Crc32c::operator()(const void* bytes, size_t n, uint32_t crc) const {
+  const auto* p = static_cast<const uint8_t*>(bytes);
+  return instruction_ ? ~ByInstruction(p, n, ~crc) : ~ByTables(p, n, ~crc);
+}
+#else
+Crc32c::Crc32c() : instruction_(false) {}
+
+uint32_t Crc32c::operator()(const void* bytes, size_t n, uint32_t crc) const {
+  static_cast<void>(instruction_);
+  return ~ByTables(static_cast<const uint8_t*>(bytes), n, ~crc);
+}
+#endif
+
 }  // namespace runnel
 
-extern "C" uint32_t rn_crc32c(const void* bytes, size_t n, uint32_t crc) {
-  const auto* p = static_cast<const uint8_t*>(bytes);
-#ifdef RN_CRC_INSTRUCTION
-  if (runnel::HasInstruction()) return ~runnel::ByInstruction(p, n, ~crc);
-#endif
-  return ~runnel::ByTables(p, n, ~crc);
-}
+extern "C" uint32_t rn_crc32c(const void* bytes, size_t n, uint32_t crc) { return runnel::Crc32c()(bytes, n, crc); }

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "budget.h"
+#include "crc32c.h"
 #include "plan.h"
 #include "runnel_paging.h"
 #include "step.h"
@@ -135,6 +136,7 @@ class Pager {
   int32_t late_row_ = -1;  // the ticket of a row that was given up and still comes
 
   Storage storage_;
+  Crc32c sum_;
   Units units_;
   uint64_t file_offset_ = 0, used_ = 0, own_ = 0, stalled_ = 0;
   uint64_t fixed_ = 0, passing_ = 0;  // bytes that any budget has, and that pass or are pinned

@@ -48,7 +48,7 @@ int Pager::Await(Coming& coming) {
     return code;
   }
   const uint8_t* at = Memory(segment, coming.slot);
-  if (rn_crc32c(at, segment.bytes, 0) != segment.crc) {
+  if (sum_(at, segment.bytes) != segment.crc) {
     coming.ticket = -1;
     return Fail(segment.offset, 0);
   }
@@ -289,7 +289,7 @@ const uint8_t* Pager::Row(int64_t block_offset, int64_t inside) {
     if (ticket_used_[ticket]) late_row_ = ticket;
     return nullptr;
   }
-  if (rn_crc32c(to, segment.bytes, 0) != segment.crc) {
+  if (sum_(to, segment.bytes) != segment.crc) {
     Fail(segment.offset, 0);
     return nullptr;
   }

@@ -3,6 +3,7 @@
 #ifndef RUNNEL_UNITS_H_
 #define RUNNEL_UNITS_H_
 
+#include "crc32c.h"
 #include "plan.h"
 #include "runnel_paging.h"
 #include "storage.h"
@@ -129,6 +130,7 @@ class Units {
 
   const Program* program_ = nullptr;
   Storage* storage_ = nullptr;
+  Crc32c sum_;
   uint64_t file_offset_ = 0;
   int64_t patience_ns_ = 0;
   int32_t policy_ = RN_UNITS_LRU;

@@ -112,7 +112,7 @@ void Units::Check(Slot& slot, const uint8_t* at, int32_t piece) const {
   const int64_t number = (slot.unit - tables_[t].first) * table.Pieces() + piece;
   uint32_t sum;
   memcpy(&sum, program_->weights + table.sums + 4 * number, 4);
-  if (rn_crc32c(at, bytes, 0) != sum) slot.altered = true;
+  if (sum_(at, bytes) != sum) slot.altered = true;
 }
 
 // A read is over: checks what came.
