@@ -103,6 +103,7 @@ class CachedStream(NativeStream):
         """Take the latest tokens back, as if they had never come: at most ``spare`` of the kv that the stream chose.
 
         Raises StreamError for more, or where the program keeps other things than caches; the stream is then as it was.
+        Also for a state whose notes were altered, which is then not to be used.
         """
         code = self._core.rn_rollback(self.program._handle, self._state, frames)
         if code == native.BAD_ARGUMENT:
@@ -114,6 +115,8 @@ class CachedStream(NativeStream):
             raise StreamError(
                 "the program keeps other things than caches, which do not go back; save the stream before."
             )
+        if code:
+            raise StreamError("the state that the stream was made of is damaged; make a stream of another one.")
         if code != native.OK:
             raise self.error(code, [])
 

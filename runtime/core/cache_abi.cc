@@ -113,7 +113,8 @@ int rn_rollback(const rn_program* program, void* state, int64_t frames) {
       for (int32_t h = 0; h < cache.kv_heads; ++h) {
         runnel::HeadState& head = heads[cache.first_head + h];
         const uint8_t* note = bytes + head.undo + header.t % spare * runnel::UndoBytes(cache, head);
-        runnel::Slots(cache, bytes, head, nullptr, runnel::Ranked(*program)).Undo(note);
+        const runnel::Slots slots(cache, bytes, head, nullptr, runnel::Ranked(*program));
+        if (!slots.Undo(note, caches.start, caches.start + header.t)) return RN_BAD_STATE;
       }
     }
   }

@@ -43,9 +43,10 @@ class Slots {
   void Move(int64_t from, int64_t to) const;
   // Gives a slot up: the last one takes its place.
   void Drop(int64_t slot) const;
-  // Notes what a frame takes the place of, and puts it back. slot: where the frame goes, or went.
+  // Notes what a frame takes the place of, and puts it back: false where the note is damaged, such as one with a
+  // position outside of first to end - 1. slot: where the frame goes, or went.
   void Note(uint8_t* undo, int64_t slot) const;
-  void Undo(const uint8_t* undo) const;
+  bool Undo(const uint8_t* undo, int64_t first, int64_t end) const;
   // Copies what lies in a slot to a place of another block, whose keys, values and scales lie where these say.
   void Copy(int64_t slot, const Block& block, int64_t place) const;
   // Reads a slot's key, as it was turned, and its value.

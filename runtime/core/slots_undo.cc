@@ -84,22 +84,27 @@ void Slots::Note(uint8_t* undo, int64_t slot) const {
   if (Coded(cache_.value_bits)) memcpy(at + 4, value_scales_ + slot * 4, 4);
 }
 
-void Slots::Undo(const uint8_t* undo) const {
+bool Slots::Undo(const uint8_t* undo, int64_t first, int64_t end) const {
   NoteHead head;
   memcpy(&head, undo, sizeof head);
-  if (head.slot < 0 || head.slot >= head_.slots || head.count < 0 || head.count > head_.slots) return;
+  if (head.slot < 0 || head.slot >= head_.slots || head.count < 0 || head.count > head_.slots) return false;
+  for (int64_t m = 0; m < (Ranks(head_) ? head.count : head.slot < head.count ? 1 : 0); ++m) {
+    Mark mark;
+    memcpy(&mark, undo + sizeof head + m * static_cast<int64_t>(sizeof mark), sizeof mark);
+    if (mark.position < first || mark.position >= end) return false;
+  }
   const uint8_t* at = undo + sizeof head;
   head_.count = head.count;
   const bool ranks = Ranks(head_);
   const bool replaced = head.slot < head.count;
   if (replaced && head_.dropped > 0) --head_.dropped;
   if (ranks) memcpy(marks_, at, static_cast<size_t>(head.count) * sizeof(Mark));
-  if (!replaced) return;
+  if (!replaced) return true;
   if (!ranks) memcpy(marks_ + head.slot, at, sizeof(Mark));
   if (ranks_) {
     int32_t rank = 0;
     for (int64_t s = 0; s < head.count; ++s) rank += marks_[s].position < marks_[head.slot].position;
-    for (int64_t s = 0; s < head.count; ++s) ranks_[s] += ranks_[s] >= rank ? 1 : 0;
+    for (int64_t s = 0; s < head.count; ++s) ranks_[s] += ranks_[s] >= rank && ranks_[s] < head_.slots - 1 ? 1 : 0;
     ranks_[head.slot] = rank;
   }
   at += (ranks ? head_.slots : 1) * static_cast<int64_t>(sizeof(Mark));
@@ -113,6 +118,7 @@ void Slots::Undo(const uint8_t* undo) const {
   at += bytes;
   if (Coded(cache_.key_bits)) memcpy(key_scales_ + head.slot * 4, at, 4);
   if (Coded(cache_.value_bits)) memcpy(value_scales_ + head.slot * 4, at + 4, 4);
+  return true;
 }
 
 void Slots::Read(int64_t slot, float* key, float* value) const {

@@ -52,7 +52,7 @@ def test_mutated_plans_and_states_never_crash(tmp_path: Path) -> None:
             paths.append(tmp_path / f"{len(paths)}-{i}.plan")
             paths[-1].write_bytes(plan_without_kernels(model, kv, hop=9))
     fuzz = built(tmp_path, "fuzz_plan", ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
-    done = subprocess.run([fuzz, "400", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([fuzz, "600", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     accepted, ran = (int(n) for n in done.stdout.split())
     assert accepted > 400
@@ -79,3 +79,26 @@ def test_states_of_other_programs_are_refused() -> None:
         struct.pack_into("<q", changed, word * 8, value)
         with pytest.raises(runnel.StreamError, match="another program"):
             program.stream(state=bytes(changed))
+
+
+def test_going_back_by_notes_that_somebody_changed_is_refused() -> None:
+    """Whatever word of a state is changed."""
+    model = Attention(2, 1, 6, 2, more={"slopes": np.array([0.5, 0.25])})
+    program, x = model.program("sink=2,window=5,spare=2"), model.inputs(12)
+    stream = program.stream()
+    streamed(stream, x)
+    saved = stream.save()
+    refused = 0
+    for word in range(len(saved) // 8):
+        changed = bytearray(saved)
+        struct.pack_into("<q", changed, word * 8, -(1 << 63))
+        try:
+            other = program.stream(state=bytes(changed))
+        except runnel.StreamError:
+            continue
+        try:
+            other.rollback(2)
+        except runnel.StreamError as error:
+            assert "is damaged" in str(error)
+            refused += 1
+    assert refused == 2 * 3  # slot, count and position of two notes

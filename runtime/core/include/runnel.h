@@ -164,7 +164,7 @@ RN_API int64_t rn_cache_words(const rn_program* program, const void* state, int6
 RN_API int rn_cache_class(const rn_program* program, void* state, int64_t token_class);
 // Takes the latest frames back, as if they had never come: at most as many as the stream's spare, and those it took
 // back since count against that. RN_BAD_ARGUMENT: more than it can; RN_UNSUPPORTED: the program keeps other things than
-// caches.
+// caches; RN_BAD_STATE: its notes are damaged.
 RN_API int rn_rollback(const rn_program* program, void* state, int64_t frames);
 // What the slots of a KV head hold: int64 positions, ranks, keys [kept, features] as they were turned, values. Arrays
 // have room for all its slots. Returns how many are kept, -1 where there is no such head.
