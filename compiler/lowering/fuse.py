@@ -39,6 +39,7 @@ ANCHORS |= {
 REDUCTIONS = {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"}
 MOVING = {"transpose", "reshape", "slice", "pad", "gather", "expand", "concat", "unfold", "pick"}
 CELLS = {"gru_cell", "lstm_c", "lstm_h"}
+FROM_FRAMES = {"gather_at", "unfold", "pick"}  # they read frames where these lie
 NUMBERED = {"frame_number", "frame_length", "table_row"}
 MOST_POINTERS = 14
 
@@ -123,7 +124,7 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
     op = step.node.op
     if group.anchor is not None and step is not group.anchor:
         return False
-    if op in ANCHORS | CELLS or op == "gather_at" or any(o in CELLS for o in ops):
+    if op in ANCHORS | CELLS | FROM_FRAMES or any(o in CELLS for o in ops):
         return False
     if op in REDUCTIONS:
         return not anchored and not any(o in MOVING for o in ops) and maker.output.shape == read.value.shape
