@@ -127,7 +127,7 @@ def build_runner(target: Target, out: Path, cxx: str | None = None) -> elf_check
 def _checked(
     target: Target, out: Path, files: list[Path], flags: list[str], cxx: str | None, static: bool
 ) -> elf_check.Elf:
-    part = out.with_name(f".{out.name}.part")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         compile_cxx(target, part, files, flags, cxx, static)
         elf = elf_check.check(part, target)

@@ -218,8 +218,10 @@ def test_links_in_the_store_are_not_followed(tmp_path, bundles, host_programs):
 
 def test_two_pushes_at_once(tmp_path, host_programs):
     board = DirectBoard(tmp_path / "board", host_programs[1])
-    with board.agent("", None), board.agent("", None) as second, pytest.raises(InputError, match="in use by another"):
-        second.describe()
+    with board.agent("", None) as first:
+        first.describe()  # it has the lock
+        with board.agent("", None) as second, pytest.raises(InputError, match="in use by another"):
+            second.describe()
 
 
 def test_a_full_disk(tmp_path, bundles, host_programs):

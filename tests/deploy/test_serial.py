@@ -70,6 +70,19 @@ def test_a_version_over_a_line(line, home, bundles, host_programs, tmp_path, los
     assert current(home) == done.previous
 
 
+def test_an_agent_whose_start_is_lost_is_started_again(line, home, bundles, host_programs, tmp_path, monkeypatch):
+    """Once as a command with a byte less, once as a quotation without an end."""
+    kept, spoilt = shell.Shell._guarded, [lambda text: text.replace(b"cksum", b"ksum"), lambda text: text[:-20]]
+
+    def guarded(self, command):
+        text = kept(self, command)
+        return spoilt.pop()(text) if "exec ./agent" in command and spoilt else text
+
+    monkeypatch.setattr(shell.Shell, "_guarded", guarded)
+    done = over(line(), parcel(bundles("strided"), tmp_path / "strided", host_programs[0]))
+    assert not spoilt and current(home) == done.id and verified(home)
+
+
 def test_a_line_that_is_cut_off_goes_on_later(line, home, bundles, host_programs, tmp_path, monkeypatch):
     monkeypatch.setattr(serial, "SILENCE", 3.0)
     what = parcel(bundles("int8"), tmp_path / "int8", host_programs[0])

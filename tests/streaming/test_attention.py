@@ -64,6 +64,15 @@ def test_behind_look_ahead_and_strides_and_before_more_of_both(check: Check) -> 
     check(net.model(net.conv(net.op("Transpose", y, perm=[0, 2, 1]), 8, 2, 5, pads=[1, 3])), at_least=12)
 
 
+@pytest.mark.parametrize("kind", ["sliding", "chunked", "chunked_left"])
+@pytest.mark.parametrize("cut", [(0, -1), (0, -4), (3, -2)])
+def test_behind_a_cut_at_the_end(check: Check, kind: str, cut: tuple[int, int]) -> None:
+    """A key may lie ahead and then not exist, though its value is known."""
+    net, x = HEADS.net()
+    y = attention(net, net.op("Slice", x, *(net.const([n]) for n in (*cut, 1))), HEADS, kind)
+    check(net.model(net.op("Tanh", y)), at_least=12)
+
+
 def test_operands_that_come_at_different_times(check: Check) -> None:
     net = Net()
     x = net.input([1, 4, TIME])

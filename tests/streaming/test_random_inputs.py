@@ -11,7 +11,7 @@ import pytest
 import runners
 from recipes import KINDS, SPAN, Builder, Recipe, Tensor, random_recipe
 
-from runnel.errors import InputError, InternalError, Refused
+from runnel.errors import InputError, Refused
 
 RATES = {"x": 50.0, "fast": 100.0}
 TOLERANCE = 1e-4
@@ -42,10 +42,6 @@ class Several(Builder):
         return Tensor(n.op("Mul" if multiplied else "Add", x.name, value), x.channels, x.lengths)
 
 
-OPEN = ("native", 32)
-"""A model that compile refuses as a fault of its own, since a cut changes what comes out: docs/decisions.md."""
-
-
 def verdict(seed: int, runner: str) -> str:
     rng = np.random.default_rng(seed)
     try:
@@ -65,10 +61,6 @@ def verdict(seed: int, runner: str) -> str:
         return "refused: " + refused.reasons[0].reason
     except InputError as error:
         return f"unusable: {error}"
-    except InternalError as error:
-        if (runner, seed) != OPEN:
-            raise
-        return f"refused: {error}"
     return "exact" if proof.runs else "unusable"
 
 

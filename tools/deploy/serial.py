@@ -22,6 +22,7 @@ from runnel.tools.deploy.line import Line, window_of
 TURN = 0.02  # seconds between two looks at what is to be sent again
 ASK_EVERY, SILENCE = 2.0, 60.0
 OPEN_EVERY, OPEN_SECONDS = 0.25, 1.5
+START_TRIES = 6
 
 
 class Port:
@@ -155,11 +156,7 @@ class SerialBoard:
         name = f"agent-{digest[:16]}"
         self._shell.wake()
         self._shell.bring(data, self.folder, name, progress)
-        self._shell.start(f"./{name} . --line", self.folder)
-        channel = LineChannel(self._port, self._baud)
-        if not channel.open(10 * OPEN_SECONDS):
-            said = re.sub(r"\s+", " ", self._shell.said())[-200:]
-            raise InputError(f"the agent does not start behind {self.name}: {_printable(said) or 'it says nothing'}.")
+        channel = self._started(f"./{name} . --line")
         try:
             agent = Agent(channel)
             if agent.describe()["self"] != digest:
@@ -169,6 +166,16 @@ class SerialBoard:
         finally:
             with contextlib.suppress(InputError):
                 channel.close()
+
+    def _started(self, command: str) -> LineChannel:
+        """A channel to an agent that is started, as often as the line spoils the command. Raises InputError."""
+        for turn in range(START_TRIES):
+            self._shell.start(command, self.folder, turn)
+            channel = LineChannel(self._port, self._baud)
+            if channel.open((turn + 1) * OPEN_SECONDS):
+                return channel
+        said = re.sub(r"\s+", " ", self._shell.said())[-200:]
+        raise InputError(f"the agent does not start behind {self.name}: {_printable(said) or 'it says nothing'}.")
 
 
 def _printable(text: str) -> str:

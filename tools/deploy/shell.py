@@ -205,8 +205,11 @@ class Shell:
             raise InputError(f"{name} did not reach the board whole; look whether its disk is full, and push again.")
         self.run(f'[ -f {place} ] || {{ chmod 755 "{part}whole" && mv -f "{part}whole" {place}; }}; rm -f "{part}"*')
 
-    def start(self, command: str, folder: str) -> None:
-        """Starts a program that takes the line."""
+    def start(self, command: str, folder: str, turn: int = 0) -> None:
+        """Starts a program that takes the line. turn: how often that was tried before and nothing answered."""
+        if turn:
+            self._send(_free(turn))
+            self._wait(None, 0.2)
         self._send(self._guarded(f'(cd "{folder}" && exec {command})'))
         self._wait(None, 0.2)
 

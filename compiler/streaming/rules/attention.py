@@ -51,7 +51,7 @@ def attend(a: Analysis, node: Node) -> list[Value]:
                 "attend within one sequence, or to a constant",
             )
     band, endless, table = _band(a, pattern, k)
-    final = _final(k.fact.final.minimum_with(v.fact.final), band).minimum_with(q.fact.final)
+    final = _final(_keys(k, band).minimum_with(_keys(v, band)), band).minimum_with(q.fact.final)
     for r in streams[3:]:
         final = final.minimum_with(r.fact.final)
     labels = pattern.weighted.labels
@@ -66,6 +66,12 @@ def attend(a: Analysis, node: Node) -> list[Value]:
         made = labels.left[:-1] + next(c for c in labels.right if c not in labels.left)
         y = transposed(a, node, y, [made.index(c) for c in labels.out], "")
     return [y]
+
+
+def _keys(x: Stream, band: Band) -> Count:
+    """How many keys are sure: one that lies ahead has to exist, or its frame ends before it."""
+    assert band.right is not None
+    return x.fact.made if band.right > 0 else x.fact.final
 
 
 def _final(keys: Count, band: Band) -> Count:
