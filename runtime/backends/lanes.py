@@ -52,6 +52,13 @@ class NativeBatch(Batch):
                     self._streams[lane].rest()
         return {lane: self._streams[lane].results() for lane in arrays}
 
+    def gap(self, lane: int, frames: int, policy: str = "zero") -> Result:
+        try:
+            return super().gap(lane, frames, policy)
+        finally:
+            if lane in self._streams:
+                self._streams[lane].rest()
+
     def _open(
         self, lane: int, state: bytes | None, on_nonfinite: str, inputs: Mapping[str, Any] | None
     ) -> NativeStream:  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]  # they build in one folder
 LAPTOP_ONLY = ("tvm", "onnx", "onnxruntime")
 BOARD = """
 import sys

@@ -166,6 +166,16 @@ class Pair:
             assert batch.position(lane) == self.alone[lane].position
 
 
+def test_a_gap_of_one_lane_is_over_with_its_call(program):
+    """The next push without that lane takes nothing of it again."""
+    pair = Pair(program)
+    for _ in range(3):
+        pair.join(0)
+    for what, argument in (("push", {0: 4}), ("gap", 1), ("push", {0: 3}), ("push", {2: 0}), ("gap", 1), ("flush", 1)):
+        pair.push(argument) if what == "push" else pair.act(what, argument)
+    assert pair.batch.position(1) == pair.alone[1].position
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(acts=st.lists(ACTS, min_size=5, max_size=40))
 def test_a_batch_is_streams_side_by_side(program, acts):
