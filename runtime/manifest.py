@@ -44,6 +44,12 @@ def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
     return manifest
 
 
+def _is_layer(layer: Any) -> bool:
+    """Whether this says what the experts of a layer have."""
+    texts = ("node", "summary")
+    return isinstance(layer, dict) and all(isinstance(layer.get(key), str) for key in texts)
+
+
 class _Checker:
     def __init__(self, path: str) -> None:
         self.path = path
@@ -150,11 +156,15 @@ class _Checker:
         self.need(isinstance(used, dict) and bool(used) and isinstance(modes["deviation"], dict), "modes")
         self.need(isinstance(recording, dict) and recording.keys() == {"name", "frames", "sha256"}, "modes")
         for mode in used.values() if isinstance(used, dict) else ():
-            self.need(isinstance(mode, dict) and mode.keys() - {"why"} == {"value", "nodes", "deviation"}, "modes")
+            self.need(
+                isinstance(mode, dict) and mode.keys() - {"why", "layers"} == {"value", "nodes", "deviation"}, "modes"
+            )
             self.need(isinstance(mode["value"], str) and isinstance(mode["nodes"], list), "modes")
             self.need(all(isinstance(node, str) for node in mode["nodes"]), "modes")
             self.need(mode["deviation"] is None or isinstance(mode["deviation"], dict), "modes")
             self.need(isinstance(mode.get("why", ""), str), "modes")
+            layers = mode.get("layers", [])
+            self.need(isinstance(layers, list) and all(map(_is_layer, layers)), "modes")
 
     def _port(self, port: Any, key: str) -> None:
         self.need(isinstance(port, dict) and isinstance(port.get("name"), str), key)

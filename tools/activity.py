@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,21 @@ def readings(
 ) -> list[np.ndarray]:
     """What each layer reads, (frames, inputs), the recording cut in pieces of so many frames, ``most`` of them. Raises
     InputError."""
-    names = list(dict.fromkeys(layer.streams[0].name for layer in layers))
+    streams = rewritten.graph.inputs
+    frames = min(data[s.name].shape[s.axis] for s in streams)
+    pieces = (
+        {s.name: data[s.name].take(range(first, min(first + piece, frames)), s.axis) for s in streams}
+        for first in range(0, frames, piece)[:most]
+    )
+    return tensors(rewritten, [layer.streams[0] for layer in layers], pieces)
+
+
+def tensors(
+    rewritten: Rewritten, streams: Sequence[Stream], pieces: Iterable[Mapping[str, np.ndarray]]
+) -> list[np.ndarray]:
+    """Tensors of the offline model that streams stand for, (frames, elements), on pieces of a recording. Raises
+    InputError."""
+    names = list(dict.fromkeys(s.name for s in streams))
     proto = onnx.ModelProto()
     proto.CopyFrom(rewritten.proto)
     outputs = {o.name for o in proto.graph.output}
@@ -65,15 +79,12 @@ def readings(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    streams = rewritten.graph.inputs
-    frames = min(data[s.name].shape[s.axis] for s in streams)
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    shapes = {layer.streams[0].name: layer.streams[0] for layer in layers}
-    for first in range(0, frames, piece)[:most]:
-        inputs = {s.name: data[s.name].take(range(first, min(first + piece, frames)), s.axis) for s in streams}
-        for name, value in zip(names, session.run(names, inputs | rewritten.fixed), strict=True):
-            found[name].append(np.moveaxis(value, shapes[name].axis, 0).reshape(value.shape[shapes[name].axis], -1))
-    return [np.concatenate(found[layer.streams[0].name]) for layer in layers]
+    axes = {s.name: s.axis for s in streams}
+    for inputs in pieces:
+        for name, value in zip(names, session.run(names, {**inputs, **rewritten.fixed}), strict=True):
+            found[name].append(np.moveaxis(value, axes[name], 0).reshape(value.shape[axes[name]], -1))
+    return [np.concatenate(found[s.name]) for s in streams]
 
 
 def gates(layer: FeedForward, x: np.ndarray) -> np.ndarray:
@@ -115,14 +126,14 @@ def misses(layers: Sequence[FeedForward], frames: Sequence[np.ndarray]) -> dict[
     for size in dict.fromkeys(sizes):
         group = [i for i, s in enumerate(sizes) if s == size]
         every = sum(len(layers[i].down) for i in group)
-        curves = [_missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
+        curves = [missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
         for at, i in enumerate(group):
             found[layers[i].name] = tuple(int(256 * curve[at] / (count - settled)) for curve in curves)
     return found
 
 
-def _missed(lists: Sequence[Sequence[list[int]]], slots: int, settled: int) -> list[int]:
-    """How often each layer misses a neuron after ``settled`` frames."""
+def missed(lists: Sequence[Sequence[list[int]]], slots: int, settled: int) -> list[int]:
+    """How often each layer misses a neuron (or what else its lists name) after ``settled`` frames."""
     window: OrderedDict[tuple[int, int], None] = OrderedDict()
     counts = [0] * len(lists)
     for frame in range(len(lists[0])):

@@ -44,6 +44,7 @@ from runnel.tools.calibrate import read_calibration, record_modes, reuse_deviati
 from runnel.tools.cases import as_npy, golden_cases
 from runnel.tools.codes import codes_record
 from runnel.tools.cuda_form import cuda_form
+from runnel.tools.expert_widths import choose_widths
 from runnel.tools.generate.attach import tokenizer_entries
 from runnel.tools.halves import half_record, rounded_states
 from runnel.tools.licences import licences
@@ -100,15 +101,18 @@ def rewrite(model: str | Path | bytes | onnx.ModelProto, request: Request) -> Re
             padding=request.padding, kv=request.kv, statics=tuple(request.static),
         )  # fmt: skip
     optimise(stream)
-    if "weights" in request.modes:
-        round_weights(stream, request.modes["weights"])
-    if "activations" in request.modes:
-        round_activations(stream, request.modes["activations"])
+    made = Rewritten(stream, graph.proto, states, fixed, initial, graph.exported, graph.half)
+    if "experts" in request.modes:
+        request.say("measuring what experts are worth")
+        choose_widths(made, request.modes["experts"], request.calibration, request.tick_rate)
+    for mode, rounding in (("weights", round_weights), ("activations", round_activations)):
+        if mode in request.modes:
+            rounding(stream, request.modes[mode])
     if request.sparse:
         read_sparsely(stream, request.sparse)
     if request.align:
         align(stream)
-    return Rewritten(stream, graph.proto, states, fixed, initial, graph.exported, graph.half)
+    return made
 
 
 def _check_states(graph: Graph, states: Mapping[str, str]) -> None:
@@ -150,12 +154,13 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     pad time, reuse reads what lies beside the window); time_axis {input: axis}; window (frames: window mode, one result
     every ``hop`` frames); state {output: input} of a model that brings its own states; static (inputs of such a model
     that a stream is given once); bind {input: value}; shape {input: dims}; weights ("int8", "int4:64", "fp16": large
-    weights are rounded, a named mode); activations ("int8", "fp16": what those multiply, another);
-    sparse ("exact", "predicted=FILE": layers with Relu read their active neurons only); kv (what the
-    caches of a decoder keep: "full" with max_frames, or a policy such as "sink=4,window=512"); backend ("native"
-    insists on kernels, "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer
-    (a file for the bundle of a decoder of text; without it the one beside the model); progress(stage, fraction).
-    Raises Refused, InputError, InternalError.
+    weights are rounded, a named mode); expert_bits (4.5: so many for a weight of experts in the mean, each by what it
+    is worth on the calibration recording, another); activations ("int8", "fp16": what those multiply, another);
+    sparse ("exact", "predicted=FILE": layers with Relu read their active neurons only); kv (what the caches of a
+    decoder keep: "full" with max_frames, or a policy such as "sink=4,window=512"); backend ("native" insists on
+    kernels, "onnxruntime" does without); tuning (a log of runnel tune, for schedules of kernels); tokenizer (a file for
+    the bundle of a decoder of text; without it the one beside the model); progress(stage, fraction). Raises Refused,
+    InputError, InternalError.
     """
     request = Request(**options)
     board = targets.load(request.target)
@@ -166,7 +171,7 @@ def compile_model(model: str | Path | bytes | onnx.ModelProto, out: str | Path, 
     if request.calibration is not None:  # a recording that does not fit is said before the work
         read_calibration(request.calibration, [*graph.inputs, *graph.statics], request.tick_rate)
     if graph.sparse:
-        graph.misses = expected_misses(rewritten, request.calibration, request.tick_rate)
+        graph.misses = graph.misses | expected_misses(rewritten, request.calibration, request.tick_rate)
     request.say("writing the portable form")
     form = emit(graph, request.most_frames)
     native, refusal = (None, "not asked for") if request.backend == "onnxruntime" else _native(graph, request, target)

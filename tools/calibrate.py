@@ -12,6 +12,7 @@ import numpy as np
 from runnel.compiler.streaming.emit import natural_hop
 from runnel.compiler.streaming.ir import STACKED, Stream
 from runnel.compiler.streaming.kinds.cache import keeps_all, kept_at_least
+from runnel.compiler.streaming.widths import MODE as EXPERTS
 from runnel.errors import InputError, Reason, Refused
 from runnel.runtime.io import open_source
 from runnel.runtime.program import load
@@ -108,6 +109,7 @@ def record_modes(
     used = {
         mode: {
             "value": value, "nodes": graph.mode_nodes.get(mode, []),
+            **({"layers": graph.experts} if mode == EXPERTS else {}),
             **({"deviation": deviation} if len(graph.modes) == 1 else {"deviation": None, "why": TOGETHER}),
         }
         for mode, value in sorted(graph.modes.items())

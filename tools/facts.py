@@ -42,6 +42,8 @@ def mode_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     recording = modes["calibration"]
     for output, deviation in modes["deviation"].items():
         rows[f"  '{output}'"] = f"{deviation_words(deviation)}, on {recording['name']} of {recording['frames']} frames"
+    for layer in modes["used"].get("experts", {}).get("layers", []):
+        rows[f"  '{layer['node']}'"] = layer["summary"]
     for name, mode in modes["used"].items() if len(modes["used"]) > 1 else ():
         for output, deviation in (mode["deviation"] or {}).items():
             rows[f"  '{output}', {name} alone"] = deviation_words(deviation)

@@ -35,6 +35,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "same as --mode weights=KIND)",
     )  # fmt: skip
     parser.add_argument(
+        "--expert-bits", metavar="MEAN",
+        help="round the experts of mixtures to so many bits a weight in the mean, such as 4.5, each by what it is "
+        "worth on the --calibration recording (the same as --mode experts=MEAN)",
+    )  # fmt: skip
+    parser.add_argument(
         "--activations", metavar="KIND",
         help="round what is multiplied by weights of 4 or 8 bits (int8) or of float16 (fp16); the same as --mode "
         "activations=KIND",
@@ -99,6 +104,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "mode": args.mode or "exact",
         "weights": args.weights,
         "activations": args.activations,
+        "expert_bits": args.expert_bits,
         "sparse": args.sparse,
         "max_frames": args.max_frames,
         "reuse_threshold": args.reuse_threshold,

@@ -45,6 +45,7 @@ class Request:
     shape: Mapping[str, Sequence[int]] | None = None
     weights: str | None = None
     activations: str | None = None
+    expert_bits: float | str | None = None
     sparse: str | None = None
     backend: str | None = None
     tuning: str | Path | None = None
@@ -73,9 +74,19 @@ class Request:
                     parse_modes(word)
             self.window_mode = of_windows[-1] if of_windows else "exact"
             self.modes = parse_modes([m for m in named if "=" in m])
-        for name, value in (("weights", self.weights), ("activations", self.activations)):
+        bits = (
+            self.expert_bits
+            if self.expert_bits is None or isinstance(self.expert_bits, str)
+            else (f"{self.expert_bits:g}")
+        )
+        for name, value in (("weights", self.weights), ("activations", self.activations), ("experts", bits)):
             if value is not None:
                 self.modes = parse_modes([*(f"{k}={v}" for k, v in self.modes.items()), f"{name}={value}"])
+        if "experts" in self.modes and self.calibration is None:
+            raise InputError(
+                "bits of experts go by how a recording uses them; give one that is like what the model will read, with "
+                "--calibration."
+            )
         if self.sparse is not None and self.sparse != "exact" and not self.sparse.startswith("predicted="):
             raise InputError(f"sparse='{self.sparse}' is not understood; write exact or predicted=FILE.")
         if not 0 <= self.reuse_threshold < np.inf:

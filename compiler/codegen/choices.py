@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen.builder import constant, int32
@@ -42,6 +43,21 @@ def emit_choice(context: Context, node: FrameNode) -> None:
             found = b.let(b.load_vector(best, 0, 1))
             b.store_vector(taken, found, int32(1))
             b.store_vector(context.out, out + 1 + place, found)
+
+
+def emit_among(context: Context, node: FrameNode) -> None:
+    """among: what ``choose`` made, and a number or -1 for each unit → how many, and these numbers of the chosen."""
+    x, b = view_of(context, node), context.b
+    given, count = node.inputs[1], prod(node.output.shape) - 1
+    assert isinstance(given, np.ndarray)
+    numbers = context.constant((id(node), "numbers"), np.ascontiguousarray(given, np.int32))
+    with b.loop(context.rows, "row") as row:
+        context.row = row
+        base, out = b.let(context.at_row(x.access)), b.let(context.out_row)
+        b.store_vector(context.out, out, int32(count))
+        with b.loop(count, "place") as place:
+            unit = b.let(b.load_vector(x.memory, base + 1 + place, 1))
+            b.store_vector(context.out, out + 1 + place, b.load_vector(numbers, unit, 1))
 
 
 def emit_shares(context: Context, node: FrameNode) -> None:

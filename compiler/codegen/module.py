@@ -75,6 +75,7 @@ ANCHORS: dict[str, Callable[[Context, FrameNode], None]] = {
     "matmul_blocks": blocks.emit_matmul,
     "round_blocks": packed.emit_rounding,
     "choose": choices.emit_choice,
+    "among": choices.emit_among,
     "shares": choices.emit_shares,
     "softmax": reduce.emit_softmax,
     "log_softmax": reduce.emit_softmax,

@@ -7,6 +7,9 @@ ones there, whatever ``normalize_routing_weights`` says.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -19,10 +22,53 @@ MOE, QMOE = (DOMAIN, "MoE"), (DOMAIN, "QMoE")
 
 
 class Stacked(np.ndarray):
-    """Float32 weights (experts, outputs, inputs) that are codes, expert by expert. What is made from it is a plain
-    array."""
+    """Float32 weights (experts, outputs, inputs) that are codes, expert by expert, each of its own width. What is made
+    from it is a plain array."""
 
     blocks: tuple[Blocks, ...] = ()
+
+
+def stacked(blocks: list[Blocks]) -> Stacked:
+    """The weights of experts, from codes (inputs, outputs) of each."""
+    made = np.stack([b.real().T for b in blocks]).view(Stacked)
+    made.blocks = tuple(blocks)
+    return made
+
+
+def some_of(weights: np.ndarray, experts: np.ndarray) -> np.ndarray:
+    """The weights of some experts, with their codes."""
+    found = np.asarray(weights)[experts]
+    if isinstance(weights, Stacked):
+        found = found.view(Stacked)
+        found.blocks = tuple(weights.blocks[e] for e in experts)
+    return found
+
+
+def table_name(mixture: str, bits: int) -> str:
+    """Of a mixture's experts of one width, where not all have it."""
+    return f"{mixture}/{bits}"
+
+
+def activated(x: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
+    """What an expert makes of its first product, rows of x, by the attributes of its MoE."""
+    kind = attrs.get("activation_type", "relu")
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if kind == "relu":
+        return np.maximum(x, 0)
+    if kind == "gelu":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    if kind == "silu":
+        return x * _sigmoid(x)
+    if kind != "swiglu":
+        return x
+    limit = float(attrs.get("swiglu_limit", np.inf))
+    gate, value = np.minimum(x[:, 0::2], limit), np.clip(x[:, 1::2], -limit, limit)
+    alpha, beta = float(attrs.get("activation_alpha", 1.0)), float(attrs.get("activation_beta", 0.0))
+    return gate * _sigmoid(alpha * gate) * (value + beta)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -80, 80)))
 
 
 def experts_in_one_form(graph: Graph) -> bool:
@@ -63,14 +109,16 @@ def _coded(r: Rewriter, node: Node) -> Node | None:
         packed, steps, middles = (r.constant(node, i) if _name(node, i) else None for i in (codes, scales, zeros))
         if packed is None or steps is None:
             return None
-        stacked = _stacked(packed, steps, middles, own[which], block)
-        if stacked is None:
+        weights = _unpacked_experts(packed, steps, middles, own[which], block)
+        if weights is None:
             return None
-        names += [_kept(r, stacked), _name(node, bias)]
+        names += [_kept(r, weights), _name(node, bias)]
     return Node("MoE", node.name, names, list(node.outputs), attrs | {"normalize_routing_weights": 1}, DOMAIN)
 
 
-def _stacked(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, block: int) -> Stacked | None:
+def _unpacked_experts(
+    codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, block: int
+) -> Stacked | None:
     """Packed codes (experts, outputs, bytes) with a scale an output, or one for each block of inputs."""
     if codes.dtype != np.uint8 or codes.ndim != 3 or scales.dtype not in (np.float32, np.float16):
         return None
@@ -96,13 +144,7 @@ def _stacked(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bi
         about = np.ascontiguousarray(real[e].T.astype(np.int8))
         zero = None if offsets is None else np.ascontiguousarray(offsets[e].T)
         found.append(Blocks(bits, block, about, np.ascontiguousarray(steps[e].T), zero))
-    return _of(found)
-
-
-def _of(blocks: list[Blocks]) -> Stacked:
-    made = np.stack([b.real().T for b in blocks]).view(Stacked)
-    made.blocks = tuple(blocks)
-    return made
+    return stacked(found)
 
 
 def _unpacked(data: np.ndarray, bits: int) -> np.ndarray:
@@ -162,7 +204,7 @@ def _joined(first: np.ndarray, second: np.ndarray | None, order: np.ndarray) -> 
             made, steps = np.ascontiguousarray(made), np.ascontiguousarray(steps)
             found.append(Blocks(parts[0].bits, parts[0].block, made, steps, zeros))
         else:
-            return _of(found)
+            return stacked(found)
     return np.ascontiguousarray(np.concatenate([np.asarray(w) for w in both], 1)[:, order])
 
 

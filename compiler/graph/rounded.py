@@ -39,7 +39,7 @@ def worth(inputs: int, outputs: int) -> bool:
 def rounded(weights: np.ndarray, bits: int, block: int, axis: int) -> np.ndarray:
     """The nearest weights of ``bits`` bits, float32 again. axis: that of the inputs. As they were beyond float16."""
     moved = np.moveaxis(weights, axis, 0)
-    coded = _coded(moved.reshape(moved.shape[0], -1), bits, block)
+    coded = codes_of(moved.reshape(moved.shape[0], -1), bits, block)
     if coded is None:
         return weights
     return np.ascontiguousarray(np.moveaxis(coded.real().reshape(moved.shape), 0, axis))
@@ -49,12 +49,15 @@ def recoded(weights: np.ndarray, bits: int, block: int) -> Blocks | None:
     """The codes of weights (inputs, outputs) that were rounded so; None for others."""
     if not worth(*weights.shape):
         return None
-    coded = _coded(weights, bits, block)
+    coded = codes_of(weights, bits, block)
     return coded if coded is not None and np.array_equal(coded.real(), weights) else None
 
 
-def _coded(weights: np.ndarray, bits: int, block: int) -> Blocks | None:
-    """Of the largest element of a block the code is -2^(bits - 1), or ±127 of 8 bits."""
+def codes_of(weights: np.ndarray, bits: int, block: int) -> Blocks | None:
+    """The nearest codes of weights (inputs, outputs), of 2, 4, 8 or 16 bits; None beyond float16.
+
+    Of the largest element of a block the code is -2^(bits - 1), or ±127 of 8 bits.
+    """
     inputs, outputs = weights.shape
     if bits == 16:
         with np.errstate(over="ignore"):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runnel.compiler.graph.blocks import Blocks
-from runnel.compiler.graph.experts import Stacked
+from runnel.compiler.graph.experts import Stacked, some_of, table_name
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.lowering.pointwise import handler
-from runnel.compiler.lowering.signals import Chosen, NoKernel, Table, View
+from runnel.compiler.lowering.signals import Chosen, NoKernel, Step, Table, View
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.ir import Pointwise, Stream
 
@@ -37,16 +37,22 @@ def mixture(low: Lowering, node: Pointwise) -> View:
     normalised = bool(node.attrs.get("normalize_routing_weights", 0))
     shares = low.step(node, "shares", [shares, chosen], (k,), {"normalised": normalised})
     likely = _foreseen(low, node)
+    kinds = _kinds(low, node)
+    lists = [_among(low, node, kind, chosen) for kind in kinds]
+    guesses = [] if likely is None else [(n, _among(low, node, n, likely[1])) for n in _kinds(low, likely[0])]
     outer = low.loop
     low.loop = outer or low.new_loop()
-    slots, table = low.choose(node, _table(low, node), chosen), _table(low, node)
-    if likely is not None:
-        low.choose(node, _table(low, likely[0]), likely[1], guess=True)
+    slots = [low.choose(node, kind.table, units) for kind, units in zip(kinds, lists, strict=True)]
+    for kind, units in guesses:
+        low.choose(node, kind.table, units, guess=True)
+    inner, outputs = (
+        [_part(low, kind, slot, *both) for kind, slot in zip(kinds, slots, strict=True)]
+        for both in (("first", first, first_bias), ("second", second, second_bias))
+    )
     total: View | None = None
     for place in range(k):
-        held = _product(low, node, x, first, first_bias, Chosen(table, slots.signal, place, "first", []))
-        held = _activated(low, node, held)
-        made = _product(low, node, held, second, second_bias, Chosen(table, slots.signal, place, "second", []))
+        held = _activated(low, node, _product(low, node, x, inner, place))
+        made = _product(low, node, held, outputs, place)
         share = low.step(node, "slice", [shares], (1,), {"starts": [place], "ends": [place + 1], "steps": [1]})
         made = low.elementwise(node, "mul", [made, share], {})
         total = made if total is None else low.elementwise(node, "add", [total, made], {})
@@ -55,11 +61,36 @@ def mixture(low: Lowering, node: Pointwise) -> View:
     return total
 
 
-def _table(low: Lowering, node: Pointwise) -> Table:
-    weights = node.inputs[2]
-    assert isinstance(weights, np.ndarray)
-    found: Table = low.shared.setdefault(("experts", node), Table(node.name, len(weights), int(node.attrs.get("k", 1))))
-    return found
+@dataclass(frozen=True)
+class _Kind:
+    """Experts of one width. members: their numbers. rows: for each expert of the layer its number among these, or -1;
+    None where they are all."""
+
+    members: np.ndarray
+    rows: np.ndarray | None
+    table: Table
+
+
+def _kinds(low: Lowering, node: Pointwise) -> list[_Kind]:
+    """Experts by their width, few bits first; of weights that are no codes all are of one kind."""
+    weights = [w for w in (node.inputs[2], node.inputs[4]) if isinstance(w, np.ndarray)]
+    stacks = [w for w in weights if isinstance(w, Stacked)]
+    widths = [tuple(w.blocks[e].bits for w in stacks) for e in range(len(weights[0]))]
+    made: list[_Kind] = low.shared.setdefault(("experts", node), [])
+    for width in sorted(set(widths)) if not made else ():
+        members = np.array([e for e, own in enumerate(widths) if own == width])
+        rows, name = None, node.name
+        if len(members) < len(widths):
+            rows, name = np.full(len(widths), -1, np.int32), table_name(node.name, width[0])
+            rows[members] = np.arange(len(members))
+        misses = low.graph.misses.get(name, ())
+        made.append(_Kind(members, rows, Table(name, len(members), int(node.attrs.get("k", 1)), misses=misses)))
+    return made
+
+
+def _among(low: Lowering, node: Pointwise, kind: _Kind, chosen: View) -> View:
+    """The chosen experts as units of the kind's table."""
+    return chosen if kind.rows is None else low.step(node, "among", [chosen, kind.rows], chosen.shape, {}, "int32")
 
 
 def _foreseen(low: Lowering, node: Pointwise) -> tuple[Pointwise, View] | None:
@@ -112,23 +143,39 @@ def _router(scores: Stream) -> _Router | None:
     return None
 
 
-def _product(
-    low: Lowering, node: Pointwise, x: View, weights: np.ndarray, bias: np.ndarray | None, chosen: Chosen
-) -> View:
-    """x by the matrix (outputs, inputs) of the chosen expert, plus its bias."""
-    op, attrs, constants = _constants(low, weights)
-    biases = [
-        None if bias is None else np.ascontiguousarray(b, np.float32) for b in (bias if bias is not None else weights)
-    ]
-    chosen.inputs = [(None, *arrays, b) for arrays, b in zip(constants, biases, strict=True)]
-    read = low.read(x)
-    output = FrameValue(f"{node.name}/{chosen.part}", (weights.shape[1],), "float32")
-    fact = node.output.fact
-    signal = low.signal(
-        f"{node.output.name}/{chosen.part}{chosen.place}", output.shape, "float32", fact.made, fact.length
-    )
-    made = low.add(FrameNode(op, (read.value, *chosen.inputs[0][1:]), output, attrs), [read], signal)
-    low.steps[-1].chosen = chosen  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class _Part:
+    """One of an expert's two products, for experts of one kind. inputs: the constants of each of them."""
+
+    name: str
+    kind: _Kind
+    slots: View
+    op: str
+    attrs: dict[str, Any]
+    inputs: list[tuple[np.ndarray | None, ...]]
+    outputs: int
+
+
+def _part(low: Lowering, kind: _Kind, slots: View, name: str, weights: np.ndarray, bias: np.ndarray | None) -> _Part:
+    own = weights if kind.rows is None else some_of(weights, kind.members)
+    op, attrs, constants = _constants(low, own)
+    biases = [None if bias is None else np.ascontiguousarray(bias[e], np.float32) for e in kind.members]
+    inputs = [(None, *arrays, b) for arrays, b in zip(constants, biases, strict=True)]
+    return _Part(name, kind, slots, op, attrs, inputs, weights.shape[1])
+
+
+def _product(low: Lowering, node: Pointwise, x: View, parts: list[_Part], place: int) -> View:
+    """x by the matrix (outputs, inputs) of the expert in a place of the list, plus its bias. Of several kinds only the
+    step of that expert's is made."""
+    name, size, fact = parts[0].name, parts[0].outputs, node.output.fact
+    signal = low.signal(f"{node.output.name}/{name}{place}", (size,), "float32", fact.made, fact.length)
+    for part in parts:
+        read, output = low.read(x), FrameValue(f"{node.name}/{name}", (size,), "float32")
+        made = low.add(FrameNode(part.op, (read.value, *part.inputs[0][1:]), output, part.attrs), [read], signal)
+        step = low.steps[-1]
+        assert isinstance(step, Step)
+        step.chosen = Chosen(part.kind.table, part.slots.signal, place, name, part.inputs)
+        step.place = 0 if len(parts) > 1 else None
     return made
 
 

@@ -30,6 +30,7 @@ ANCHORS |= {
     "rnn_sequence",
     "attend",
     "choose",
+    "among",
     "shares",
     "active",
     "active_part",

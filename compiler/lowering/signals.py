@@ -128,7 +128,8 @@ Operand: TypeAlias = "View | np.ndarray | None"
 class Table:
     """Units of weights that are read when they are chosen. units: how many; most: chosen at a time. rows: (units,
     elements), each a multiple of 64 bytes, where they are not the constants of steps. misses: units that a frame
-    chooses and that are not there, in 2^-8, where memory holds 0, 1/8, … of all units of this size; none: unknown."""
+    chooses and that are not there, in 2^-8, where memory holds 0, 1/8, … of all units of this size; none: unknown. Of
+    rows it is meant that those chosen last are kept, of others that the user says which."""
 
     name: str
     units: int
@@ -139,7 +140,7 @@ class Table:
 
 @dataclass(eq=False)
 class Chosen:
-    """The constants of a step are those of a unit that was chosen.
+    """The constants of a step are those of a unit that was chosen; without one in its place the step is not made.
 
     slots: what says which. place: which of its units. part: the name of these constants in the unit.
     inputs: for each unit, what the step's node has as constants (None where it has none, and where it has a value).

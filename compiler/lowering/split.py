@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
-from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Step
+from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Step, Table
 
 SEGMENT_BYTES = 1 << 20  # the most bytes of a segment of the weights
 SEGMENTS = 32  # that a program has at least, if it has more weights than stay in a processor's cache
@@ -42,10 +42,15 @@ def weight_bytes(steps: list[AnyStep]) -> dict[str, int]:
     return {
         "streamed": int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None)),
         "experts": int(sum(_bytes(step.node) * table.units for (table, _), step in parts.items())),
-        "chosen": int(sum(_bytes(step.node) * table.most for (table, _), step in parts.items())),
+        "chosen": int(sum(_bytes(step.node) * _used(table) for (table, _), step in parts.items())),
         "neurons": _neurons(steps),
         "tables": sum(step.table.nbytes for step in steps if isinstance(step, Fetch)),
     }
+
+
+def _used(table: Table) -> float:
+    """Units that a frame chooses."""
+    return table.misses[0] / 256 if table.misses else table.most
 
 
 def split_large(steps: list[AnyStep], most: int) -> list[AnyStep]:

@@ -17,6 +17,8 @@ from runnel.compiler.lowering.signals import Choose, NoKernel, Signal, Step, Tab
 PIECE = 1 << 20  # the most bytes of a unit that are read at once
 LEAST_PAGES = 8  # from which on a unit is padded to whole ones, so that it is read to where it is used
 
+AS_THE_USER_SAYS = 1  # of which units are kept
+
 
 @dataclass
 class _Laid:
@@ -80,7 +82,8 @@ class UnitTables:
         return self.words(next(g.table for g in groups if isinstance(g, Choose) and g.output is slots))[2]
 
     def words(self, table: Table) -> list[int]:
-        """Table, units, bytes of one, where their checksums lie, and the most that are chosen at a time."""
+        """Table, units, bytes of one, where their checksums lie, and the most that are chosen at a time; then what is
+        missed, where that is known, and how units are kept."""
         laid = self._tables.setdefault(table, _Laid())
         if laid.words is None and table.rows is not None:
             rows = np.ascontiguousarray(table.rows).view(np.uint8)
@@ -106,7 +109,8 @@ class UnitTables:
                 for end in range(each, len(data) + 1, each)
                 for at in range(end - each, end, PIECE)
             ]
-            laid.words = [*self._weights.units(data, np.array(sums, np.uint32)), table.most]
+            kept = [*table.misses, AS_THE_USER_SAYS] if table.misses else []
+            laid.words = [*self._weights.units(data, np.array(sums, np.uint32)), table.most, *kept]
             laid.words[1:1] = [table.units, each]
         return laid.words
 

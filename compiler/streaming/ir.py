@@ -355,12 +355,12 @@ class StreamGraph:
 
     carried: the model's outputs that are its own states, which a stream keeps to itself. shortest: the fewest input
     frames that the offline model takes. remainders: (period, those of the lengths that it takes). max_frames: the
-    most input frames of a stream, and why; None: any number. modes: the named modes that were used, which make the
-    result differ from the offline model. mode_nodes: the model's nodes that each of them made possible. decided:
-    (op, "exact" or the named mode) of each of the model's nodes. kv: what its caches keep; None where it has none.
-    aligned: outputs that wait for others: how many frames come out after t input frames. sparse: "exact" or "predicted"
-    reading of neurons; misses: of it, by layer (lowering's Table). window_macs: multiply-adds of a hop: "naive" (every
-    window again), "exact" and "reuse".
+    most input frames of a stream, and why; None: any number. modes: the named modes that were used, which change the
+    result. mode_nodes: the nodes that each of them made possible. decided: (op, "exact" or the named mode) of each of
+    the model's nodes. kv: what its caches keep; None where it has none. aligned: outputs that wait for others: how many
+    frames come out after t input frames. sparse: "exact" or "predicted" reading of neurons. misses: of units, by table
+    (lowering's Table). experts: what those of several widths have, by mixture. window_macs: multiply-adds of a hop:
+    "naive" (every window again), "exact" and "reuse".
     """
 
     name: str
@@ -382,6 +382,7 @@ class StreamGraph:
     kv: str | None = None
     sparse: str = ""
     misses: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    experts: list[dict[str, Any]] = field(default_factory=list)
     window_macs: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,8 @@
 """Named modes: what a person allows a model that cannot stream exactly to compute instead.
 
 ``norm=running``, ``pool=cumulative``, ``attention=left:64,right:8``, ``rnn=lookahead:32``, ``position=wrap``,
-``weights=int4``, ``activations=int8``. A mode that no node of the model needs changes nothing. What a mode costs is
-measured and written into the bundle.
+``weights=int4``, ``activations=int8``, ``experts=4.5``. A mode that no node of the model needs changes nothing. What a
+mode costs is measured and written into the bundle.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ FORMS = {
     "position": "wrap",
     "weights": "int8, int4, fp16, or int8:BLOCK, int4:BLOCK",
     "activations": "int8 or fp16",
+    "experts": "2 to 16 bits a weight, such as 4.5, or 4.5:BLOCK",
 }
 """Every named mode and what its value looks like; words in capitals stand for numbers of frames."""
 
-PATTERNS = {"weights": r"fp16|int[48](:(16|32|64|128|256))?", "activations": "int8|fp16"}
+PATTERNS = {
+    "weights": r"fp16|int[48](:(16|32|64|128|256))?",
+    "activations": "int8|fp16",
+    "experts": r"(([2-9]|1[0-5])(\.\d{1,6})?|16(\.0)?)(:(16|32|64|128|256))?",
+}
 """What the values of modes that are no counts of frames match."""
 
 LEAST = {"lookahead": 1}

@@ -86,6 +86,7 @@ class Report:
     max_frames: int | None = None
     max_frames_reason: str = ""
     notes: list[str] = field(default_factory=list)
+    experts: list[dict[str, Any]] = field(default_factory=list)  # of several widths: their node, bits, bytes
     weights: dict[str, int] = field(default_factory=dict)  # bytes: streamed, that a step reads; tables, of rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Report:
             lines.append(f"  {how:20} {counted(ops)}")
         for name, mode in self.modes.items():
             lines.append(f"  not exact            {name}={mode['value']} in {', '.join(mode['nodes'])}")
+        lines += [f"  experts              {layer['node']}: {layer['summary']}" for layer in self.experts]
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
     def _work(self) -> str:
@@ -235,4 +237,5 @@ def report(
         max_frames=graph.max_frames,
         max_frames_reason=graph.max_frames_reason,
         notes=list(graph.notes),
+        experts=list(graph.experts),
     )

@@ -34,22 +34,24 @@ int32_t CallShare(const void* context, int32_t share) {
   return CallKernel(call.kernel.code, call.instruction.arguments, pointer);
 }
 
-// Where a chosen unit of frame q lies, or where all slots begin; null where it was not chosen.
-void* UnitOf(const Step& step, const Operand& operand, int64_t q) {
+// Where a chosen unit of frame q lies, or where all slots begin.
+Binding UnitOf(const Step& step, const Operand& operand, int64_t q, void** found) {
   const UnitTable& table = step.program.tables[operand.table];
   const Pager* pager = step.program.pager;
   const uint8_t* base = pager ? pager->UnitSlots(operand.table) : step.program.weights + table.offset;
   if (operand.taps >= 0) {
     const Buffer& buffer = step.program.buffers[operand.buffer];
     const int64_t at = step.Slot(buffer, q);
-    if (at < 0) return nullptr;
+    if (at < 0) return Binding::kBroken;
     const auto* list = reinterpret_cast<const int32_t*>(step.Memory(buffer) + at * buffer.frame_bytes);
     const int64_t slots = pager ? pager->UnitSlotCount(operand.table) : table.units;
     const int32_t slot = list[1 + operand.taps];
-    if (operand.taps >= list[0] || slot < 0 || slot >= slots) return nullptr;
+    if (operand.taps >= list[0] || slot < -1 || slot >= slots) return Binding::kBroken;
+    if (slot < 0) return Binding::kNobody;
     base += slot * table.unit_bytes;
   }
-  return const_cast<uint8_t*>(base) + operand.offset;
+  *found = const_cast<uint8_t*>(base) + operand.offset;
+  return Binding::kBound;
 }
 
 template <bool kOne>
@@ -68,8 +70,7 @@ Binding BindRows(const Step& step, const Instruction& instruction, int64_t q, in
       continue;
     }
     if (operand->kind == OperandKind::kUnits) {
-      *next = UnitOf(step, *operand, q);
-      if (!*next++) return Binding::kBroken;
+      if (const Binding unit = UnitOf(step, *operand, q, next++); unit != Binding::kBound) return unit;
       continue;
     }
     if (operand->kind >= OperandKind::kFrame && operand->kind != OperandKind::kRing) {
@@ -171,7 +172,12 @@ int RunCall(const Step& step, const Instruction& instruction, int64_t low, int64
       }
       if (bound == Binding::kBroken) return RN_BAD_PLAN;
     }
-    if (Bind(step, instruction, q, 1, arguments) != Binding::kBound) return RN_BAD_PLAN;
+    const Binding bound = Bind(step, instruction, q, 1, arguments);
+    if (bound == Binding::kNobody) {
+      ++q;
+      continue;
+    }
+    if (bound != Binding::kBound) return RN_BAD_PLAN;
     if (int code = CallKernels(step, instruction, instruction.kernel, arguments)) return code;
     if (arguments.written_count) Written(step, arguments);
     ++q;

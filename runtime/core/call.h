@@ -6,7 +6,8 @@
 
 namespace runnel {
 
-enum class Binding { kBound, kBroken, kNotInOnePiece };
+// kNobody: it reads a unit of a place where none was chosen, so it is not made.
+enum class Binding { kBound, kBroken, kNotInOnePiece, kNobody };
 
 // The pointers of one call.
 struct Arguments {

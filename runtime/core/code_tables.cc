@@ -46,10 +46,12 @@ bool Decoder::ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_le
 bool Decoder::ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_level, bool in_repeat,
                          Instruction& instruction) {
   auto n = static_cast<long long>(number);
-  if (size != kChooseWords && size != kChooseWords + kMissPoints) {
+  const bool told = size > kChooseWords, kept = size > kChooseWords + kMissPoints;
+  if (size != kChooseWords + (told ? kMissPoints : 0) + (kept ? 1 : 0)) {
     return Fail("instruction %lld has a wrong size", n);
   }
-  for (int64_t i = kChooseWords; i < size; ++i) {
+  if (kept && Code(at + size - 1) != 1) return Fail("instruction %lld keeps its units in an unknown way", n);
+  for (int64_t i = kChooseWords; i < size - kept; ++i) {
     if (!In(Code(at + i), 0, kMaxFactor)) return Fail("instruction %lld misses an impossible number of units", n);
   }
   if (!ReadRange(at, number, instruction)) return false;
@@ -59,11 +61,12 @@ bool Decoder::ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_l
     return Fail("instruction %lld names a buffer that is not there", n);
   }
   if (target != -1 && !in_repeat) return Fail("instruction %lld chooses outside a REPEAT", n);
-  if (!In(units, 1, kMaxTable) || !In(most, 1, units) || !In(unit_bytes, 64, kMaxFactor) || unit_bytes % 64 != 0) {
+  if (!In(units, 1, kMaxTable) || !In(most, 1, kMaxTable) || !In(unit_bytes, 64, kMaxFactor) || unit_bytes % 64 != 0) {
     return Fail("instruction %lld chooses from an impossible table", n);
   }
-  UnitTable found = {table, units, unit_bytes, sums, static_cast<int32_t>(most), size > kChooseWords, {}};
-  for (int64_t i = kChooseWords; i < size; ++i) found.misses[i - kChooseWords] = Code(at + i);
+  const auto pinned = static_cast<int32_t>(most < units ? most : units);
+  UnitTable found = {table, units, unit_bytes, sums, pinned, told, told && !kept, {}};
+  for (int64_t i = kChooseWords; i < size - kept; ++i) found.misses[i - kChooseWords] = Code(at + i);
   if (!In(table, 0, header_.weights_bytes) || table % 64 != 0 || units > (header_.weights_bytes - table) / unit_bytes ||
       !In(sums, 0, header_.weights_bytes) || sums % 4 != 0 ||
       units > (header_.weights_bytes - sums) / (4 * found.Pieces())) {
@@ -82,26 +85,48 @@ bool Decoder::ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_l
   if (same.units != units || same.unit_bytes != unit_bytes || same.sums != sums) {
     return Fail("instruction %lld names a table that another one describes otherwise", n);
   }
-  if (same.most < most) same.most = static_cast<int32_t>(most);
+  if (same.most < pinned) same.most = pinned;
   instruction.op = InstructionOp::kChoose;
   instruction.source = static_cast<int32_t>(source);
   instruction.target = static_cast<int32_t>(target);
   instruction.units = known;
   instruction.chooses = target != -1;
   instruction.rows = most;
-  if (target != -1) Writes(target, top_level);
+  if (target == -1) return true;
+  Writes(target, top_level);
+  Join();
   return true;
+}
+
+// Makes the CHOOSE that was read last one with those directly before it, where all are of units of unlike sizes.
+void Decoder::Join() {
+  const Span<Instruction>& code = in_prefill_ ? program_->prefill : program_->instructions;
+  const int32_t last = code.size - 1;
+  int32_t first = last;
+  while (first > repeat_at_ && code[first - 1].op == InstructionOp::kChoose && code[first - 1].chooses) --first;
+  for (int32_t i = first; i < last; ++i) {
+    const Instruction& other = code[i];
+    const int64_t bytes = program_->tables[code[last].units].unit_bytes;
+    const bool apart = other.made != code[last].made || other.length != code[last].length;
+    if (apart || program_->tables[other.units].unit_bytes == bytes) return;
+  }
+  if (first == last || code[first].joined != last - 1 - first) return;
+  ++code[first].joined;
+  code[last].joined = -1;
 }
 
 bool Decoder::ReadUnits(int64_t at, int64_t number, Operand& operand) {
   const int64_t id = Code(at + 1), offset = Code(at + 3), place = Code(at + 4), bytes = Code(at + 5);
   auto n = static_cast<long long>(number);
   const Span<Instruction>& code = in_prefill_ ? program_->prefill : program_->instructions;
+  const auto chooses = [&](int32_t at) { return code[at].op == InstructionOp::kChoose && code[at].target != -1; };
   int32_t i = code.size - 1;
-  while (i >= repeat_at_ && !(code[i].op == InstructionOp::kChoose && code[i].target != -1)) --i;
-  if (i < repeat_at_ || code[i].target != id) {
-    return Fail("instruction %lld reads other units than its REPEAT chose last", n);
+  while (i >= repeat_at_ && !(chooses(i) && code[i].target == id)) --i;
+  bool last = i >= repeat_at_;
+  for (int32_t k = i + 1; last && k < code.size; ++k) {
+    last = !chooses(k) || program_->tables[code[k].units].unit_bytes != program_->tables[code[i].units].unit_bytes;
   }
+  if (!last) return Fail("instruction %lld reads other units than its REPEAT chose last", n);
   const UnitTable& table = program_->tables[code[i].units];
   if (!In(place, -1, code[i].rows - 1) || !In(offset, 0, table.unit_bytes - 1) || offset % 4 != 0 ||
       !In(bytes, 1, table.unit_bytes - offset)) {

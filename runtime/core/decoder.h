@@ -106,6 +106,7 @@ class Decoder {
   bool ReadAttend(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);
   bool ReadChoose(int64_t at, int64_t size, int64_t number, int32_t top_level, bool in_repeat,
                   Instruction& instruction);
+  void Join();
   // An operand of kind UNITS, whose slots a CHOOSE of the same REPEAT gives.
   bool ReadUnits(int64_t at, int64_t number, Operand& operand);
   bool ReadFetch(int64_t at, int64_t size, int64_t number, int32_t top_level, Instruction& instruction);

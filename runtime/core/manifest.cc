@@ -207,8 +207,10 @@ class Checker {
     }
     for (const Json* mode = used->child; mode; mode = mode->next) {
       const Json *value = mode->Find("value"), *nodes = mode->Find("nodes"), *cost = mode->Find("deviation");
-      if (!mode->IsObject() || mode->size != 3 || !IsText(value) || !nodes || !nodes->IsArray() || !cost ||
-          !(cost->IsNull() || cost->IsObject())) {
+      const Json *why = mode->Find("why"), *layers = mode->Find("layers");
+      const int known = 3 + (why != nullptr) + (layers != nullptr);
+      if (!mode->IsObject() || mode->size != known || (why && !IsText(why)) || (layers && !layers->IsArray()) ||
+          !IsText(value) || !nodes || !nodes->IsArray() || !cost || !(cost->IsNull() || cost->IsObject())) {
         return Wrong("modes");
       }
       for (const Json* node = nodes->child; node; node = node->next) {

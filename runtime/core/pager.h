@@ -42,8 +42,9 @@ class Pager {
   // A row of a table, null where it cannot be read.
   const uint8_t* Row(int64_t block_offset, int64_t inside);
 
-  // Units of a table (units.h). Choose: as Units::Choose; which are likely to follow, and where slots begin.
-  int Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
+  // Units of a table (units.h): which are wanted, where they are, which are likely to follow, and where slots begin.
+  int Ask(int32_t table, const int32_t* ids, int32_t count);
+  int Bring(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
   void Guess(int32_t table, const int32_t* ids, int32_t count, bool certain) {
     units_.Guess(table, ids, count, certain);
   }

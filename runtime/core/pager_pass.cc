@@ -209,8 +209,13 @@ int Pager::Restart(int32_t i) {
   return RN_OK;
 }
 
-int Pager::Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots) {
-  const int code = units_.Choose(table, ids, count, slots);
+int Pager::Ask(int32_t table, const int32_t* ids, int32_t count) {
+  const int code = units_.Ask(table, ids, count);
+  return code == RN_STORAGE ? Fail(units_.failed_at(), units_.failure()) : code;
+}
+
+int Pager::Bring(int32_t table, const int32_t* ids, int32_t count, int32_t* slots) {
+  const int code = units_.Bring(table, ids, count, slots);
   return code == RN_STORAGE ? Fail(units_.failed_at(), units_.failure()) : code;
 }
 

@@ -158,8 +158,9 @@ struct alignas(64) Instruction {
   int64_t stride;
   int64_t table, row_bytes, in_block, block_bytes;  // `rows` rows, in_block of them in a block
   // CHOOSE, with source and target (-1: a guess that may be wrong)
-  int32_t units;  // its table
-  bool chooses;   // also of a REPEAT: whether its body chooses units
+  int32_t units;   // its table
+  bool chooses;    // also of a REPEAT: whether its body chooses units
+  int32_t joined;  // how many after it are made with it; -1: it is made with one before it
   // ATTEND. Buffers; -1: none
   int32_t cache, query, key, value, out, retain, positions;
 };
@@ -233,6 +234,7 @@ struct UnitTable {
   // Units that a frame chooses and that are not there, in 2^-8, where slots hold 0, 1/8, … of all units of this size,
   // if the plan told.
   bool told;
+  bool window;  // whether units are kept in the order in which they were chosen last, whatever the policy
   int64_t misses[kMissPoints];
 
   int64_t Pieces() const { return (unit_bytes + kPiece - 1) / kPiece; }

@@ -82,33 +82,52 @@ const int32_t* ListOf(const Step& step, const Instruction& instruction, int64_t 
   if (at < 0) return nullptr;
   const auto* list = reinterpret_cast<const int32_t*>(step.Memory(source) + at * source.frame_bytes);
   if (list[0] < 0 || list[0] > instruction.rows) return nullptr;
-  const int64_t units = step.program.tables[instruction.units].units;
+  const UnitTable& table = step.program.tables[instruction.units];
+  int32_t chosen = 0;
   for (int32_t i = 0; i < list[0]; ++i) {
-    if (list[1 + i] < 0 || list[1 + i] >= units) return nullptr;
+    if (list[1 + i] < -1 || list[1 + i] >= table.units) return nullptr;
+    chosen += list[1 + i] >= 0;
   }
-  return list;
+  return chosen <= table.most ? list : nullptr;
+}
+
+// A CHOOSE for frame q, and those that are made with it: what all of them lack is read at the same time.
+int ChooseFrame(const Step& step, const Instruction* first, int64_t q) {
+  Pager* pager = step.program.pager;
+  const Instruction* last = first + first->joined;
+  for (const Instruction* part = first; pager && part <= last; ++part) {
+    const int32_t* list = ListOf(step, *part, q);
+    if (!list) return RN_BAD_PLAN;
+    if (const int code = pager->Ask(part->units, list + 1, list[0])) return code;
+  }
+  for (const Instruction* part = first; part <= last; ++part) {
+    const int32_t* list = ListOf(step, *part, q);
+    if (!list) return RN_BAD_PLAN;
+    const Buffer& target = step.program.buffers[part->target];
+    const int64_t to = step.Slot(target, q);
+    if (to < 0) return RN_BAD_PLAN;
+    auto* slots = reinterpret_cast<int32_t*>(step.Memory(target) + to * target.frame_bytes);
+    if (!pager) {
+      memmove(slots, list, (1 + static_cast<size_t>(list[0])) * sizeof(int32_t));
+    } else if (const int code = pager->Bring(part->units, list + 1, list[0], slots + 1)) {
+      return code;
+    }
+    slots[0] = list[0];
+    if (target.margin) Mirror(target, step.Memory(target), to, 1, step.counters);
+  }
+  return RN_OK;
 }
 
 int RunChoose(const Step& step, const Instruction& instruction, int64_t low, int64_t high) {
   Pager* pager = step.program.pager;
-  for (int64_t q = low; q < high; ++q) {
-    const int32_t* list = ListOf(step, instruction, q);
-    if (!list) return RN_BAD_PLAN;
-    if (instruction.target < 0) {
-      if (pager) pager->Guess(instruction.units, list + 1, list[0], false);
+  for (int64_t q = low; q < high && instruction.joined >= 0; ++q) {
+    if (instruction.target >= 0) {
+      if (const int code = ChooseFrame(step, &instruction, q)) return code;
       continue;
     }
-    const Buffer& target = step.program.buffers[instruction.target];
-    const int64_t to = step.Slot(target, q);
-    if (to < 0) return RN_BAD_PLAN;
-    auto* slots = reinterpret_cast<int32_t*>(step.Memory(target) + to * target.frame_bytes);
-    slots[0] = list[0];
-    if (!pager) {
-      memmove(slots + 1, list + 1, static_cast<size_t>(list[0]) * sizeof(int32_t));
-    } else if (const int code = pager->Choose(instruction.units, list + 1, list[0], slots + 1)) {
-      return code;
-    }
-    if (target.margin) Mirror(target, step.Memory(target), to, 1, step.counters);
+    const int32_t* list = ListOf(step, instruction, q);
+    if (!list) return RN_BAD_PLAN;
+    if (pager) pager->Guess(instruction.units, list + 1, list[0], false);
   }
   return RN_OK;
 }

@@ -79,6 +79,8 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   const size_t queue_at = Place(bytes, sizeof(int32_t) * count);
   const size_t last_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
   const size_t foreseen_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
+  const size_t asked_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(chosen));
+  const size_t allotted_at = Place(bytes, sizeof(int32_t) * static_cast<size_t>(tables));
   const size_t link_at = Place(bytes, sizeof(uint16_t) * static_cast<size_t>(links));
   memory_ = PlatformAlloc(bytes);
   if (!memory_) return RN_NO_MEMORY;
@@ -91,6 +93,8 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   Bind(queue_, memory_, queue_at, units);
   Bind(last_, memory_, last_at, chosen);
   Bind(foreseen_, memory_, foreseen_at, chosen);
+  Bind(asked_, memory_, asked_at, chosen);
+  Bind(allotted_, memory_, allotted_at, tables);
   Bind(links_, memory_, link_at, links);
   Layout(program);
   for (Pool& pool : pools_) {
@@ -114,14 +118,15 @@ void Units::Layout(const Program& program) {
     int32_t p = PoolOf(given.unit_bytes);
     if (p < 0) {
       p = pools_.size++;
-      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, false, 0.0f, nullptr};
+      pools_[p] = {static_cast<uint64_t>(given.unit_bytes), 0, 0, 0, 0, -1, -1, true, false, 0.0f, nullptr, 0};
     }
     Pool& pool = pools_[p];
     pool.most += static_cast<int32_t>(given.units);
     if (pool.least < given.most) pool.least = given.most;
-    pool.scored &= given.units <= kMostScored && !given.told;  // neurons: a window of those chosen last
+    pool.scored &= given.units <= kMostScored && !given.window;  // neurons: a window of those chosen last
     const bool linked = policy_ == RN_UNITS_PREDICT && given.units <= kMostLinked && next.units <= kMostLinked;
-    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, kRightAtFirst, 0.0f, false, linked ? link : -1};
+    tables_[t] = {p, unit, 0.0f, 0, 0, false, last, 0, 0, 0, kRightAtFirst, 0.0f, false, linked ? link : -1,
+                  0, 0,    false};
     link += linked ? static_cast<int32_t>(given.units * next.units) : 0;
     last += given.most;
     for (int64_t i = 0; i < given.units; ++i) units_[unit++] = {-1, t, 0.0f, 0.0f};
@@ -143,7 +148,9 @@ void Units::Layout(const Program& program) {
   }
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
     for (const Instruction& instruction : *code) {
-      if (instruction.op == InstructionOp::kChoose && instruction.target < 0) tables_[instruction.units].told = true;
+      if (instruction.op != InstructionOp::kChoose) continue;
+      if (instruction.target < 0) tables_[instruction.units].told = true;
+      if (instruction.joined < 0) tables_[instruction.units].joined = true;
     }
   }
 }
@@ -171,7 +178,7 @@ double Units::Missed(int32_t t, double held) const {
 uint64_t Units::Share(uint64_t room, uint64_t passing, uint64_t buffers) const {
   constexpr int32_t kSteps = 64;
   bool told = false;
-  for (const UnitTable& table : program_->tables) told |= table.told;
+  for (const UnitTable& table : program_->tables) told |= table.window;
   if (!told) return 0;
   uint64_t best = 0;
   double least = -1;
@@ -186,7 +193,7 @@ uint64_t Units::Share(uint64_t room, uint64_t passing, uint64_t buffers) const {
     }
     for (int32_t t = 0; t < tables_.size; ++t) {
       const UnitTable& table = program_->tables[t];
-      if (!table.told) continue;
+      if (!table.window) continue;
       const Pool& pool = pools_[tables_[t].pool];
       const double slots = pool.least + share * static_cast<double>(pool.most - pool.least);
       const double each = static_cast<double>(read_bytes_ + pool.unit_bytes + kPage);
@@ -201,15 +208,62 @@ uint64_t Units::Share(uint64_t room, uint64_t passing, uint64_t buffers) const {
   return best;
 }
 
+// Bytes that a frame reads of units of a size, with what else could be read meanwhile, where there are so many slots.
+double Units::MissedBytes(int32_t p, int32_t slots) const {
+  const Pool& pool = pools_[p];
+  double missed = 0;
+  for (int32_t t = 0; t < tables_.size; ++t) {
+    if (tables_[t].pool == p) missed += Missed(t, static_cast<double>(slots) / pool.most);
+  }
+  return missed * static_cast<double>(pool.unit_bytes + read_bytes_);
+}
+
+// Slots of each pool. By what the plan says is missed, where it says that of all and units may go by a policy: the next
+// bytes go where they save most; else the same share of every pool's units.
+void Units::Allot(uint64_t room, Span<int32_t> slots) const {
+  bool told = true;
+  for (const UnitTable& table : program_->tables) told &= table.told && !table.window;
+  const double share = all_ > least_ ? static_cast<double>(room - least_) / static_cast<double>(all_ - least_) : 1.0;
+  for (int32_t p = 0; p < pools_.size; ++p) {
+    const Pool& pool = pools_[p];
+    const double more = share >= 1 ? pool.most - pool.least : share * static_cast<double>(pool.most - pool.least);
+    slots[p] = pool.least + (told && share < 1 ? 0 : static_cast<int32_t>(more));
+  }
+  uint64_t left = room - least_;
+  while (told && share < 1) {
+    int32_t best = -1, until = 0;
+    double most = -1;
+    for (int32_t p = 0; p < pools_.size; ++p) {
+      const Pool& pool = pools_[p];
+      const double now = MissedBytes(p, slots[p]);
+      for (int32_t point = 1; point < kMissPoints; ++point) {
+        const auto there = static_cast<int32_t>(int64_t{pool.most} * point / (kMissPoints - 1));
+        if (there <= slots[p]) continue;
+        const double saved = now - MissedBytes(p, there);
+        const double each = saved / (static_cast<double>(there - slots[p]) * static_cast<double>(pool.unit_bytes));
+        if (each <= most || pool.unit_bytes > left) continue;
+        best = p;
+        until = there;
+        most = each;
+      }
+    }
+    if (best < 0) return;
+    const uint64_t fits = left / pools_[best].unit_bytes, wanted = static_cast<uint64_t>(until - slots[best]);
+    const uint64_t more = fits < wanted ? fits : wanted;
+    slots[best] += static_cast<int32_t>(more);
+    left -= more * pools_[best].unit_bytes;
+  }
+}
+
 uint64_t Units::SetRoom(uint64_t room) {
   Drain();
   queued_ = 0;
   for (Slot& slot : slots_) slot.queued = false;
-  const double share = all_ > least_ ? static_cast<double>(room - least_) / static_cast<double>(all_ - least_) : 1.0;
+  Allot(room, allotted_);
   room_ = 0;
-  for (Pool& pool : pools_) {
-    const double more = share >= 1 ? pool.most - pool.least : share * static_cast<double>(pool.most - pool.least);
-    const int32_t slots = pool.least + static_cast<int32_t>(more);
+  for (int32_t p = 0; p < pools_.size; ++p) {
+    Pool& pool = pools_[p];
+    const int32_t slots = allotted_[p];
     for (int32_t s = pool.first + slots; s < pool.first + pool.slots; ++s) {
       Drop(s);
       Unlink(s);
@@ -302,7 +356,7 @@ int32_t Units::Victim(const Pool& pool, int32_t now, bool guess) const {
     for (int32_t s = pool.oldest; s >= 0; s = slots_[s].newer) {
       const Slot& slot = slots_[s];
       if (slot.unit < 0) return s;
-      if (slot.begun > slot.done || (slot.chosen && slot.chosen == turn_) || slot.guessed != foreseen) continue;
+      if (slot.begun > slot.done || (slot.chosen && slot.chosen == pool.turn) || slot.guessed != foreseen) continue;
       if (!pool.scored || policy_ == RN_UNITS_LRU || policy_ == RN_UNITS_NONE) return s;
       const float worth = Worth(slot, now);
       if (best >= 0 && worth >= least) continue;

@@ -34,8 +34,10 @@ class Units {
   // Shares `room` bytes (at least least()) among tables; returns what slots take of it. Waits for reads.
   uint64_t SetRoom(uint64_t room);
 
-  // Brings units of a table into memory and says in which slots they are. Ids are those of the table.
-  int Choose(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
+  // Brings units of tables into memory and says in which slots they are: Ask for each table, then Bring for each. Units
+  // of tables that are asked for together have unlike sizes. Ids are those of the table, -1 for none, whose slot is -1.
+  int Ask(int32_t table, const int32_t* ids, int32_t count);
+  int Bring(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
   // Begins to read units that will be chosen next, or may be: then if that pays. Never waits, never fails.
   void Guess(int32_t table, const int32_t* ids, int32_t count, bool certain);
   // Takes in what was read and begins what is to be read.
@@ -64,6 +66,9 @@ class Units {
     float gap_ns;          // from foreseeing to choosing
     bool reading;          // and whether they are read since
     int32_t links;         // counts of what follows what, in links_; -1: none
+    int32_t asked;         // ids, in asked_, and how many of them were not there
+    int32_t missing;
+    bool joined;  // whether it is chosen from together with the table before it
   };
   struct Pool {  // slots of one size
     uint64_t unit_bytes;
@@ -72,6 +77,7 @@ class Units {
     bool scored, bounced;  // bounced: units do not fill whole pages, so they are read to the side and copied
     float read_ns;         // that a CHOOSE waits for a unit
     uint8_t* base;
+    uint64_t turn;  // of its last CHOOSE, whose units stay
   };
   struct Slot {
     int32_t unit, pool;
@@ -95,6 +101,8 @@ class Units {
   };
 
   double Missed(int32_t table, double held) const;
+  double MissedBytes(int32_t pool, int32_t slots) const;
+  void Allot(uint64_t room, Span<int32_t> slots) const;
   int32_t PoolOf(int64_t unit_bytes) const;
   void Layout(const Program& program);
   uint64_t Offset(int32_t unit) const;
@@ -109,6 +117,8 @@ class Units {
   void Drop(int32_t slot);
   int32_t Victim(const Pool& pool, int32_t now, bool guess) const;
   float Worth(const Slot& slot, int32_t now) const;
+  // Ids without those that are none, in asked_.
+  const int32_t* Without(int32_t table, const int32_t* ids, int32_t count);
   void Note(int32_t table, const int32_t* ids, int32_t count);
   void Foresee(int32_t table);
   void Judge(int32_t table, const int32_t* ids, int32_t count);
@@ -144,7 +154,7 @@ class Units {
   Span<Pool> pools_;
   Span<Slot> slots_;
   Span<Unit> units_;
-  Span<int32_t> queue_, last_, foreseen_;
+  Span<int32_t> queue_, last_, foreseen_, asked_, allotted_;
   Span<uint16_t> links_;
   int32_t queued_ = 0, queue_first_ = 0;
   Read reads_[kUnitReads];

@@ -13,10 +13,21 @@ void Approach(float& mean, float value, float share) { mean += mean > 0 ? share 
 
 }  // namespace
 
-int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) {
+const int32_t* Units::Without(int32_t t, const int32_t* ids, int32_t count) {
   Table& table = tables_[t];
-  const Pool& pool = pools_[table.pool];
-  ++turn_;
+  int32_t* kept = asked_.data + table.last;
+  table.asked = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    if (ids[i] >= 0) kept[table.asked++] = ids[i];
+  }
+  return kept;
+}
+
+int Units::Ask(int32_t t, const int32_t* given, int32_t every) {
+  Table& table = tables_[t];
+  Pool& pool = pools_[table.pool];
+  const int32_t *ids = Without(t, given, every), count = table.asked;
+  pool.turn = ++turn_;
   Reap();
   for (int32_t i = 0; i < count; ++i) {
     const int32_t s = units_[table.first + ids[i]].slot;
@@ -39,7 +50,7 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
   }
   facts_.chosen += static_cast<uint64_t>(count);
   Judge(t, ids, count);
-  int32_t missing = 0;
+  table.missing = 0;
   for (int32_t i = 0; i < count; ++i) {
     const int32_t unit = table.first + ids[i];
     int32_t s = units_[unit].slot;
@@ -49,11 +60,10 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
       }
       Take(s, unit);
       slots_[s].chosen = turn_;
-      ++missing;
+      ++table.missing;
     }
     while (!pool.bounced && slots_[s].begun < Pieces(slots_[s]) && Begin(s, false)) {
     }
-    found[i] = s - pool.first;
   }
   const bool small = pool.bounced && program_->tables[t].Pieces() == 1;
   for (int32_t i = 0; small && i < count; ++i) {
@@ -62,13 +72,23 @@ int Units::Choose(int32_t t, const int32_t* ids, int32_t count, int32_t* found) 
       if (const int code = WaitOne()) return code;
     }
   }
+  return RN_OK;
+}
+
+int Units::Bring(int32_t t, const int32_t* given, int32_t every, int32_t* found) {
+  const Table& table = tables_[t];
+  Pool& pool = pools_[table.pool];
+  const int32_t *ids = asked_.data + table.last, count = table.asked;
   const uint64_t before = facts_.stall_ns;
   for (int32_t i = count; i-- > 0;) {  // the last first: one wait for all of them
     if (const int code = Await(units_[table.first + ids[i]].slot)) return code;
   }
-  if (missing > 0) {
+  if (table.missing > 0) {
     const auto waited = static_cast<float>(facts_.stall_ns - before);
-    Approach(pools_[table.pool].read_ns, waited / static_cast<float>(missing), kQuickly);
+    Approach(pool.read_ns, waited / static_cast<float>(table.missing), kQuickly);
+  }
+  for (int32_t i = 0, next = 0; i < every; ++i) {
+    found[i] = given[i] < 0 || next == count ? -1 : units_[table.first + ids[next++]].slot - pool.first;
   }
   Note(t, ids, count);
   return RN_OK;
@@ -145,7 +165,7 @@ void Units::Foresee(int32_t t) {
   const Table& table = tables_[t];
   const int32_t n = (t + 1) % tables_.size;
   const Table& next = tables_[n];
-  if (table.links < 0 || next.told || tables_.size < 2) return;
+  if (table.links < 0 || next.told || next.joined || tables_.size < 2) return;
   const int64_t width = program_->tables[n].units;
   for (int64_t u = 0; u < width; ++u) {
     float sum = 0.0f, all = 1.0f;
@@ -170,8 +190,9 @@ void Units::Foresee(int32_t t) {
   GuessAll(t, n, best, program_->tables[n].most, false);
 }
 
-void Units::Guess(int32_t t, const int32_t* ids, int32_t count, bool certain) {
+void Units::Guess(int32_t t, const int32_t* given, int32_t every, bool certain) {
   const Table& table = tables_[t];
+  const int32_t *ids = Without(t, given, every), count = table.asked;
   if (policy_ == RN_UNITS_PREDICT && pools_[table.pool].scored) {
     for (int64_t u = 0; u < program_->tables[t].units; ++u) {
       Unit& unit = units_[table.first + u];

@@ -147,7 +147,8 @@ void Units::Reap() {
     Done(r, storage_->Wait(kMostReads + r, 0, &waited));
     const Slot& slot = slots_[s];
     const bool failed = slot.result || slot.altered;
-    if (failed && slot.begun == slot.done && slot.chosen != turn_) Drop(s);  // whoever chooses it hears of that
+    if (failed && slot.begun == slot.done && slot.chosen != pools_[slot.pool].turn)
+      Drop(s);  // whoever chooses it hears of that
   }
 }
 

@@ -158,9 +158,10 @@ class Plan:
         self.instructions += 1
 
     def choose(
-        self, made: int, length: int, source: int, target: int, table: int, units: int, unit: int, sums: int, most: int
-    ) -> None:
-        self.code += [8, 11, made, length, source, target, table, units, unit, sums, most]
+        self, made: int, length: int, source: int, target: int, table: int, units: int, unit: int, sums: int, most: int,
+        more: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.code += [8, 11 + len(more), made, length, source, target, table, units, unit, sums, most, *more]
         self.instructions += 1
 
     def input(self, buffer: int, outer: int = 1, inner: int | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from plans import SKIP, Plan, conv_plan, kernels, needs_core
 from test_plans import ending, recurrence, skipping
-from test_units import choosing
+from test_unit_plans import choosing
 
 from runnel.runtime import build_core, native
 

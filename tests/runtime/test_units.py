@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from plans import OUT, RUN, UNITS, WEIGHTS, Plan, needs_core
-from plans import SKIP as NO_CORE
 
 import runnel
-from runnel.errors import BundleError, InputError, StreamError
+from runnel.errors import InputError, StreamError
 from runnel.runtime.bundle import Bundle
 from runnel.runtime.paging import AHEAD, KEPT, UnitFacts
 
@@ -332,56 +330,3 @@ def test_options_that_make_no_sense() -> None:
         runnel.Runtime(ram=1 << 30, experts="all")
     with pytest.raises(InputError, match="experts_ahead is one of auto, off, on"):
         runnel.Runtime(ram=1 << 30, experts_ahead="sometimes")
-
-
-def choosing(place: int = 0, most: int = 1, units: int = 3, unit: int = 64, choices: int = 1, target: bool = True,
-             bytes_: int = 16, repeat: bool = True) -> tuple[Plan, np.ndarray]:  # fmt: skip
-    """y = x by the second of three matrices; every frame chooses that one."""
-    plan = Plan(2)
-    matrices = RNG.standard_normal((3, 2, 2)).astype(np.float32)
-    table = plan.constant(np.pad(matrices.reshape(3, 4), [(0, 0), (0, 12)]))
-    sums = plan.constant(np.zeros(3), np.uint32)
-    x, y = (plan.buffer(2, 4) for _ in range(2))
-    lists, slots, other = (plan.buffer(2, 4) for _ in range(3))
-    plan.input(x)
-    one = float(np.array(1, np.int32).view(np.float32))
-    plan.copy(0, 0, x, lists, -(1 << 40), 0, 0, one)  # frames of (1, 1): one unit, the second
-    if repeat:
-        plan.repeat(0, 0, choices + 1)
-    for i in range(choices):
-        chosen = [slots, other][i] if target else -1
-        plan.choose(0, 0, lists, chosen, table, units, unit, sums, most)
-    params = plan.constant([2, 2, 1, 1, 2, 2], np.int32)
-    operands = [[RUN, x, 1, 0, 1, 1], [UNITS, slots, 0, 0, place, bytes_], [WEIGHTS, params], [OUT, y, 1]]
-    plan.call("conv_run", 0, 0, operands)
-    plan.output(y, 0, 0)
-    return plan, matrices[1]
-
-
-@pytest.mark.skipif(needs_core, reason=NO_CORE)
-def test_a_kernel_is_given_the_chosen_unit() -> None:
-    plan, matrix = choosing()
-    x = RNG.standard_normal((1, 7, 2)).astype(np.float32)
-    stream = plan.program().stream()
-    made = np.concatenate([stream.push(x[:, :3]), stream.push(x[:, 3:]), stream.flush()], 1)
-    np.testing.assert_allclose(made, x @ matrix, rtol=1e-5)
-
-
-@pytest.mark.skipif(needs_core, reason=NO_CORE)
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"place": 1}, "outside a unit"),
-        ({"bytes_": 65}, "outside a unit"),
-        ({"most": 2}, "more than its buffers hold"),
-        ({"units": 1 << 21}, "impossible table"),
-        ({"unit": 65}, "impossible table"),
-        ({"unit": 1 << 20}, "outside the weights"),
-        ({"choices": 2}, "chose last"),
-        ({"target": False}, "chose last"),
-        ({"repeat": False}, "outside a REPEAT"),
-    ],
-)
-def test_broken_choices_are_refused(change: dict[str, int], said: str) -> None:
-    with pytest.raises(BundleError, match=said):
-        choosing(**change)[0].program()  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import runnel
 from runnel.compiler.lowering import segments, split
 from runnel.runtime.storage_notes import notes, read_bytes
 from runnel.tools import build
-from runnel.tools.activity import _missed
+from runnel.tools.activity import missed
 
 
 def measured(path: Path, small: float, large: float) -> None:
@@ -89,7 +89,7 @@ def test_a_layer_that_is_all_active_is_read_in_large_pieces(storage: Path) -> No
 def test_a_window_misses_what_it_dropped() -> None:
     """Two layers of three neurons, each in turn: with room for less than all, the one that comes next has just gone."""
     lists = [[[frame % 3] for frame in range(12)] for _ in range(2)]
-    assert _missed(lists, 0, 0) == [12, 12]
-    assert _missed(lists, 5, 6) == [6, 6]
-    assert _missed(lists, 6, 0) == [3, 3]
-    assert _missed(lists, 6, 6) == [0, 0]
+    assert missed(lists, 0, 0) == [12, 12]
+    assert missed(lists, 5, 6) == [6, 6]
+    assert missed(lists, 6, 0) == [3, 3]
+    assert missed(lists, 6, 6) == [0, 0]

@@ -1,0 +1,77 @@
+"""How many bits the experts of a model are worth, by what a recording makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+
+from runnel.compiler.graph.experts import table_name
+from runnel.compiler.streaming.ir import Pointwise, Stream
+from runnel.compiler.streaming.widths import Worth, mixtures, parse, round_experts, widths_for, worth
+from runnel.errors import InputError
+from runnel.tools.activity import POINTS, SETTLED, missed, tensors
+from runnel.tools.calibrate import Calibration, read_calibration
+from runnel.tools.rewritten import Rewritten
+
+SHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
+FRAMES = 4096
+"""Of a recording through which caches of experts are followed."""
+
+
+def choose_widths(rewritten: Rewritten, value: str, calibration: Calibration | None, rate: float | None) -> None:
+    """Round the experts of a rewritten model, in place, to ``value`` bits a weight (compiler/streaming/widths.py).
+
+    Raises InputError where the model has no experts of float32, or cannot be run through the recording as a whole.
+    """
+    graph = rewritten.graph
+    assert calibration is not None  # Request sees to that
+    nodes = mixtures(graph)
+    if not nodes:
+        raise InputError("--expert-bits finds no mixture of experts in float32; compile the model without it.")
+    if rewritten.states or graph.window is not None:
+        raise InputError(
+            "--expert-bits measures experts on a whole recording, and this model takes a frame or a window at a time; "
+            "compile it without."
+        )
+    data = read_calibration(calibration, [*graph.inputs, *graph.statics], rate)[1]
+    mean, block = parse(value)
+    try:
+        made = tensors(rewritten, [_exported(rewritten, s) for n in nodes for s in n.streams], [data])
+    except (Fail, InvalidArgument) as error:
+        raise InputError(f"the offline model does not take the calibration recording: {error}") from None
+    pairs = zip(nodes, made[::2], made[1::2], strict=True)
+    found = [worth(node, x, scores, widths_for(mean), block) for node, x, scores in pairs]
+    bits = round_experts(graph, value, found)
+    graph.misses = graph.misses | _misses(found, bits)
+
+
+def _exported(rewritten: Rewritten, stream: Stream) -> Stream:
+    """The stream whose tensor the offline model has, of which this one is another shape."""
+    made = {name for node in rewritten.proto.graph.node for name in node.output}
+    while stream.name not in made and isinstance(stream.node, Pointwise) and stream.node.op in SHAPES:
+        stream = stream.node.streams[0]
+    return stream
+
+
+def _misses(found: Sequence[Worth], bits: Sequence[Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """For each table of experts: those that a frame chooses and that are not there, in 2^-8, where those chosen last
+    stay, as many as 0, 1/8, … of all that have as many bytes."""
+    tables = [(w, width) for w, own in zip(found, bits, strict=True) for width in sorted(set(own))]
+    sizes = [(width, w.weights) for w, width in tables]
+    count = min(FRAMES, *(len(w.chosen) for w in found))
+    settled = int(count * SETTLED)
+    of = {id(w): np.array(own) for w, own in zip(found, bits, strict=True)}
+    lists = [[[e for e in row if of[id(w)][e] == width] for row in w.chosen[:count].tolist()] for w, width in tables]
+    curves: dict[str, tuple[int, ...]] = {}
+    for size in dict.fromkeys(sizes):
+        group = [i for i, s in enumerate(sizes) if s == size]
+        every = sum(int((of[id(tables[i][0])] == size[0]).sum()) for i in group)
+        counts = [missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
+        for at, i in enumerate(group):
+            w, width = tables[i]
+            alone = len(set(of[id(w)].tolist())) == 1
+            name = w.node.name if alone else table_name(w.node.name, width)
+            curves[name] = tuple(int(256 * curve[at] / max(count - settled, 1)) for curve in counts)
+    return curves
