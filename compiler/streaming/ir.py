@@ -359,8 +359,7 @@ class StreamGraph:
     result. mode_nodes: the nodes that each of them made possible. decided: (op, "exact" or the named mode) of each of
     the model's nodes. kv: what its caches keep; None where it has none. aligned: outputs that wait for others: how many
     frames come out after t input frames. sparse: "exact" or "predicted" reading of neurons. misses: of units, by table
-    (lowering's Table). experts: what those of several widths have, by mixture. window_macs: multiply-adds of a hop:
-    "naive" (every window again), "exact" and "reuse".
+    (lowering's Table). experts: what those of several widths have. window_macs: of a hop, "naive", "exact" and "reuse".
     """
 
     name: str
