@@ -19,6 +19,8 @@ ANCHORS = {
     "matmul",
     "matmul_blocks",
     "round_blocks",
+    "comb_product",
+    "picked_product",
     "max_pool",
     "avg_pool",
     "softmax",
@@ -119,7 +121,10 @@ def _fusible(maker: FusedStep, group: FusedStep, read: Read) -> bool:
     if len(maker.reads) + len(group.reads) + _constants(maker) + _constants(group) > MOST_POINTERS:
         return False
     ops = [s.node.op for s in maker.steps]
-    anchored = maker.anchor is not None
+    anchor = maker.anchor
+    anchored = anchor is not None
+    if anchor is not None and "puts" in anchor.node.attrs:
+        return False  # its elements come one by one
     if anchored and any(r.signal is group.output for r in group.reads):
         return False  # a step that reads its own last frame makes one at a time
     op = step.node.op

@@ -29,6 +29,7 @@ from runnel.compiler.lowering.signals import (
     View,
 )
 from runnel.compiler.lowering.split import SEGMENT_BYTES, segment_bytes, split_large
+from runnel.compiler.lowering.transforms import product
 from runnel.compiler.lowering.weights import block_operands, coded, half_table
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Feedback, Stream, StreamGraph, StreamNode, Tail
@@ -191,6 +192,10 @@ class Lowering:
         weight = np.ascontiguousarray(weight, np.float32)
         if (blocks := coded(self.graph.modes, [weight])) is not None:
             return self.block_product(node, x, blocks, bias, shape)
+        if int(np.prod(x.shape)) == len(weight):
+            transformed = product(self, node, x.reshaped(weight.shape[:1]), weight, bias)
+            if transformed is not None:
+                return transformed.reshaped(shape)
         return self.step(node, "matmul", [x.reshaped(rows), weight, bias], out, {}).reshaped(shape)
 
     def block_product(

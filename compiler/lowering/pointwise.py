@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import helper
 
+from runnel.compiler.lowering import transforms
 from runnel.compiler.lowering.signals import NoKernel, View
 from runnel.compiler.streaming.ir import STACKED, Pointwise, Stream
 
@@ -295,6 +296,10 @@ def conv(low: Lowering, node: Pointwise) -> View:
         if all(d == 1 for d in (*view.shape[2:], *out[2:], *weight.shape[2:])):
             attrs |= {"strides": [], "pads": [], "dilations": []}
             view, weight, out = view.reshaped(view.shape[:2]), weight.reshape(weight.shape[:2]), out[:2]
+        elif node.op == "Conv":
+            found = transforms.inside(low, node, view, weight, bias, attrs, out)
+            if found is not None:
+                return found.reshaped(node.output.frame_shape)
         made = low.step(node, "conv", [view, weight[:, :, None], bias], out, attrs, node.output.dtype)
     return made.reshaped(node.output.frame_shape)
 

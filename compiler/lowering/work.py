@@ -19,6 +19,8 @@ def macs(node: FrameNode) -> int:
         return 0
     if node.op == "matmul_blocks":
         return out * prod(weight.shape[:2])
+    if node.op in ("comb_product", "picked_product"):
+        return int(node.attrs.get("positions", 1)) * int(np.prod(weight.shape))
     if node.op == "conv":
         return out * prod(weight.shape[1:])
     if node.op == "conv_transpose" and isinstance(weight, np.ndarray):

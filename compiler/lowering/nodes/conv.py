@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runnel.compiler.lowering.fourier import Factors, factors
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.nodes.geometry import moved_axes, spread_frames
 from runnel.compiler.lowering.pointwise import batch_as_groups, conv_attrs
 from runnel.compiler.lowering.quantised import integer_conv
 from runnel.compiler.lowering.registry import lowers
 from runnel.compiler.lowering.signals import NoKernel, Operand, Read, Signal, View
+from runnel.compiler.lowering.transforms import analysis, synthesis
 from runnel.compiler.lowering.weights import block_operands, coded
 from runnel.compiler.streaming.count import Count
 from runnel.compiler.streaming.ir import Stream, Upsample, Window
@@ -68,8 +70,21 @@ def window(low: Lowering, node: Window) -> View:
     output = FrameValue(node.name, out, dtype)
     fact = node.output.fact
     signal = low.signal(node.output.name, out, dtype, fact.made, fact.length)
+    if op == "conv" and (found := _fourier(view, node, attrs, operands)) is not None:
+        return analysis(low, read, found, operands[1], output, signal).reshaped(node.output.frame_shape)
     frame = FrameNode(op, (read.value, *operands), output, attrs)
     return low.add(frame, [read], signal).reshaped(node.output.frame_shape)
+
+
+def _fourier(view: View, node: Window, attrs: dict[str, Any], operands: list[Any]) -> Factors | None:
+    """The factors of a convolution over samples that lie side by side."""
+    weight, bias = operands
+    beside = view.stride == 1 and view.signal.pitch == 1 and view.signal.stored == "float32"
+    if not beside or attrs["group"] != 1 or attrs["strides"] or node.dilation != 1 or weight.dtype != np.float32:
+        return None
+    if weight.ndim != 3 or weight.shape[1] != 1 or isinstance(bias, Stream):
+        return None
+    return factors(weight[:, 0])
 
 
 @lowers(Upsample)
@@ -93,10 +108,15 @@ def upsample(low: Lowering, node: Upsample) -> View:
     for k in range(node.kernel):
         i, phase = divmod(k * node.dilation, unit)
         phases[:, phase, :, taps - 1 - i] += weight[:, :, k]
-    view = low.padded(view, 0.0, taps - 1, taps, node.name)
-    read = low.read(view, offset=-(taps - 1), taps=taps)
     fact = node.output.fact
     made, length = x.fact.made, fact.length.affine(1, node.crop + unit - 1, unit)
+    if weight.ndim == 3 and frame == (1, 1) and group == 1 and node.dilation == 1 and unit % LANES == 0:
+        found = factors(weight[:, 0]) if view.shape == (1, inputs) else None
+        if found is not None and not isinstance(bias, Stream):
+            blocks = _overlapped(low, node, synthesis(low, view, found, made, x.fact.length, node.name), bias, length)
+            return View(blocks, node.crop, 1, frame, fact.length)
+    view = low.padded(view, 0.0, taps - 1, taps, node.name)
+    read = low.read(view, offset=-(taps - 1), taps=taps)
     full = np.zeros(group * each, np.float32) if not isinstance(bias, np.ndarray) else bias.astype(np.float32)
     if weight.ndim == 3 and group == 1:
         blocks = _blocks(low, node, read, phases, full, made, length)
@@ -142,6 +162,34 @@ def _blocks(
     kernel = wide.reshape(unit * padded, inputs, taps)
     low.add(FrameNode("conv", (read.value, kernel, biases.reshape(-1)), output, attrs), [read], signal)
     return signal
+
+
+def _overlapped(low: Lowering, node: Upsample, windows: View, bias: np.ndarray | None, length: Count) -> Signal:
+    """Windows, ``stride`` samples apart, added up: blocks of that many samples."""
+    unit, (samples,), made = node.stride, windows.shape, windows.signal.made
+    windows = low.padded(windows, 0.0, node.taps - 1, node.taps, node.name)
+
+    def apply(op: str, of: list[View], size: int, back: int = 0, **attrs: Any) -> View:
+        reads = [low.read(x, offset=-back) for x in of]
+        signal = low.signal(f"{node.output.name}/{op}", (size,), "float32", made, length)
+        output = FrameValue(node.name, (size,))
+        return low.add(FrameNode(op, tuple(r.value for r in reads), output, attrs), reads, signal)
+
+    total: View | None = None
+    for tap in range(node.taps):
+        begin, end = tap * unit, min((tap + 1) * unit, samples)
+        part = apply("slice", [windows], end - begin, tap, starts=[begin], ends=[end], steps=[1])
+        if end - begin < unit:
+            part = apply("pad", [part], unit, pads=[0, unit - (end - begin)], value=0.0)
+        total = part if total is None else apply("add", [total, part], unit)
+    assert total is not None
+    last = low.read(total)
+    blocks = low.signal(
+        f"{node.output.name}/blocks", (1, 1), "float32", made.affine(unit, 0), length.affine(unit, 0), unit=unit
+    )
+    shift = np.float32(0 if bias is None else bias.reshape(-1)[0])
+    low.add(FrameNode("add", (last.value, np.array(shift)), FrameValue(node.name, (unit,))), [last], blocks)
+    return blocks
 
 
 def _upsample_inside(low: Lowering, node: Upsample, weight: np.ndarray, bias: np.ndarray | None) -> View:
