@@ -99,7 +99,12 @@ setup(
     distclass=PlatformDistribution,
     package_dir={"runnel": "runnel", **{f"runnel.{folder}": folder for folder in FOLDERS}},
     packages=packages(),
-    package_data={"": DATA, "runnel.runtime": CPLUSPLUS, "runnel.tools.benchmark": ["*.cc"]},
+    package_data={
+        "": DATA,
+        "runnel.runtime": CPLUSPLUS,
+        "runnel.tools.benchmark": ["*.cc"],
+        "runnel.tools.lanes": ["*.cc"],
+    },
     exclude_package_data={"runnel.runtime": ["_lib/*"]},
     include_package_data=False,
     cmdclass={"build": Build, "build_core": BuildCore, "bdist_wheel": PlatformWheel},

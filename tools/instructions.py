@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def per_frame(path: str | os.PathLike[str], steps: int = STEPS) -> float:
     counts = []
     for n in frames:
         words = ["run", bundle.path, "--in", "raw:-", "--chunk", str(hop)]
-        counts.append(_count([*_processor(manifest), *words], data[: n * elements].tobytes()))
+        counts.append(_count([*processor_of(manifest), *words], data[: n * elements].tobytes()))
     return (counts[1] - counts[0]) / (frames[1] - frames[0])
 
 
@@ -110,8 +111,8 @@ def per_run_of_peer(model: bytes, runs: int = STEPS) -> float:
         return _count([*python, str(place), str(runs)], b"", env, library, PAUSE) / runs
 
 
-def _processor(manifest: dict[str, object]) -> list[str]:
-    """The emulator, as the processor of the target where it knows that, and runnel-run."""
+def processor_of(manifest: dict[str, object]) -> list[str]:
+    """The emulator, as the processor of the target where it knows that, and runnel-run. Raises InputError."""
     target = manifest["target"]
     assert isinstance(target, dict)
     command = emulate.command_for(str(target["arch"]))
@@ -137,25 +138,43 @@ def _count(
     only: a range of addresses, as 0x1000..0x2000, whose instructions alone are counted. pause: seconds; what came
     before the last rest that long is left out.
     """
+    blocks, runs = blocks_of(command, data, env, only, pause)
+    return sum(count * len(blocks[block]) for block, count in runs.items())
+
+
+def blocks_of(
+    command: Sequence[str],
+    data: bytes,
+    env: Mapping[str, str] | None = None,
+    only: str = "",
+    pause: float | None = None,
+) -> tuple[dict[int, list[bytes]], Counter[int]]:
+    """Blocks of instructions by their address, a line of the emulator's each, and how often each block ran.
+
+    Arguments and errors as those of a count.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         os.mkfifo(log)
-        sizes: dict[bytes, int] = {}
-        runs: Counter[bytes] = Counter()
-        reader = threading.Thread(target=_read, args=(log, sizes, runs, pause))
+        blocks: dict[int, list[bytes]] = {}
+        runs: Counter[int] = Counter()
+        reader = threading.Thread(target=_read, args=(log, blocks, runs, pause))
         reader.start()
         line = [command[0], "-d", LOG, *(["-dfilter", only] if only else []), "-D", str(log), *command[1:]]
         done = subprocess.run(line, input=data, capture_output=True, check=False, env=env)
-        with open(os.open(log, os.O_WRONLY | os.O_NONBLOCK) if reader.is_alive() else os.devnull, "wb"):
-            pass  # a program that never opened the log leaves the reader waiting
+        with suppress(OSError):  # ENXIO: it has read all
+            os.close(
+                os.open(log, os.O_WRONLY | os.O_NONBLOCK)
+            )  # else a program that never opened the log leaves it waiting
         reader.join()
     if done.returncode:
         raise InputError(done.stderr.decode("utf-8", "replace").strip().splitlines()[-1])
-    return sum(count * sizes[block] for block, count in runs.items())
+    return blocks, runs
 
 
-def _read(log: Path, sizes: dict[bytes, int], runs: Counter[bytes], pause: float | None) -> None:
-    block, size, rest = b"", 0, b""
+def _read(log: Path, blocks: dict[int, list[bytes]], runs: Counter[int], pause: float | None) -> None:
+    block: list[bytes] = []
+    rest = b""
     with log.open("rb", buffering=0) as file:
         while True:
             if not select.select([file], [], [], pause)[0]:
@@ -166,14 +185,12 @@ def _read(log: Path, sizes: dict[bytes, int], runs: Counter[bytes], pause: float
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 if line.startswith(b"Trace "):
-                    runs[line.split(b"/", 2)[1]] += 1
+                    runs[int(line.split(b"/", 2)[1], 16)] += 1
                 elif line.startswith(b"0x"):
-                    if not block:
-                        block = b"%016x" % int(line[: line.index(b":")], 16)
-                    size += 1
+                    block.append(line)
                 elif block:
-                    sizes[block] = size
-                    block, size = b"", 0
+                    blocks[int(block[0][: block[0].index(b":")], 16)] = block
+                    block = []
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 """Dot products of codes in one instruction: of four in Arm's sdot and in vpdpbusd of AVX512-VNNI and AVX-VNNI, of two
-in pmaddwd of other x86-64 and in smull and sadalp of other aarch64; of eight, for two rows and outputs, in Arm's i8mm.
+in pmaddwd of other x86-64 and in smull and sadalp of other Arm; of eight, for two rows and outputs, in Arm's i8mm.
 
 Sums are added up modulo 2^32 like any others, so the result is the same to the bit. Those of bytes want codes of one
 signedness; other codes have their top bit turned over, and what that and the zero point add is taken off at the start.
@@ -23,7 +23,7 @@ _QUADS = {lanes: f"llvm.x86.avx512.vpdpbusd.{32 * lanes}" for lanes in (4, 8, 16
 _SDOT, _USDOT = {4: "llvm.aarch64.neon.sdot"}, {4: "llvm.aarch64.neon.usdot"}
 _BLOCKS = {"int8": "llvm.aarch64.neon.smmla", "uint8": "llvm.aarch64.neon.usmmla"}
 EIGHT = 8
-_ADD_PAIRS = {4: "llvm.aarch64.neon.saddlp"}
+_ADD_PAIRS = {"aarch64": {4: "llvm.aarch64.neon.saddlp"}, "armv7": {4: "llvm.arm.neon.vpaddls"}}
 _TOP_BITS = {1: -128, 4: 0x80808080 - (1 << 32), 2: 0x8080 - (1 << 16)}
 
 
@@ -57,15 +57,15 @@ class Dots:
             return None
         low, high = int(weights.min()), int(weights.max())
         if low >= -128 and high <= 127:
-            if target.arch == "aarch64":
-                dot = target.has("dotprod")
+            if target.arch in _ADD_PAIRS:
+                dot = target.arch == "aarch64" and target.has("dotprod")
                 if dot and target.has("i8mm"):
                     names = _USDOT if codes == "uint8" else _SDOT
                     size, block = (EIGHT, _BLOCKS[codes]) if several else (QUAD, "")
                     return Dots(sums.b, size, names, False, False, sums.zero, block=block)
                 flip = codes == "uint8"
                 zero = sums.zero - 128 * flip
-                return Dots(sums.b, QUAD if dot else 2, _SDOT if dot else _ADD_PAIRS, False, flip, zero)
+                return Dots(sums.b, QUAD if dot else 2, _SDOT if dot else _ADD_PAIRS[target.arch], False, flip, zero)
             if prefers_unsigned(target):
                 flip, most = codes == "int8", target.lanes
                 narrow = target.vector_bytes == 32 or target.has("avx512vl")

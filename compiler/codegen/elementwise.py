@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import pairwise, product
 from math import prod
 
 from tvm import tirx
 
 from runnel.compiler.codegen import ops
+from runnel.compiler.codegen.boxes import boxes
 from runnel.compiler.codegen.builder import Builder, Expr, dtype_of, int32, lanes_of, splat
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.evaluate import Evaluator, Index
 from runnel.compiler.codegen.memory import LANES, frame_elements
-from runnel.compiler.lowering.frame import FrameNode, FrameValue, Group
+from runnel.compiler.lowering.frame import FrameValue, Group
 
 POINTWISE = frozenset(ops.UNARY) | frozenset(ops.BINARY) | {"where", "cast"}
-_MAX_BOXES = 64
 _SHORT = 8
 """The last axis up to which the vectors of the axis before it are interleaved."""
 
@@ -57,7 +56,7 @@ def emit_elementwise(context: Context) -> None:
         if _is_flat(group):
             _emit_flat(context)
         else:
-            for box in _boxes(group):
+            for box in boxes(group, POINTWISE):
                 _emit_box(context, box)
 
 
@@ -141,40 +140,6 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
             outer(wide[:-2], lambda: across(last))
             return
     emit(wide)
-
-
-def _boxes(group: Group) -> list[tuple[tuple[int, int], ...]]:
-    """The output's index space cut where a concatenation or a padding changes what is read."""
-    shape = group.output.shape
-    cuts: list[set[int]] = [{0, n} for n in shape]
-    producers = {node.output: node for node in group.nodes}
-
-    def visit(value: object) -> None:
-        node = producers.get(value) if isinstance(value, FrameValue) else None
-        if node is None:
-            return
-        if node.op in POINTWISE:
-            for operand in node.inputs:
-                if operand is not None and operand.shape == shape:
-                    visit(operand)
-        _cut(node, cuts)
-
-    visit(group.output)
-    boxes = list(product(*(pairwise(sorted(c)) for c in cuts)))
-    return boxes if len(boxes) <= _MAX_BOXES else [tuple((0, n) for n in shape)]
-
-
-def _cut(node: FrameNode, cuts: list[set[int]]) -> None:
-    if node.op == "concat":
-        axis, at = int(node.attrs["axis"]) % len(cuts), 0
-        for operand in node.inputs:
-            assert operand is not None
-            at += operand.shape[axis]
-            cuts[axis].add(at)
-    elif node.op == "pad":
-        pads = [int(p) for p in node.attrs["pads"]]
-        for axis, size in enumerate(node.output.shape):
-            cuts[axis] |= {at for at in (pads[axis], size - pads[len(cuts) + axis]) if 0 < at < size}
 
 
 def apply_epilogue(context: Context, anchor: FrameValue, value: Expr, index: Index) -> None:

@@ -210,7 +210,7 @@ class Evaluator:
         if not isinstance(x, FrameValue) or not isinstance(places, np.ndarray):
             raise Unsupported("pick", "its input is a constant or its places are not")
         view, part = self.context.views[x], index.coords[0]
-        steps = _steps(places)
+        steps = steps_of(places)
         if steps is not None:
             first: Expr = part * steps[0] + int(places[0])
         else:
@@ -261,7 +261,7 @@ class Evaluator:
         table = np.where(indices < 0, indices + x.shape[axis], indices).astype(np.int32)
         coords = index.coords
         inner = Index(table.shape, coords=coords[axis : axis + table.ndim])
-        steps = _steps(table)
+        steps = steps_of(table)
         if steps is not None:
             at: Expr = int32(int(table.reshape(-1)[0]))
             for c, step in zip(inner.coords, steps, strict=True):
@@ -380,7 +380,7 @@ MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", 
 }
 
 
-def _steps(table: np.ndarray) -> list[int] | None:
+def steps_of(table: np.ndarray) -> list[int] | None:
     """What a table of indices grows by along each of its axes, where that is the same everywhere; else None."""
     first = np.int64(table.reshape(-1)[0])
     steps = [int(table.take(min(1, n - 1), a).reshape(-1)[0] - first) for a, n in enumerate(table.shape)]

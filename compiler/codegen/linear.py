@@ -356,18 +356,28 @@ def _emit_depthwise(
     memory = context.constant((id(node), "w"), packed)
     biases = None if bias is None else context.constant((id(node), "b"), bias)
 
-    def emit(position: Expr) -> None:
-        total = b.local(sums.kind, b.lanes)
-        start = sums.start(b.lanes) if biases is None else b.load(biases, position)
-        b.store_vector(total, 0, start)
+    def emit(positions: list[Expr]) -> None:
+        totals = [b.local(sums.kind, b.lanes) for _ in positions]
+        for total, position in zip(totals, positions, strict=True):
+            start = sums.start(b.lanes) if biases is None else b.load(biases, position)
+            b.store_vector(total, 0, start)
         with b.loop(taps, "tap") as tap:
-            frame = sums.input(b.load(x.memory, x.tap(tap) + context.at_row(x.access) + position))
-            weight = sums.weight(b.load(memory, tap * pitch + position))
-            product = sums.add_product(frame, weight, b.load_vector(total, 0, b.lanes))
-            b.store_vector(total, 0, product)
-        value = b.let(b.load_vector(total, 0, b.lanes))
-        apply_epilogue(context, node.output, value, Index(node.output.shape, flat=position))
+            base = b.let(x.tap(tap) + context.at_row(x.access))
+            for total, position in zip(totals, positions, strict=True):
+                frame = sums.input(b.load(x.memory, base + position))
+                weight = sums.weight(b.load(memory, tap * pitch + position))
+                product = sums.add_product(frame, weight, b.load_vector(total, 0, b.lanes))
+                b.store_vector(total, 0, product)
+        for total, position in zip(totals, positions, strict=True):
+            value = b.let(b.load_vector(total, 0, b.lanes))
+            apply_epilogue(context, node.output, value, Index(node.output.shape, flat=position))
 
+    vectors = pitch // LANES
+    together = max(1, context.target.registers // 2 * context.target.lanes // LANES)
     with b.loop(context.rows, "row") as row:
         context.row = row
-        over_lanes(b, pitch, emit)
+        for first, size, repeat in runs(0, vectors, together):
+            with b.loop(repeat, "block") as block, b.vector(LANES) as lane:
+                emit([(block * size + (first + i)) * LANES + lane for i in range(size)])
+        if not vectors:
+            over_lanes(b, pitch, lambda position: emit([position]))

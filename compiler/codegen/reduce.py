@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from math import prod
 
 import numpy as np
+from tvm import tirx
 
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen import ops
@@ -186,7 +187,8 @@ def emit_reduction(context: Context, node: FrameNode) -> None:
 
 
 def emit_softmax(context: Context, node: FrameNode) -> None:
-    """softmax and log_softmax: three passes, the last of which makes the exponentials again instead of storing them."""
+    """softmax and log_softmax: three passes, the last of which makes the exponentials again instead of storing them; or
+    one, where a vector holds the axis."""
     x, b = _input(node), context.b
     if x.dtype != "float32":
         raise Unsupported(node.op, f"of {x.dtype}; only float32")
@@ -196,8 +198,11 @@ def emit_softmax(context: Context, node: FrameNode) -> None:
     along = not others or axis > max(others)
     lowest, zero = constant(-math.inf, "float32"), constant(0.0, "float32")
 
+    def place(coords: dict[int, Expr]) -> Index:
+        return Index(x.shape, coords=[coords.get(a, int32(0)) for a in range(rank)])
+
     def read(coords: dict[int, Expr]) -> tuple[Expr, Index]:
-        index = Index(x.shape, coords=[coords.get(a, int32(0)) for a in range(rank)])
+        index = place(coords)
         return splat(Evaluator(context).at(x, index), b.lanes), index
 
     def largest(p: Expr, q: Expr) -> Expr:
@@ -214,6 +219,9 @@ def emit_softmax(context: Context, node: FrameNode) -> None:
         context.row = stack.enter_context(b.loop(context.rows, "row"))
         looped = others if along else others[:-1]
         coords = {a: stack.enter_context(b.loop(x.shape[a], "i")) for a in looped}
+        if along and x.shape[axis] <= LANES:
+            _softmax_of_vector(context, node, lambda position: place({**coords, axis: position}), x)
+            return
         if along:
 
             def value_at(_: list[Expr], position: Expr) -> Expr:
@@ -248,3 +256,26 @@ def emit_softmax(context: Context, node: FrameNode) -> None:
                 write({**here, axis: r}, top, total)
 
         over_lanes(b, x.shape[others[-1]], column)
+
+
+def _softmax_of_vector(context: Context, node: FrameNode, place: Callable[[Expr], Index], x: FrameValue) -> None:
+    """Along an axis that fits a vector, whose lanes beyond it hold the lowest number. place: of positions along it."""
+    b, count = context.b, x.shape[int(node.attrs.get("axis", -1))]
+    widths = [1 << i for i in reversed(range(count.bit_length())) if count >> i & 1]
+    pieces = [(sum(widths[:i]), width) for i, width in enumerate(widths)]
+    parts = []
+    for first, width in pieces:
+        with b.vector(width) as lane:
+            parts.append(b.let(splat(Evaluator(context).at(x, place(lane + first)), width)))
+    lanes = 1 << (count - 1).bit_length()
+    lowest = [constant(-math.inf, "float32", lanes)] if lanes > count else []
+    values = b.let(tirx.Shuffle([*parts, *lowest], [*range(lanes)])) if len(parts) + len(lowest) > 1 else parts[0]
+    top = tree(b, values, lambda p, q: ops.maximum(b, p, q))
+    shifted = b.let(values - splat(top, lanes))
+    powers = m.exp(b, shifted)
+    total = splat(m.log(b, tree_sum(b, powers)) if node.op == "log_softmax" else tree_sum(b, powers), lanes)
+    result = b.let(shifted - total if node.op == "log_softmax" else powers / total)
+    for first, width in pieces:
+        part = b.let(shuffle(result, range(first, first + width)) if width < lanes else result)
+        with b.vector(width) as lane:
+            apply_epilogue(context, node.output, part, place(lane + first))

@@ -1,0 +1,1 @@
+"""Which kernels of a bundle handle elements one at a time: ``python -m runnel.tools.lanes``."""
