@@ -184,7 +184,8 @@ def test_goals_of_a_row() -> None:
     one = row("one", [10e-6, 10e-6], [40e-6, 40e-6], target=0.2)
     many = row("many", [40e-6, 40e-6], [80e-6, 80e-6], lanes=8, of="one", own_target=0.6)
     window = row("window", [10e-6], [50e-6], kind="window", macs=100.0, macs_of_window=1000.0)
-    rows = [one, many, window]
+    thinner = row("thinner", [10e-6], [40e-6]) | {"done": {"macs": 500.0, "weights_bytes": 100}}
+    rows = [one, many, window, thinner]
     found = figures(one, rows, TOP)
     assert found.best is not None and (found.best.name, found.ratio) == ("peer", 0.25)
     assert found.roofline == pytest.approx(1e-6)  # 1000 multiply-adds at 1e9 a second; reading 400 bytes takes 0.4 µs
@@ -193,6 +194,9 @@ def test_goals_of_a_row() -> None:
     ]  # fmt: skip
     own = figures(many, rows, TOP).goals[0]
     assert (own.what, own.ratio, own.reached) == ("our one", pytest.approx(0.5), True)
+    least = figures(many, rows, TOP).least
+    assert least == pytest.approx(1e-6 / 8 / 10e-6)
+    assert figures(thinner, rows, TOP).roofline == pytest.approx(0.5e-6)  # what our plan does, where that is less
     assert figures(window, rows, TOP).goals[0].limit == pytest.approx(0.15)
     assert figures({"name": "x", "fault": "refused"}, rows, TOP).fault == "refused"
 
@@ -223,6 +227,8 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     )
     assert "- **one**: 0.250, not 0.200. Our step is at 10 % of the roofline." in text
     assert "| many | our one for each stream | 0.500 | 0.40 | **no** |" in text
+    told = "- **many** beside our one: 0.500, not 0.40. The roofline is 0.01 of it for each stream, and the step at 2 %"
+    assert told in text
     assert "| one | 2 | 2.00 | 3.00 | 1.5 |" in text
     assert "| one | 40.0 (0.25) | **wrong** |  |" in text
     assert "- **lame**: wrong numbers, 7 times what is allowed (one)" in text

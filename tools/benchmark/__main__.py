@@ -16,13 +16,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from runnel.runtime.bundle import Bundle
+from runnel.runtime.program import load
 from runnel.tools.benchmark import driver, page, roofline
+from runnel.tools.benchmark.case import Case
 from runnel.tools.benchmark.figures import Figures, figures, ratios
 from runnel.tools.benchmark.harness import OURS, Settings, compete
 from runnel.tools.benchmark.prepare import prepare
 from runnel.tools.benchmark.workloads import WORKLOADS, Workload
 from runnel.tools.measure import one_cpu
 
+SETTLED = 2  # turns of the strides that are looked at, after as many
 QUICK = Settings(rounds=3, seconds=0.02)
 
 
@@ -36,7 +42,28 @@ def bench(workload: Workload, folder: Path, settings: Settings) -> dict[str, Any
         return row | {"fault": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     weights = parameter_bytes(case.place / "step.onnx")
     row |= {"macs": case.macs, "macs_of_window": manifest["macs"].get("per_hop_naive"), "weights_bytes": weights}
+    row["done"] = own_work(case, int(manifest["macs"]["natural_hop"]))
     return row | {"entries": [asdict(e) for e in compete(case, settings)]}
+
+
+def own_work(case: Case, period: int) -> dict[str, float] | None:
+    """Multiply-adds that our step makes, and bytes of weights that it has: less than the model's where a product is
+    computed as thinner ones. None where the model has no native form."""
+    bundle = Bundle(case.place / "model.rnl")
+    if bundle.manifest["native_refusal"]:
+        return None
+    program = load(case.place / "model.rnl", backend="native")
+    stream: Any = program.stream()
+    port = program.timed[0]
+    frames = np.zeros(port.sized(case.hop * port.per_tick), port.dtype)
+    pushes = SETTLED * period
+    for _ in range(pushes + case.reach // case.hop):
+        stream.push(frames)
+    before = stream.counters["macs"]
+    for _ in range(pushes):
+        stream.push(frames)
+    weights = sum(segment["bytes"] for segment in bundle.manifest["weights"]["segments"])
+    return {"macs": (stream.counters["macs"] - before) / pushes * case.lanes, "weights_bytes": weights}
 
 
 def merged(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class Goal:
 
 @dataclass
 class Figures:
-    """Of one row. ours, from_python, roofline, worst: seconds of a step. spread: the least and greatest ratio."""
+    """Of one row. ours, from_python, roofline, worst: seconds of a step. spread: the least and greatest ratio. least:
+    what the roofline is of our step that this one is beside, for each stream."""
 
     name: str
     entries: list[Entry]
@@ -37,6 +38,7 @@ class Figures:
     ours: float | None = None
     from_python: float | None = None
     roofline: float | None = None
+    least: float | None = None
     best: Entry | None = None
     ratio: float | None = None
     spread: tuple[float, float] = (0.0, 0.0)
@@ -69,7 +71,8 @@ def figures(row: dict[str, Any], rows: list[dict[str, Any]], top: Roofline) -> F
     if ours is None or ours.step is None:
         return found
     found.ours, found.best = ours.step, best_peer(entries)
-    found.roofline = top.seconds(row["macs"], row["weights_bytes"], row["codes"])
+    works = [row, *([row["done"]] if row.get("done") else [])]
+    found.roofline = min(top.seconds(work["macs"], work["weights_bytes"], row["codes"]) for work in works)
     goals: list[Goal] = []
     if found.best is not None:
         found.ratio, *ends = ratios(ours, found.best)
@@ -82,6 +85,7 @@ def figures(row: dict[str, Any], rows: list[dict[str, Any]], top: Roofline) -> F
     other = next((own_step(r) for r in rows if r["name"] == row["of"]), None)
     if row["own_target"] and other:
         goals.append(Goal(f"our {row['of']}", ours.step / row["lanes"] / other, row["own_target"]))
+        found.least = found.roofline / row["lanes"] / other
     if python is not None and python.step is not None:
         found.from_python = python.step
         if ours.step < SHORT:

@@ -96,6 +96,13 @@ def why(every: list[Figures]) -> list[str]:
     lines = []
     for found in every:
         for goal in found.goals:
+            if not goal.reached and goal.what.startswith("our ") and found.least is not None and found.roofline:
+                text = f"- **{found.name}** beside {goal.what}: {goal.ratio:.3f}, not {goal.limit:.2f}. "
+                share = 100 * found.roofline / (found.ours or 1)
+                text += (
+                    f"The roofline is {found.least:.2f} of it for each stream, and the step at {share:.0f} % of that."
+                )
+                lines.append(text)
             if goal.reached or goal.what != "best peer" or found.best is None or not found.roofline or not found.ours:
                 continue
             step = found.best.step or 0.0
@@ -174,7 +181,8 @@ the median of the ratios of the same round, with the least and the greatest. Raw
 This run: {machine["when"]}, {machine["cpu"]} ({machine["machine"]}), {brought}.
 Measured in it, of one core: {top.float32 / 1e9:.0f} · 10⁹ multiply-adds a second in float32, {top.int8 / 1e9:.0f} · 10⁹
 on codes of 8 bits, and bandwidth in GB/s: {bandwidth}. The roofline of a step is its multiply-adds at that peak or its
-weights at the bandwidth of a block of their size, whichever takes longer.
+weights at the bandwidth of a block of their size, whichever takes longer; both as the model has them, or as our plan
+has them where that is less (Fourier transforms as two thin products).
 
 ![steps of other runtimes, in steps of ours]({plot})
 
