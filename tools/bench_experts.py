@@ -3,8 +3,9 @@
     python -m runnel.tools.bench_experts --model build/verse_experts/verse_experts.onnx
 
 Reads a text token by token with everything in memory, with nothing kept and nothing read ahead, and with each policy,
-in turns on one thread; compares the bits. The routes are those that the model takes through the text: for figures that
-mean something it has to be a trained one (models/verse_experts).
+in turns on one thread; compares the bits. Then the same in as much memory with experts of 8 bits, of 4, and of several
+widths by what another part of the text makes of them, with the perplexity of each. The routes are those that the model
+takes through the text: for figures that mean something it has to be a trained one (models/verse_experts).
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from runnel.tools.generate.tokens import open_tokenizer
 
 TEXT = Path(__file__).resolve().parent.parent / "models" / "verse" / "held_out.txt"
 RESIDENT, NAIVE = "all in memory", "none kept, none ahead"
+UNIFORM = "8 bits"
+CALIBRATED = 1024  # tokens, of what comes LATER in the text
+LATER = 4096
+CHUNK = 32
 PIECE = 10  # tokens of one after the other that a contender has in a turn
 
 
@@ -57,29 +62,39 @@ class Contender:
         return self.program.paging.units if self.program.paging is not None else None
 
 
-def contenders(bundle: Path, share: float) -> list[Contender]:
-    """Programs with memory for a share of the experts and for everything else."""
+def with_room(bundle: Path, room: int, experts: str = "cost", ahead: str = "auto") -> runnel.Program:
+    """A program with ``room`` bytes for experts, and memory for everything else."""
 
-    def paged(ram: int, experts: str = "lru", ahead: str = "auto") -> runnel.Program:
+    def paged(ram: int) -> runnel.Program:
         return runnel.load(bundle, runtime=runnel.Runtime(ram=ram, experts=experts, experts_ahead=ahead))
 
+    facts = paged(1 << 40).paging
+    assert facts is not None
+    ram = facts.least + facts.streamed + facts.pinned + facts.tables + room  # everything, were it not for experts
+    program = paged(ram)
+    assert program.paging is not None
+    program.set_weight_budget(ram - (program.paging.units.room - room))
+    return program
+
+
+def expert_bytes(bundle: Path) -> int:
+    program: runnel.Program = runnel.load(bundle, runtime=runnel.Runtime(ram=1 << 40))
+    assert program.paging is not None
+    return program.paging.units.all
+
+
+def contenders(bundle: Path, share: float) -> list[Contender]:
+    """Programs with memory for a share of the experts and for everything else."""
+    room = int(share * expert_bytes(bundle))
     found = [Contender(RESIDENT, runnel.load(bundle))]
     for kept in ("none", *(k for k in KEPT if k != "none")):
         for ahead in ("off",) if kept == "none" else ("off", "on", "auto"):
-            facts = paged(1 << 40, kept).paging
-            assert facts is not None
-            ram = facts.least + facts.streamed + facts.pinned + facts.tables  # everything, were it not for experts
-            program = paged(ram + int(share * facts.units.all), kept, ahead)
-            assert program.paging is not None
-            excess = program.paging.units.room - int(share * facts.units.all)
-            program.set_weight_budget(ram + int(share * facts.units.all) - excess)
             name = NAIVE if kept == "none" else f"{kept}, ahead {ahead}"
-            found.append(Contender(name, program))
+            found.append(Contender(name, with_room(bundle, room, kept, ahead)))
     return found
 
 
-def measure(found: list[Contender], tokens: np.ndarray, turns: int) -> list[dict[str, Any]]:
-    """Rows of figures, medians of pieces that are taken in turns; raises SystemExit where bits differ."""
+def take_turns(found: list[Contender], tokens: np.ndarray, turns: int) -> None:
     for _ in range(turns):
         for contender in found:
             contender.begin()
@@ -88,23 +103,71 @@ def measure(found: list[Contender], tokens: np.ndarray, turns: int) -> list[dict
                 found[(k + number) % len(found)].push(tokens[at : at + PIECE])
         for contender in found:
             contender.end()
-    naive = next(c for c in found if c.name == NAIVE)
-    rows, count = [], turns * len(tokens)
+
+
+def policies(bundle: Path, share: float, tokens: np.ndarray, turns: int) -> list[dict[str, Any]]:
+    """Rows of each policy, with memory for a share of the experts; raises SystemExit where bits differ."""
+    found = contenders(bundle, share)
+    take_turns(found, tokens, turns)
     for contender in found:
         if contender.bits != found[0].bits:
             raise SystemExit(f"'{contender.name}' gives other bits than everything in memory")
-        ratio = median(a / b for a, b in zip(naive.times, contender.times, strict=True))
-        row: dict[str, Any] = {"name": contender.name, "ms": median(contender.times), "against_naive": ratio}
+    return figures(found, NAIVE, turns * len(tokens))
+
+
+def figures(found: list[Contender], base: str, count: int) -> list[dict[str, Any]]:
+    """Rows: medians of pieces that were taken in turns, and of each contender against the one named ``base``."""
+    against = next(c for c in found if c.name == base)
+    rows = []
+    for contender in found:
+        ratio = median(a / b for a, b in zip(against.times, contender.times, strict=True))
+        row: dict[str, Any] = {"name": contender.name, "ms": median(contender.times), "faster": ratio}
         units = contender.units
         if units is not None:
             row |= {
-                "room": units.room / units.all, "hit_rate": units.hit_rate, "late": units.late / units.chosen,
+                "room": units.room / units.all, "bytes": units.all, "hit_rate": units.hit_rate,
+                "late": units.late / units.chosen,
                 "mb": units.bytes_read / count / 1e6, "stall_ms": units.stall_ns / count / 1e6,
                 "foreseen": units.guessed / units.chosen, "right": units.guessed_used / max(units.guessed, 1),
                 "overlap": units.read_ns / units.gap_ns if units.gap_ns else 0.0,
             }  # fmt: skip
         rows.append(row)
     return rows
+
+
+def widths(model: Path, folder: Path, text: np.ndarray, means: list[float], args: argparse.Namespace) -> list[Any]:
+    """Rows of experts of 8 and 4 bits and of several widths, all with the room that a share of those of 8 bits take."""
+    tokens, calibration = text[: args.tokens], text[LATER : LATER + CALIBRATED]
+    forms: dict[str, dict[str, Any]] = {UNIFORM: {}}
+    forms |= {f"{mean:g} bits" + (" in the mean" if mean > 4 else ""): {"expert_bits": mean} for mean in (4, *means)}
+    found: list[Contender] = []
+    worse: dict[str, float] = {}
+    for number, (name, options) in enumerate(forms.items()):
+        bundle = folder / f"widths{number}.rnl"
+        given = options | ({"calibration": calibration[None]} if options else {})
+        runnel.compile(model, bundle, backend="native", kv="full", max_frames=LATER, weights="int8", **given)
+        if not found:
+            room = int(args.share * expert_bytes(bundle))
+        found.append(Contender(name, with_room(bundle, room)))
+        worse[name] = perplexity(runnel.load(bundle), text[:CALIBRATED])
+    take_turns(found, tokens, args.turns)
+    for number, contender in enumerate(found):
+        whole = Contender(RESIDENT, runnel.load(folder / f"widths{number}.rnl"))
+        take_turns([whole], tokens, 1)
+        if contender.bits != whole.bits:
+            raise SystemExit(f"'{contender.name}' gives other bits than everything in memory")
+    rows = figures(found, UNIFORM, args.turns * len(tokens))
+    return [row | {"perplexity": worse[row["name"]]} for row in rows]
+
+
+def perplexity(program: runnel.Program, tokens: np.ndarray) -> float:
+    """A token, of each given all before it."""
+    stream = program.stream()
+    given = tokens[: (len(tokens) - 1) // CHUNK * CHUNK].reshape(-1, CHUNK)
+    logits = np.concatenate([np.asarray(stream.push(part[None])) for part in given], 1)[0].astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return float(np.exp(-chances[np.arange(len(logits)), tokens[1 : len(logits) + 1]].mean()))
 
 
 HEAD = [
@@ -115,11 +178,23 @@ HEAD = [
 
 def line(row: dict[str, Any]) -> list[str]:
     """A row of the table. overlap: of the time between a guess and its use, that during which it was read."""
-    cells = [row["name"], f"{row['ms']:.2f}", f"{row['against_naive']:.2f}"]
+    cells = [row["name"], f"{row['ms']:.2f}", f"{row['faster']:.2f}"]
     if "hit_rate" in row:
         ahead = [f"{100 * row[key]:.0f} %" for key in ("foreseen", "right", "overlap")] if row["foreseen"] else [""] * 3
         cells += [f"{100 * row['hit_rate']:.0f} %", f"{row['mb']:.2f}", f"{row['stall_ms']:.2f}", *ahead]
     return cells + [""] * (len(HEAD) - len(cells))
+
+
+WIDTHS = ["experts", "MB", "room for", "perplexity", "ms a token", "faster", "hit rate", "MB read a token", "wait, ms"]
+
+
+def width_line(row: dict[str, Any]) -> list[str]:
+    """A row of the second table."""
+    return [
+        row["name"], f"{row['bytes'] / 1e6:.2f}", f"{100 * row['room']:.0f} %", f"{row['perplexity']:.2f}",
+        f"{row['ms']:.2f}", f"{row['faster']:.2f}", f"{100 * row['hit_rate']:.0f} %", f"{row['mb']:.2f}",
+        f"{row['stall_ms']:.2f}",
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -130,18 +205,27 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--share", type=float, default=0.25, help="of the experts that memory has room for")
+    parser.add_argument(
+        "--means", type=float, nargs="*", default=[5.0, 6.0], help="bits of experts of several widths (default: 5 6)"
+    )
+    parser.add_argument("--only", choices=("policies", "widths"), help="measure one of the two tables")
     parser.add_argument("--folder", type=Path, help="where the bundle is written, and so the storage that is measured")
     parser.add_argument("--rows", type=Path, default=Path("build/bench/experts.json"), help="where the raw rows go")
     args = parser.parse_args()
     words = open_tokenizer(args.tokenizer or args.model.with_name("tokenizer.json"))
-    tokens = np.array([0, *words.encode(args.text.read_text(encoding="utf-8"))][: args.tokens], np.int64)
+    text = np.array([0, *words.encode(args.text.read_text(encoding="utf-8"))][: LATER + CALIBRATED], np.int64)
+    rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="runnel-bench-", dir=args.folder) as folder:
-        bundle = Path(folder) / "m.rnl"
-        runnel.compile(args.model, bundle, backend="native", kv="full", max_frames=args.tokens, hop=1)
-        rows = measure(contenders(bundle, args.share), tokens, args.turns)
+        if args.only != "widths":
+            bundle = Path(folder) / "m.rnl"
+            runnel.compile(args.model, bundle, backend="native", kv="full", max_frames=args.tokens, hop=1)
+            rows["policies"] = policies(bundle, args.share, text[: args.tokens], args.turns)
+            print(terminal.table(HEAD, [line(row) for row in rows["policies"]]), flush=True)
+        if args.only != "policies":
+            rows["widths"] = widths(args.model, Path(folder), text, args.means, args)
+            print(terminal.table(WIDTHS, [width_line(row) for row in rows["widths"]]))
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     args.rows.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print(terminal.table(HEAD, [line(row) for row in rows]))
 
 
 if __name__ == "__main__":

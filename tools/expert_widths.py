@@ -9,13 +9,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from runnel.compiler.graph.experts import table_name
 from runnel.compiler.streaming.ir import Pointwise, Stream
-from runnel.compiler.streaming.widths import Worth, mixtures, parse, round_experts, widths_for, worth
+from runnel.compiler.streaming.widths import SHAPES, Worth, added, mixtures, parse, round_experts, widths_for, worth
 from runnel.errors import InputError
 from runnel.tools.activity import POINTS, SETTLED, missed, tensors
 from runnel.tools.calibrate import Calibration, read_calibration
 from runnel.tools.rewritten import Rewritten
 
-SHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
 FRAMES = 4096
 """Of a recording through which caches of experts are followed."""
 
@@ -38,11 +37,12 @@ def choose_widths(rewritten: Rewritten, value: str, calibration: Calibration | N
     data = read_calibration(calibration, [*graph.inputs, *graph.statics], rate)[1]
     mean, block = parse(value)
     try:
-        made = tensors(rewritten, [_exported(rewritten, s) for n in nodes for s in n.streams], [data])
+        streams = [_exported(rewritten, s) for n in nodes for s in (*n.streams, added(graph, n))]
+        made = tensors(rewritten, streams, [data])
     except (Fail, InvalidArgument) as error:
         raise InputError(f"the offline model does not take the calibration recording: {error}") from None
-    pairs = zip(nodes, made[::2], made[1::2], strict=True)
-    found = [worth(node, x, scores, widths_for(mean), block) for node, x, scores in pairs]
+    parts = zip(nodes, made[::3], made[1::3], made[2::3], strict=True)
+    found = [worth(*part, widths_for(mean), block) for part in parts]
     bits = round_experts(graph, value, found)
     graph.misses = graph.misses | _misses(found, bits)
 

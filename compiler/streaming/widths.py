@@ -1,8 +1,9 @@
 """The named mode ``experts``: experts of a mixture rounded to as many bits as they are worth.
 
 A mean number of bits a weight is given. All experts begin with the fewest bits for both of their matrices, and the
-next bits go where they take away most of the layers' squared error, relative to what a layer makes, for a bit, as long
-as the mean allows. Experts that gain nothing keep the fewest.
+next bits go where they take away most of the layers' squared error for a bit, as long as the mean allows. Experts that
+gain nothing keep the fewest. An error counts relative to the sum that a layer's output goes into, as the next layers
+see it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from runnel.compiler.graph.blocks import Blocks
 from runnel.compiler.graph.experts import Stacked, activated, stacked
 from runnel.compiler.graph.rounded import USUAL_BLOCK, codes_of
-from runnel.compiler.streaming.ir import Pointwise, StreamGraph
+from runnel.compiler.streaming.ir import Pointwise, Stream, StreamGraph
 from runnel.errors import InputError
 
 MODE = "experts"
+SHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
 WIDTHS = (4, 8, 16)
 FEWEST = 2
 """Bits that an expert may have besides, where the mean is below the least of ``WIDTHS``."""
@@ -50,7 +52,7 @@ class Worth:
     """What rounding costs the experts of a mixture on a recording.
 
     chosen: (frames, k), by each frame. errors: (experts, widths), squared, weighed by the squares of their shares,
-    relative to the squares of what the layer makes. weights: of one expert.
+    relative to the squares of what the layer's output makes with what it is added to. weights: of one expert.
     """
 
     node: Pointwise
@@ -59,13 +61,27 @@ class Worth:
     weights: int
 
 
-def worth(node: Pointwise, x: np.ndarray, scores: np.ndarray, widths: Sequence[int], block: int) -> Worth:
-    """Of rows of x (frames, inputs) by their scores (frames, experts). Raises InputError for weights beyond float16."""
+def added(graph: StreamGraph, node: Pointwise) -> Stream:
+    """The sum that a mixture's output is a part of; where it is in none the output itself."""
+    stream = node.output
+    for after in graph.nodes:
+        if isinstance(after, Pointwise) and stream in after.streams:
+            if after.op in SHAPES:
+                stream = after.output
+            elif after.op == "Add" and len(after.streams) == 2:
+                return after.output
+    return node.output
+
+
+def worth(
+    node: Pointwise, x: np.ndarray, scores: np.ndarray, total: np.ndarray, widths: Sequence[int], block: int
+) -> Worth:
+    """Of rows of x (frames, inputs) by their scores (frames, experts). total: ``added``, (frames, elements). Raises
+    InputError for weights beyond float16."""
     chosen, shares = _routes(node, scores)
     first, first_bias, second, second_bias = (_array(node, i) for i in range(2, 6))
     assert first is not None and second is not None
     errors = np.zeros((len(first), len(widths)))
-    out = np.zeros((len(x), second.shape[1]))
 
     def made(rows: np.ndarray, e: int, weights: Sequence[np.ndarray]) -> np.ndarray:
         held = rows @ weights[0].T + (0 if first_bias is None else first_bias[e])
@@ -76,11 +92,11 @@ def worth(node: Pointwise, x: np.ndarray, scores: np.ndarray, widths: Sequence[i
         frames, places = np.nonzero(chosen == e)
         share = shares[frames, places, None]
         exact = made(x[frames], e, (first[e], second[e]))
-        out[frames] += share * exact
         for at, bits in enumerate(widths):
             rounded = made(x[frames], e, [_codes(node, w[e], bits, block).real().T for w in (first, second)])
             errors[e, at] = np.square((share * (rounded - exact)).astype(np.float64)).sum()
-    return Worth(node, chosen, errors / (np.square(out).sum() or 1.0), first[0].size + second[0].size)
+    scale = np.square(total.astype(np.float64)).sum() or 1.0
+    return Worth(node, chosen, errors / scale, first[0].size + second[0].size)
 
 
 def _codes(node: Pointwise, weights: np.ndarray, bits: int, block: int) -> Blocks:

@@ -30,13 +30,14 @@ EXPERTS, K, LAYERS = 8, 2, 2
 NEVER = (6, 7)
 
 
-def skewed(net: Net, x: str, likely: np.ndarray, **attrs: Any) -> str:
-    """x plus a mixture that prefers some experts."""
+def skewed(net: Net, x: str, likely: np.ndarray, times: float = 1, **attrs: Any) -> str:
+    """x, so many times, plus a mixture of it that prefers some experts."""
     scores = net.op("Add", net.op("MatMul", x, net.weight(SIZE, EXPERTS, scale=0.3)), net.const(likely))
     names = [x, net.op("Reshape", scores, net.const(np.array([-1, EXPERTS])))]
     for out, inside in ((INNER, SIZE), (SIZE, INNER)):
         names += [net.weight(EXPERTS, out, inside, scale=0.3), net.weight(EXPERTS, out)]
-    return str(net.op("Add", x, net.op("MoE", *names, k=K, **attrs, **MICROSOFT)))
+    made = net.op("MoE", *names, k=K, **attrs, **MICROSOFT)
+    return str(net.op("Add", net.op("Mul", x, net.const(np.array(times, np.float32))), made))
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,16 @@ def test_more_bits_give_less_error(model: bytes, recording: np.ndarray, tmp_path
     assert made["4"].tobytes() == made["int4"].tobytes()
     errors = [float(np.square(made[name] - made["whole"]).sum()) for name in ("4", "5", "8")]
     assert errors[0] > 2 * errors[1] and errors[1] > 2 * errors[2] > 0
+
+
+def test_errors_count_by_what_they_are_added_to(recording: np.ndarray) -> None:
+    """Of two layers that are alike, the one that hardly changes its stream has the fewest bits."""
+    net = Net(3)
+    x, likely = net.input([1, TIME, SIZE]), np.zeros(EXPERTS, np.float32)
+    y = net.op("Add", skewed(net, x, likely, times=100), skewed(net, x, likely))
+    found = runnel.inspect(net.model(y), expert_bits=5, calibration=recording).experts
+    assert sorted(max(layer["widths"]) for layer in found) == [4, 8]
+    assert max(found[1]["widths"]) == 8
 
 
 def test_few_bits_and_dense_weights_besides(model: bytes, recording: np.ndarray, tmp_path: Path) -> None:
