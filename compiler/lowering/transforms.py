@@ -24,7 +24,8 @@ def analysis(
 
     read: samples in one piece; window q begins ``step``·q samples behind the first.
     """
-    sums = _frames(low, f"{output.name}/sums", (positions * found.first[0].size,), signal.made, signal.length)
+    each = (positions * found.first[0].size,)
+    sums = low.signal(f"{output.name}/sums", each, "float32", signal.made, signal.length)
     attrs = {"positions": positions}
     comb = FrameNode("comb_product", (read.value, found.first), _value(sums), attrs | {"step": step})
     summed = low.read(low.add(comb, [read], sums))
@@ -71,18 +72,15 @@ def synthesis(low: Lowering, view: View, found: Factors, made: Count, length: Co
     """Basis vectors weighted by frames of numbers and added up: (samples) a frame."""
     read = low.read(view)
     groups, _, rows = found.second.shape
-    sums = _frames(low, f"{name}/sums", (found.first[0].size,), made, length)
+    sums = low.signal(f"{name}/sums", (found.first[0].size,), "float32", made, length)
     picks = np.where(found.rows < 0, found.rows[:, :1], found.rows)  # times zero
     second = np.ascontiguousarray(found.second.transpose(0, 2, 1))
-    low_step = FrameNode("picked_product", (read.value, second, None), _value(sums), {"picks": picks})
-    summed = low.read(low.add(low_step, [read], sums))
-    whole = _frames(low, f"{name}/windows", (found.first.shape[0] * found.first.shape[2],), made, length)
+    weighted = FrameNode("picked_product", (read.value, second, None), _value(sums), {"picks": picks})
+    summed = low.read(low.add(weighted, [read], sums))
+    samples = found.first.shape[0] * found.first.shape[2]
+    whole = low.signal(f"{name}/windows", (samples,), "float32", made, length)
     first = np.ascontiguousarray(found.first.transpose(1, 0, 2))
     return low.add(FrameNode("comb_product", (summed.value, first), _value(whole)), [summed], whole)
-
-
-def _frames(low: Lowering, name: str, shape: tuple[int, ...], made: Count, length: Count) -> Signal:
-    return low.signal(name, shape, "float32", made, length)
 
 
 def _value(signal: Signal) -> FrameValue:
