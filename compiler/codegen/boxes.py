@@ -88,6 +88,8 @@ def _operands(
     node: FrameNode, places: tuple[_Place, ...], pointwise: frozenset[str]
 ) -> list[tuple[FrameValue, tuple[_Place, ...]]]:
     """The operands of which it is known where they are read."""
+    if not node.inputs:
+        return []
     x, shape, attrs = node.inputs[0], node.output.shape, node.attrs
     if node.op in pointwise or node.op == "expand":
         values = [v for v in node.inputs if isinstance(v, FrameValue) and len(v.shape) <= len(shape)]

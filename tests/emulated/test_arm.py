@@ -21,7 +21,6 @@ import runnel
 from runnel.runtime.bundle import Bundle
 from runnel.tools.cli import main
 
-pytestmark = pytest.mark.xdist_group("emulated")  # the core is built once for a processor and worker
 TARGETS = ("rpi5", "rpi4", "armv7")
 MATRICES = str(Path(__file__).with_name("i8mm.toml"))
 
