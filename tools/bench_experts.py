@@ -4,8 +4,10 @@
 
 Reads a text token by token with everything in memory, with nothing kept and nothing read ahead, and with each policy,
 in turns on one thread; compares the bits. Then the same in as much memory with experts of 8 bits, of 4, and of several
-widths by what another part of the text makes of them, with the perplexity of each. The routes are those that the model
-takes through the text: for figures that mean something it has to be a trained one (models/verse_experts).
+widths by what another part of the text makes of them, with the perplexity of each. Then several streams that read other
+parts of the text and are stepped together, whose experts (8 bits) are read one stream after another or at the same
+time. The routes are those that the model takes through the text: for figures that mean something it has to be a trained
+one (models/verse_experts).
 """
 
 from __future__ import annotations
@@ -62,18 +64,21 @@ class Contender:
         return self.program.paging.units if self.program.paging is not None else None
 
 
-def with_room(bundle: Path, room: int, experts: str = "cost", ahead: str = "auto") -> runnel.Program:
+def with_room(bundle: Path, room: int, experts: str = "cost", ahead: str = "auto", streams: int = 1) -> runnel.Program:
     """A program with ``room`` bytes for experts, and memory for everything else."""
 
     def paged(ram: int) -> runnel.Program:
-        return runnel.load(bundle, runtime=runnel.Runtime(ram=ram, experts=experts, experts_ahead=ahead))
+        runtime = runnel.Runtime(ram=ram, experts=experts, experts_ahead=ahead, streams=streams)
+        return runnel.load(bundle, runtime=runtime)
 
     facts = paged(1 << 40).paging
     assert facts is not None
     ram = facts.least + facts.streamed + facts.pinned + facts.tables + room  # everything, were it not for experts
     program = paged(ram)
-    assert program.paging is not None
-    program.set_weight_budget(ram - (program.paging.units.room - room))
+    for _ in range(2):  # the least has room for some experts, and more where not all fit
+        assert program.paging is not None
+        ram -= program.paging.units.room - room
+        program.set_weight_budget(ram)
     return program
 
 
@@ -160,6 +165,41 @@ def widths(model: Path, folder: Path, text: np.ndarray, means: list[float], args
     return [row | {"perplexity": worse[row["name"]]} for row in rows]
 
 
+def together(bundle: Path, text: np.ndarray, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of streams that are stepped together; raises SystemExit where bits differ from streams on their own."""
+    each, count = len(text) // args.streams, args.tokens // args.streams * args.turns
+    parts = [text[lane * each :][:count] for lane in range(args.streams)]
+    room = int(args.share * expert_bytes(bundle))
+    whole = [runnel.load(bundle).stream() for _ in parts]
+    pairs = zip(whole, parts, strict=True)
+    expected = [b"".join(np.asarray(s.push(t.reshape(1, 1))).tobytes() for t in part) for s, part in pairs]
+    rows: list[dict[str, Any]] = []
+    found = {}
+    for name, ahead in ((APART, "off"), ("at the same time", "auto")):
+        program = with_room(bundle, room, ahead=ahead, streams=args.streams)
+        batch = program.batch(args.streams)
+        found[name] = program, batch, [batch.join() for _ in parts], [b""] * len(parts)
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for number, at in enumerate(range(0, count, PIECE)):
+        for name in list(found)[:: 1 if number % 2 else -1]:
+            _, batch, lanes, made = found[name]
+            began = time.perf_counter()
+            for i in range(at, min(at + PIECE, count)):
+                got = batch.push({lane: part[i].reshape(1, 1) for lane, part in zip(lanes, parts, strict=True)})
+                for k, lane in enumerate(lanes):
+                    made[k] += np.asarray(got[lane]).tobytes()
+            times[name].append(1e3 * (time.perf_counter() - began) / (min(at + PIECE, count) - at))
+    for name, (program, _, _, made) in found.items():
+        assert program.paging is not None
+        if made != expected:
+            raise SystemExit(f"streams that are read '{name}' give other bits than each on its own")
+        ratio = median(a / b for a, b in zip(times[APART], times[name], strict=True))
+        units = program.paging.units
+        mb, stall = units.bytes_read / count / 1e6, units.stall_ns / count / 1e6
+        rows.append({"name": name, "ms": median(times[name]), "faster": ratio, "mb": mb, "stall_ms": stall})
+    return rows
+
+
 def perplexity(program: runnel.Program, tokens: np.ndarray) -> float:
     """A token, of each given all before it."""
     stream = program.stream()
@@ -185,6 +225,8 @@ def line(row: dict[str, Any]) -> list[str]:
     return cells + [""] * (len(HEAD) - len(cells))
 
 
+APART = "one after another"
+TOGETHER = ["streams' experts", "ms a step", "faster", "MB read a step", "wait, ms"]
 WIDTHS = ["experts", "MB", "room for", "perplexity", "ms a token", "faster", "hit rate", "MB read a token", "wait, ms"]
 
 
@@ -208,7 +250,8 @@ def main() -> None:
     parser.add_argument(
         "--means", type=float, nargs="*", default=[5.0, 6.0], help="bits of experts of several widths (default: 5 6)"
     )
-    parser.add_argument("--only", choices=("policies", "widths"), help="measure one of the two tables")
+    parser.add_argument("--streams", type=int, default=4, help="that are stepped together")
+    parser.add_argument("--only", choices=("policies", "widths", "streams"), help="measure one of the tables")
     parser.add_argument("--folder", type=Path, help="where the bundle is written, and so the storage that is measured")
     parser.add_argument("--rows", type=Path, default=Path("build/bench/experts.json"), help="where the raw rows go")
     args = parser.parse_args()
@@ -216,14 +259,21 @@ def main() -> None:
     text = np.array([0, *words.encode(args.text.read_text(encoding="utf-8"))][: LATER + CALIBRATED], np.int64)
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="runnel-bench-", dir=args.folder) as folder:
-        if args.only != "widths":
-            bundle = Path(folder) / "m.rnl"
-            runnel.compile(args.model, bundle, backend="native", kv="full", max_frames=args.tokens, hop=1)
+        bundle = Path(folder) / "m.rnl"
+        options: dict[str, Any] = {"backend": "native", "kv": "full", "hop": 1}
+        if args.only in (None, "policies"):
+            runnel.compile(args.model, bundle, max_frames=args.tokens, **options)
             rows["policies"] = policies(bundle, args.share, text[: args.tokens], args.turns)
             print(terminal.table(HEAD, [line(row) for row in rows["policies"]]), flush=True)
-        if args.only != "policies":
+        if args.only in (None, "widths"):
             rows["widths"] = widths(args.model, Path(folder), text, args.means, args)
-            print(terminal.table(WIDTHS, [width_line(row) for row in rows["widths"]]))
+            print(terminal.table(WIDTHS, [width_line(row) for row in rows["widths"]]), flush=True)
+        if args.only in (None, "streams"):
+            runnel.compile(args.model, bundle, max_frames=args.tokens * args.turns, weights="int8", **options)
+            rows["streams"] = together(bundle, text, args)
+            keys = ("ms", "faster", "mb", "stall_ms")
+            lines = [[row["name"], *(f"{row[key]:.2f}" for key in keys)] for row in rows["streams"]]
+            print(terminal.table(TOGETHER, lines))
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     args.rows.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

@@ -147,6 +147,7 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
   if (budget_) budget_->Claim(share_);
   pthread_mutex_lock(&lock_);
   error_[0] = 0;
+  units_.NewStep();
   stalled_ = facts_.stall_ns + units_.stall_ns();
   const Program& program = *program_;
   const Step& first = *steps[0];

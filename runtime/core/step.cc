@@ -241,6 +241,19 @@ void ForeseeFrame(const Step& step, const Instruction& choose, int32_t repeat, i
   if (const int32_t* list = ListOf(step, choose, q)) pager->Guess(choose.units, list + 1, list[0], true);
 }
 
+// Begins to read the experts that the streams of a step choose in a REPEAT, where that is known before the first of
+// them runs it. Neurons are cheaper read by the choice itself: those that lie close together in one piece.
+void ForeseeStreams(const Step* const* steps, int32_t count, int32_t repeat) {
+  const Instruction* code = steps[0]->code.data + repeat;
+  for (int32_t k = 0; k < count; ++k) {
+    const Range range = RangeOf(*steps[k], *code);
+    for (int32_t i = 1; i <= code->body && range.low < range.high; ++i) {
+      if (!code[i].chooses || steps[k]->program.tables[code[i].units].window) continue;
+      ForeseeFrame(*steps[k], code[i], repeat, range.low);
+    }
+  }
+}
+
 template <bool kProfiled>
 int RunRepeat(const Step& step, const Instruction* code, int64_t low, int64_t high) {
   const auto repeat = static_cast<int32_t>(code - step.code.data);
@@ -342,6 +355,7 @@ int RunAll(const Step* const* steps, int32_t count, uint8_t* gathered) {
       if (int status = RunTogether(steps, count, i, gathered)) return status;
       continue;
     }
+    if (count > 1 && code[i].chooses) ForeseeStreams(steps, count, i);
     for (int32_t k = 0; k < count; ++k) {
       if (int status = RunInstruction<kProfiled>(*steps[k], i)) return status;
     }

@@ -143,7 +143,7 @@ void Units::Layout(const Program& program) {
   for (int32_t p = 0; p < pools_.size; ++p) {
     pools_[p].first = slot;
     for (int32_t i = 0; i < pools_[p].most; ++i) {
-      slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, -1, 0, 0};
+      slots_[slot++] = {-1, p, -1, -1, 0, 0, 0, false, false, false, -1, 0, 0, 0};
     }
   }
   for (const Span<Instruction>* code : {&program.instructions, &program.prefill}) {
@@ -230,6 +230,12 @@ void Units::Allot(uint64_t room, Span<int32_t> slots) const {
     slots[p] = pool.least + (told && share < 1 ? 0 : static_cast<int32_t>(more));
   }
   uint64_t left = room - least_;
+  for (int32_t p = 0; told && share < 1 && p < pools_.size; ++p) {  // what is foreseen has a place beside what is there
+    const Pool& pool = pools_[p];
+    for (; slots[p] < 2 * pool.least && slots[p] < pool.most && left >= pool.unit_bytes; ++slots[p]) {
+      left -= pool.unit_bytes;
+    }
+  }
   while (told && share < 1) {
     int32_t best = -1, until = 0;
     double most = -1;
@@ -333,7 +339,7 @@ void Units::Drop(int32_t s) {
   slot.begun = slot.done = 0;
   slot.result = 0;
   slot.altered = slot.guessed = false;
-  slot.chosen = 0;
+  slot.chosen = slot.wanted = 0;
 }
 
 // What is lost where a slot's unit goes: how likely it is to be chosen, the less the later its layer comes.
@@ -351,12 +357,13 @@ float Units::Worth(const Slot& slot, int32_t now) const {
 int32_t Units::Victim(const Pool& pool, int32_t now, bool guess) const {
   int32_t best = -1;
   float least = 0.0f;
-  for (const bool foreseen : {false, true}) {  // what was foreseen and not yet asked for goes last
+  for (const bool foreseen : {false, true}) {  // what was foreseen, or is certain, and not yet asked for goes last
     if (foreseen && guess) break;
     for (int32_t s = pool.oldest; s >= 0; s = slots_[s].newer) {
       const Slot& slot = slots_[s];
       if (slot.unit < 0) return s;
-      if (slot.begun > slot.done || (slot.chosen && slot.chosen == pool.turn) || slot.guessed != foreseen) continue;
+      if (slot.begun > slot.done || (slot.chosen && slot.chosen == pool.turn)) continue;
+      if ((slot.guessed || slot.wanted == step_) != foreseen) continue;
       if (!pool.scored || policy_ == RN_UNITS_LRU || policy_ == RN_UNITS_NONE) return s;
       const float worth = Worth(slot, now);
       if (best >= 0 && worth >= least) continue;

@@ -38,6 +38,8 @@ class Units {
   // of tables that are asked for together have unlike sizes. Ids are those of the table, -1 for none, whose slot is -1.
   int Ask(int32_t table, const int32_t* ids, int32_t count);
   int Bring(int32_t table, const int32_t* ids, int32_t count, int32_t* slots);
+  // A step begins: what was certain in the one before is so no longer.
+  void NewStep() { ++step_; }
   // Begins to read units that will be chosen next, or may be: then if that pays. Never waits, never fails.
   void Guess(int32_t table, const int32_t* ids, int32_t count, bool certain);
   // Takes in what was read and begins what is to be read.
@@ -88,6 +90,7 @@ class Units {
     int32_t read;      // that brings its unit, where a run does
     uint64_t chosen;   // the number of the CHOOSE that it serves
     int64_t there_at;  // when its last piece came
+    uint64_t wanted;   // the step in which it is certain to be chosen
   };
   struct Unit {
     int32_t slot, table;
@@ -163,6 +166,7 @@ class Units {
   uint64_t read_bytes_ = 0;  // that storage reads in the time that one more read takes
   uint64_t all_ = 0, least_ = 0, room_ = 0;
   uint64_t turn_ = 0;  // CHOOSEs so far
+  uint64_t step_ = 1;
   uint64_t failed_at_ = 0;
   int failure_ = 0;
   rn_unit_facts facts_ = {};

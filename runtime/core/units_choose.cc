@@ -39,6 +39,7 @@ int Units::Ask(int32_t t, const int32_t* given, int32_t every) {
     }
     Slot& slot = slots_[s];
     slot.chosen = turn_;
+    slot.wanted = 0;
     Unlink(s);
     Link(s, true);
     Whole(slot) ? ++facts_.found : ++facts_.late;
@@ -129,9 +130,10 @@ void Units::Note(int32_t t, const int32_t* ids, int32_t count) {
   if (table.guessed > 0) {  // wrong guesses may go from now on
     for (int64_t u = 0; u < program_->tables[t].units; ++u) {
       const int32_t s = units_[table.first + u].slot;
-      if (s >= 0) slots_[s].guessed = false;
+      if (s < 0 || !slots_[s].guessed || slots_[s].wanted == step_) continue;
+      slots_[s].guessed = false;
+      --table.guessed;
     }
-    table.guessed = 0;
   }
   if (!pools_[table.pool].scored) return;
   if (++table.since == kHalved) {
@@ -221,6 +223,10 @@ void Units::GuessAll(int32_t now, int32_t t, const int32_t* ids, int32_t count, 
   if (reads) {
     for (int32_t i = 0; i < away; ++i) GuessOne(now, table.first + foreseen_[table.last + i]);
     Pump();
+  }
+  for (int32_t i = 0; certain && i < count; ++i) {
+    const int32_t s = units_[table.first + ids[i]].slot;
+    if (s >= 0) slots_[s].wanted = step_;
   }
   table.foreseen = certain ? 0 : away;
   table.foreseen_at = WorkClock();

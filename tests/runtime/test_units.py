@@ -246,6 +246,33 @@ def test_streams_of_a_batch(bundle: Path, x: np.ndarray) -> None:
     assert all(np.asarray(made[lane]).tobytes() == expected for lane in lanes)
 
 
+def test_streams_of_a_batch_read_their_experts_at_the_same_time(told: Path) -> None:
+    """What each of them chooses is on its way before the first computes, and is kept until it was used."""
+    lanes = EXPERTS // K
+    single = runnel.load(told).state_bytes
+    for room in (lanes * K, K + 1):
+        for ahead in ("auto", "off"):
+            each = units(paged(told, 1 << 30)).all // EXPERTS
+            ram = least_of(told, streams=0) + lanes * single + (room - K) * each
+            program = paged(told, ram, streams=0, experts_ahead=ahead)
+            batch = program.batch(lanes)
+            numbers = [batch.join() for _ in range(lanes)]
+            for turn in range(3):
+                frames = [frame(*((K * (lane + turn) + i) % EXPERTS for i in range(K))) for lane in range(lanes)]
+                made = batch.push(dict(zip(numbers, frames, strict=True)))
+                for lane, given in zip(numbers, frames, strict=True):
+                    expected = runnel.load(told).stream().push(given)
+                    assert np.asarray(made[lane]).tobytes() == np.asarray(expected).tobytes()
+            facts = units(program)
+            assert facts.chosen == 3 * EXPERTS
+            if ahead == "off":
+                assert facts.guessed == 0
+            elif room == lanes * K:  # each is read once, and all before they are chosen
+                assert (facts.guessed, facts.guessed_used, facts.reads) == (EXPERTS, EXPERTS, EXPERTS)
+            else:
+                assert facts.guessed_used >= facts.guessed - 1 > 0
+
+
 def tables(path: Path) -> list[tuple[int, int]]:
     """Where each table of units lies in the weights, and the bytes of a unit."""
     words = np.frombuffer(Bundle(path).read("plan"), np.int64)

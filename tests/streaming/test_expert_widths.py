@@ -134,7 +134,7 @@ def test_room_goes_where_experts_are_used(model: bytes, tmp_path: Path) -> None:
     widths = [layer["widths"] for layer in Bundle(path).manifest["modes"]["used"]["experts"]["layers"]]
     assert widths == [[8, 8, *[4] * 6]] * 2
     wide = whole.units.all / (4 + 2 * 6 * 0.55)  # about the bytes of an expert of 8 bits
-    program = paged(path, least(path) + int(2.2 * wide))
+    program = paged(path, least(path) + int(3.3 * wide))
     play(program, x)
     facts = program.paging
     assert facts is not None
