@@ -74,6 +74,7 @@ def seeds() -> list[Plan]:
         upsampled,
         choosing()[0],
         choosing(place=-1)[0],
+        choosing(second=128)[0],
     ]
 
 

@@ -17,11 +17,12 @@ from mixtures import INNER, MICROSOFT, SIZE, coded_layer
 from nets import TIME, Net, stack
 from onnx import numpy_helper
 from quantised_nets import QuantisedNet
+from test_units import tables
 
 import runnel
 from runnel.compiler.streaming.ir import Pointwise
 from runnel.compiler.streaming.widths import Worth, chosen_bits
-from runnel.errors import InputError
+from runnel.errors import InputError, StreamError
 from runnel.runtime.bundle import Bundle
 from runnel.runtime.paging import KEPT
 from runnel.tools.cli import main
@@ -118,6 +119,29 @@ def test_bits_depend_on_no_budget_no_policy_and_no_chunks(bundle: Path, recordin
         assert facts is not None
         assert facts.peak <= facts.ram
         assert facts.units.chosen == 2 * LAYERS * 40 * K
+
+
+@pytest.mark.parametrize("way", ["io_uring", "plain"])
+def test_no_altered_expert_is_used(bundle: Path, recording: np.ndarray, tmp_path: Path, way: str) -> None:
+    """Of two tables that are read side by side: the others give the same bits, also when a stream goes on later."""
+    x, copy = recording[:, :30], tmp_path / "m.rnl"
+    expected, ram, whole = play(runnel.load(bundle), x), least(bundle), bundle.read_bytes()
+    begin = Bundle(bundle).weights_entry().offset
+    told = 0
+    for table, size in tables(bundle):
+        copy.write_bytes(whole)
+        program = paged(copy, ram + 3 * size, io=way)
+        with copy.open("r+b") as file:
+            file.seek(begin + table)
+            file.write(bytes(byte ^ 1 for byte in whole[begin + table : begin + table + size]))
+        try:
+            assert play(program, x).tobytes() == expected.tobytes()
+        except StreamError as error:
+            assert "altered or damaged" in str(error)
+            told += 1
+        copy.write_bytes(whole)
+        assert play(program, x).tobytes() == expected.tobytes()
+    assert told >= LAYERS
 
 
 def test_room_goes_where_experts_are_used(model: bytes, tmp_path: Path) -> None:
