@@ -60,10 +60,19 @@ def wide() -> bytes:
     return net.model(net.op("Squeeze", net.recurrent("GRU", z, 17, 24, outputs=2)[0], net.const([1])))
 
 
+def fourier() -> bytes:
+    """There and back by a windowed Fourier basis, in rows of several streams."""
+    net, x = stack()
+    turns = np.outer(np.arange(65), np.arange(128)) % 128 * (2 * np.pi / 128)
+    weight = net.const(np.concatenate([np.cos(turns), np.sin(turns)])[:, None] * np.hanning(129)[:-1] / 30)
+    y = net.op("Conv", net.conv(x, 3, 1, 1), weight, strides=[16], pads=[112, 0])
+    return net.model(net.op("ConvTranspose", net.op("Tanh", y), weight, strides=[16]))
+
+
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gru": (gru, {"hop": 4}), "strided": (strided, {}), "ahead": (ahead, {"hop": 2}),
     "windows": (windows, {"window": 16, "hop": 3}), "static": (static, {"hop": 3}),
-    "wide": (wide, {}), "wide-3": (wide, {"hop": 3}), "wide-9": (wide, {"hop": 9}),
+    "fourier": (fourier, {}), "wide": (wide, {}), "wide-3": (wide, {"hop": 3}), "wide-9": (wide, {"hop": 9}),
 }  # fmt: skip
 
 
