@@ -62,6 +62,7 @@ nightly: setup
 	RUNNEL_TOKENS=1000000 $(PY) -m pytest -q -o timeout=0 tests/kv/test_stories.py
 	RUNNEL_LIMITED=100 $(PY) -m pytest -q -o timeout=0 tests/board/test_memory.py -k charges
 	RUNNEL_KILLS=100 $(PY) -m pytest -q -o timeout=0 tests/deploy/test_remote.py -k dies
+	RUNNEL_LANES=zoo $(PY) -m pytest -q -o timeout=0 tests/emulated/test_lanes.py
 
 coverage: setup
 	RUNNEL_COVERAGE=docs/coverage.json $(PY) -m pytest -q -n 2 tests/streaming

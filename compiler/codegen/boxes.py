@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from runnel.compiler.codegen.evaluate import steps_of
+from runnel.compiler.codegen.tables import Quotient, steps_of
 from runnel.compiler.lowering.frame import FrameNode, FrameValue, Group
 
 Box = tuple[tuple[int, int], ...]
@@ -54,6 +54,38 @@ def boxes(group: Group, pointwise: frozenset[str]) -> list[Box]:
     return list(product(*(pairwise(sorted(c)) for c in cuts)))
 
 
+def turned(group: Group, pointwise: frozenset[str], box: Box, least: int) -> tuple[int, int] | None:
+    """(axis along which all inputs lie side by side or stand still, the output's last axis, along which they do not)
+    of a part, both at least so long; None where it is otherwise, or not known."""
+    shape, producers = group.output.shape, {node.output: node for node in group.nodes}
+    long = [axis for axis, (begin, end) in enumerate(box) if end - begin > 1]
+    if len(long) < 2 or prod(shape[long[-1] + 1 :]) != 1:
+        return None
+    strides: list[dict[int, int]] = []
+    pending = [(group.output, tuple(_Place(0, ((axis, 1),)) for axis in range(len(shape))))]
+    while pending:
+        value, places = pending.pop()
+        if (node := producers.get(value)) is None:
+            along = dict.fromkeys(long, 0)
+            for a, place in enumerate(places):
+                for axis, step in place.steps:
+                    if axis in along:
+                        along[axis] += step * prod(value.shape[a + 1 :])
+            strides.append(along)
+            continue
+        before = _operands(node, places, pointwise)
+        if len(before) < sum(isinstance(x, FrameValue) for x in node.inputs):
+            return None
+        pending += before
+    last = long[-1]
+    for axis in long[:-1]:
+        near = all(along[axis] in (0, 1) for along in strides)
+        far = any(along[last] > 4 and along[axis] == 1 for along in strides)
+        if near and far and min(box[a][1] - box[a][0] for a in (axis, last)) >= least:
+            return axis, last
+    return None
+
+
 def _bounds(node: FrameNode) -> list[tuple[int, int]]:
     """(axis, coordinate) from where on something else is read."""
     shape = node.output.shape
@@ -67,7 +99,17 @@ def _bounds(node: FrameNode) -> list[tuple[int, int]]:
     if node.op == "pad":
         pads = [int(p) for p in node.attrs["pads"]]
         return [(a, at) for a, n in enumerate(shape) for at in (pads[a], n - pads[len(shape) + a])]
+    if node.op == "gather" and (rule := _rule(node)) is not None:
+        return [(int(node.attrs.get("axis", 0)) % len(shape), at) for at in rule.bounds]
     return []
+
+
+def _rule(node: FrameNode) -> Quotient | None:
+    """Of a gather that resamples."""
+    table = node.inputs[1]
+    if not isinstance(table, np.ndarray) or table.min() < 0 or steps_of(table) is not None:
+        return None
+    return Quotient.of(table)
 
 
 def _cut(cuts: list[set[int]], place: _Place, at: int) -> None:

@@ -17,6 +17,7 @@ from tvm.tirx import layout, stmt
 
 from runnel.compiler.codegen import halves as half_floats
 from runnel.compiler.codegen.errors import CodegenError
+from runnel.compiler.codegen.neighbours import covered, places_of
 from runnel.compiler.codegen.values import (
     Buffer,
     Expr,
@@ -226,6 +227,12 @@ class Builder:
 
     def load_at(self, buffer: Buffer, index: Expr) -> Expr:
         """The elements that an index vector names."""
+        found = places_of(index, self.analyzer, self.lanes)
+        if found is not None and (near := covered(found[1])) is not None:
+            width, starts, wanted = near
+            vectors = [self.let(tirx.BufferLoad(buffer, [consecutive(found[0] + at, width)])) for at in starts]
+            enough = vectors + vectors[:1] * (-(-self.lanes // width) - len(starts))  # a shuffle never widens
+            return self._loaded(buffer, tirx.Shuffle(enough, wanted))
         if isinstance(index, tirx.Shuffle):
             parts = [tirx.BufferLoad(buffer, [p]) for p in index.vectors]
             return self._loaded(buffer, tirx.Shuffle(parts, list(range(self.lanes))))

@@ -12,13 +12,14 @@ import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen.arithmetic import Arithmetic
-from runnel.compiler.codegen.builder import Expr, constant, int32, lanes_of, shuffle, splat
+from runnel.compiler.codegen.builder import Expr, constant, dtype_of, int32, lanes_of, shuffle, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
-from runnel.compiler.codegen.dots import EIGHT, Dots
+from runnel.compiler.codegen.dots import EIGHT, QUAD, Dots
 from runnel.compiler.codegen.groups import Narrow, is_narrow
 from runnel.compiler.codegen.images import Tile, cut, image_axes
 from runnel.compiler.codegen.linear import view_of
 from runnel.compiler.codegen.memory import LANES
+from runnel.compiler.codegen.neighbours import zipped
 from runnel.compiler.codegen.quads import Codes, Dense
 from runnel.compiler.codegen.window import Axis, windows
 from runnel.compiler.lowering.frame import FrameNode
@@ -80,7 +81,7 @@ class Filters(Codes):
         bases = [(b.let(offset + at), valid) for offset, valid in rows]
         vectors = self.wide_vectors(self.outputs)
         done = 0
-        for together in dict.fromkeys((self.together, 1)):
+        for together in sorted({self.together, -(-self.together // 2), 1}, reverse=True):
             count = sum(v[2] == self.lanes for v in vectors[done:]) // together
             with b.loop(count, "c") as c:
                 if count:
@@ -145,21 +146,18 @@ class Filters(Codes):
     def _mixed(self, parts: list[Expr], lanes: int) -> list[Expr]:
         """The parts' codes side by side for each channel, in vectors of ``lanes`` channels."""
         b, width = self.b, lanes_of(parts[0])
+        if width == len(parts) == QUAD:
+            words = tirx.Shuffle([b.let(tirx.reinterpret("int32", part)) for part in parts], list(range(QUAD)))
+            codes = b.let(tirx.reinterpret(f"{dtype_of(parts[0])}x{QUAD * QUAD}", words))
+            return [b.let(shuffle(codes, [i * QUAD + k for k, i in product(range(QUAD), range(QUAD))]))]
         if width == lanes:
             return [b.let(tirx.Shuffle(parts, [i * lanes + k for k, i in product(range(lanes), range(len(parts)))]))]
         step = lanes * len(parts)
-        return [b.let(shuffle(v, range(i, i + step))) for v in self._zipped(parts) for i in range(0, width, step)]
-
-    def _zipped(self, parts: list[Expr]) -> list[Expr]:
-        """The elements of all parts in turns, in as many vectors."""
-        if len(parts) == 1:
-            return parts
-        found, width = [], lanes_of(parts[0])
-        for pair in zip(self._zipped(parts[::2]), self._zipped(parts[1::2]), strict=True):
-            for first in (0, width // 2):
-                order = [k + i * width for k in range(first, first + width // 2) for i in range(2)]
-                found.append(self.b.let(tirx.Shuffle(list(pair), order)))
-        return found
+        turns, each = zipped(b.let, parts), step // width
+        if each > 1:
+            joined = [turns[i : i + each] for i in range(0, len(turns), each)]
+            return [b.let(tirx.Shuffle(vectors, list(range(step)))) for vectors in joined]
+        return [b.let(shuffle(v, range(i, i + step))) for v in turns for i in range(0, width, step)]
 
     def _load(self, row: tuple[Expr, Expr | None], at: Expr, lanes: int, real: int) -> Expr:
         """Codes of ``lanes`` channels, of which ``real`` lie in memory; the zero point outside of the image."""

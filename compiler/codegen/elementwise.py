@@ -6,14 +6,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from math import prod
 
+import numpy as np
 from tvm import tirx
 
 from runnel.compiler.codegen import ops
-from runnel.compiler.codegen.boxes import boxes
+from runnel.compiler.codegen.boxes import boxes, turned
 from runnel.compiler.codegen.builder import Builder, Expr, dtype_of, int32, lanes_of, splat
-from runnel.compiler.codegen.context import Context
+from runnel.compiler.codegen.context import STORED_AS, Context
 from runnel.compiler.codegen.evaluate import Evaluator, Index
 from runnel.compiler.codegen.memory import LANES, frame_elements
+from runnel.compiler.codegen.neighbours import zipped
 from runnel.compiler.lowering.frame import FrameValue, Group
 
 POINTWISE = frozenset(ops.UNARY) | frozenset(ops.BINARY) | {"where", "cast"}
@@ -133,6 +135,35 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
 
         over_lanes(b, end - begin, elements, spread=context)
 
+    def turn(axis: int, last: int, side: int) -> None:
+        """Squares of neighbours along the axis that is read, turned in registers and stored along the last."""
+
+        def square(position: Expr) -> None:
+            def columns(first: Expr) -> None:
+                parts = []
+                coords[axis] = position + box[axis][0]
+                for i in range(side):
+                    coords[last] = first + (box[last][0] + i)
+                    value = Evaluator(context).at(output, Index(output.shape, coords=list(coords)))
+                    parts.append(b.let(splat(ops.cast(b, value, "int8") if output.dtype == "bool" else value, side)))
+                for i, row in enumerate(zipped(b.let, parts)):
+                    coords[axis], coords[last] = position - b.lane + (box[axis][0] + i), first + box[last][0]
+                    flat = Index(output.shape, coords=list(coords)).flat
+                    b.store_vector(context.out, b.analyzer.simplify(context.out_row + flat), row)
+
+            count = box[last][1] - box[last][0]
+            with b.loop(count // side) as block:
+                columns(block * side)
+            if count % side:
+                columns(int32(count - side))
+
+        over_lanes(b, box[axis][1] - box[axis][0], square, side, context)
+
+    byte = np.dtype(STORED_AS.get(output.dtype, output.dtype)).itemsize == 1
+    side = LANES if byte else min(context.target.lanes, LANES)
+    if (found := turned(context.group, POINTWISE, box, side)) is not None:
+        outer([a for a in wide if a not in found], lambda: turn(*found, side))
+        return
     last = wide[-2:]
     if len(last) == 2 and last[1] == last[0] + 1:
         count, short = (box[axis][1] - box[axis][0] for axis in last)

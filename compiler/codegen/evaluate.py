@@ -18,6 +18,7 @@ from runnel.compiler.codegen import ops, wide
 from runnel.compiler.codegen.builder import Expr, constant, dtype_of, int32, lanes_of, splat
 from runnel.compiler.codegen.context import Context, View
 from runnel.compiler.codegen.errors import CodegenError, Unsupported
+from runnel.compiler.codegen.tables import Quotient, steps_of
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
 from runnel.compiler.streaming.count import Count
 
@@ -266,10 +267,20 @@ class Evaluator:
             at: Expr = int32(int(table.reshape(-1)[0]))
             for c, step in zip(inner.coords, steps, strict=True):
                 at = at + c * step
+        elif (rule := Quotient.of(table)) is not None:
+            at = self._quotient(rule, inner.coords[0])
         else:
             memory = self.context.constant((id(indices), "gather"), table.reshape(-1))
             at = tirx.BufferLoad(memory, [inner.flat])
         return self.at(x, Index(x.shape, coords=[*coords[:axis], at, *coords[axis + table.ndim :]]))
+
+    def _quotient(self, rule: Quotient, place: Expr) -> Expr:
+        b = self.b
+        above = b.analyzer.simplify(int32(place) * rule.step + rule.first)
+        if not b.analyzer.can_prove(above >= rule.low * rule.divisor):
+            above = tirx.max(above, int32(rule.low * rule.divisor))
+        at = b.analyzer.simplify(tirx.floordiv(above, int32(rule.divisor)))
+        return at if b.analyzer.can_prove(at <= rule.high) else tirx.min(at, int32(rule.high))
 
     def _gather_at(self, node: FrameNode, index: Index) -> Expr:
         """Rows by data; numbers outside the rows, which only frames that do not exist have, are brought inside."""
@@ -378,15 +389,6 @@ class Evaluator:
 MOVING = frozenset({"transpose", "reshape", "expand", "slice", "gather", "pad", "concat"}) | {
     *("gru_cell", "lstm_c", "lstm_h", "frame_number", "frame_length", "table_row", "unfold", "pick", "gather_at"),
 }
-
-
-def steps_of(table: np.ndarray) -> list[int] | None:
-    """What a table of indices grows by along each of its axes, where that is the same everywhere; else None."""
-    first = np.int64(table.reshape(-1)[0])
-    steps = [int(table.take(min(1, n - 1), a).reshape(-1)[0] - first) for a, n in enumerate(table.shape)]
-    places = np.indices(table.shape).reshape(table.ndim, table.size)
-    regular = first + np.array(steps, np.int64) @ places
-    return steps if np.array_equal(regular, table.reshape(-1)) else None
 
 
 def _only(node: FrameNode) -> FrameValue:

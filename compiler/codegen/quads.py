@@ -20,7 +20,7 @@ from tvm import tirx
 from runnel.compiler.codegen.arithmetic import CODES, Arithmetic
 from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32
 from runnel.compiler.codegen.context import Context, View
-from runnel.compiler.codegen.dots import Dots
+from runnel.compiler.codegen.dots import QUAD, Dots
 from runnel.compiler.codegen.images import Image, Tile, cut
 from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.totals import Totals, totals
@@ -302,8 +302,30 @@ class Dense(Codes):
                 codes.append(None)
         if all(c is None for c in codes):
             return b.let(b.load_vector(self.x.memory, at + flat[0], len(flat)))
+        there = [k for k, c in zip(flat, codes, strict=True) if c is None]
+        if len(flat) == QUAD and len(there) > 1 and inner.size * self.inputs >= QUAD and _one_end(codes):
+            return self._shifted(at, flat, there, kind)
         loaded = [b.load_vector(self.x.memory, at + k, 1) if c is None else c for k, c in zip(flat, codes, strict=True)]
         return b.let(tirx.Shuffle(loaded, list(range(len(loaded)))))
+
+    def _shifted(self, at: Expr, flat: Sequence[int], there: Sequence[int], kind: str) -> Expr:
+        """A word whose codes lie in memory at one end only: the word of the row that begins or ends there, moved."""
+        b, missing = self.b, QUAD - len(there)
+        low = there[0] == flat[0]  # the last codes are missing: the word that ends where the codes do
+        first = there[-1] - QUAD + 1 if low else there[0]
+        word = tirx.reinterpret("uint32", b.let(b.load_vector(self.x.memory, at + first, QUAD)))
+        by = constant(8 * missing, "uint32")
+        code = self.zero_code & 0xFF
+        places = range(len(there), QUAD) if low else range(missing)
+        padding = constant(sum(code << 8 * i for i in places), "uint32")
+        moved = tirx.shift_right(word, by) if low else tirx.shift_left(word, by)
+        return b.let(tirx.reinterpret(f"{kind}x{QUAD}", b.let(tirx.bitwise_or(moved, padding))))
+
+
+def _one_end(codes: Sequence[Expr | None]) -> bool:
+    """Whether what is known (None: it lies in memory) stands at one end."""
+    known = [c is not None for c in codes]
+    return known in (sorted(known), sorted(known, reverse=True))
 
 
 def places_of(w: np.ndarray) -> np.ndarray:

@@ -13,12 +13,11 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from tvm import tirx
 
 from runnel.compiler.codegen import linear, ops
 from runnel.compiler.codegen import math as m
 from runnel.compiler.codegen.arithmetic import Arithmetic, lowest
-from runnel.compiler.codegen.builder import Builder, Expr, constant, int32, splat
+from runnel.compiler.codegen.builder import Expr, constant, int32, splat
 from runnel.compiler.codegen.context import FEWEST_TURNS, Context, View
 from runnel.compiler.codegen.elementwise import apply_epilogue, over_lanes
 from runnel.compiler.codegen.errors import Unsupported
@@ -108,7 +107,6 @@ class _Conv:
     def _by_position(self, first: int, last: int) -> None:
         """Vectors over the innermost axis, a few output channels together."""
         b, together = self.b, 8 if self.context.target.lanes >= LANES else 4
-        inner = self.axes[-1]
 
         def tile(group: Expr, outer: list[Expr], channels: list[Expr], position: Expr) -> None:
             q = [*outer, position + first]
@@ -117,7 +115,7 @@ class _Conv:
                 b.store_vector(total, 0, start)
 
             def step(source: Expr, weight: Expr) -> None:
-                x = self.arithmetic.input(splat(_load_steps(b, self.x.memory, source, inner.in_step), b.lanes))
+                x = self.arithmetic.input(splat(b.load(self.x.memory, source), b.lanes))
                 for total, channel in zip(sums, channels, strict=True):
                     w = splat(self.arithmetic.weight(b.load(self.memory, weight + channel)), b.lanes)
                     product = self.arithmetic.add_product(x, w, b.load_vector(total, 0, b.lanes))
@@ -167,16 +165,6 @@ class _Conv:
             done = self.outputs - self.outputs % wide
             if done < self.outputs:
                 over_lanes(b, self.outputs - done, lambda position: tile(group, q, [position + done]))
-
-
-def _load_steps(b: Builder, memory: object, position: Expr, step: int) -> Expr:
-    """Every ``step``-th element. For 2: the even elements of two vectors that together end at the last one."""
-    if step != 2 or b.lanes < 4:
-        return b.load(memory, position)
-    base = b.analyzer.simplify(position - b.lane * 2)
-    low, high = b.load_vector(memory, base, b.lanes), b.load_vector(memory, base + (b.lanes - 1), b.lanes)
-    even = [*range(0, b.lanes, 2), *range(b.lanes + 1, 2 * b.lanes, 2)]
-    return tirx.Shuffle([low, high], even)
 
 
 def emit_conv(context: Context, node: FrameNode) -> None:
@@ -248,7 +236,7 @@ def emit_pool(context: Context, node: FrameNode) -> None:
                 source = channel
                 for size, c in zip(sizes, at.inputs, strict=True):
                     source = source * size + c
-                value = b.let(splat(_load_steps(b, x.memory, frame + source, axes[-1].in_step), b.lanes))
+                value = b.let(splat(b.load(x.memory, frame + source), b.lanes))
                 so_far = b.load_vector(total, 0, b.lanes)
                 b.store_vector(total, 0, so_far + value if average else ops.maximum(b, so_far, value))
                 if average and not inside:

@@ -20,7 +20,7 @@ from runnel.runtime.bundle import Bundle
 from runnel.tools import toolchain
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE))  # zoo.py
+sys.path += [str(HERE), str(HERE.parent / "streaming")]  # zoo.py, layers.py; nets.py
 QEMU = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 MUSL = {"aarch64": "aarch64-linux-musl", "armv7": "arm-linux-musleabihf"}
 Play = Callable[..., list[np.ndarray]]
