@@ -19,8 +19,9 @@ from runnel.compiler.codegen.neighbours import zipped
 from runnel.compiler.lowering.frame import FrameValue, Group
 
 POINTWISE = frozenset(ops.UNARY) | frozenset(ops.BINARY) | {"where", "cast"}
-_SHORT = 8
-"""The last axis up to which the vectors of the axis before it are interleaved."""
+_SHORT, _SHORT_PART = 8, 3
+"""The last axis, or part of it, up to which the vectors of the axis before it are interleaved; those of parts are
+stored one by one."""
 
 
 def over_lanes(
@@ -167,7 +168,8 @@ def _emit_box(context: Context, box: tuple[tuple[int, int], ...]) -> None:
     last = wide[-2:]
     if len(last) == 2 and last[1] == last[0] + 1:
         count, short = (box[axis][1] - box[axis][0] for axis in last)
-        if count >= LANES and short <= _SHORT and short < count:
+        most = _SHORT if short == output.shape[last[1]] else _SHORT_PART
+        if count >= LANES and short <= most and short < count:
             outer(wide[:-2], lambda: across(last))
             return
     emit(wide)
