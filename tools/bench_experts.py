@@ -140,11 +140,15 @@ def figures(found: list[Contender], base: str, count: int) -> list[dict[str, Any
     return rows
 
 
-def widths(model: Path, folder: Path, text: np.ndarray, means: list[float], args: argparse.Namespace) -> list[Any]:
+def widths(
+    model: Path, folder: Path, text: np.ndarray, calibration: np.ndarray, args: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Rows of experts of 8 and 4 bits and of several widths, all with the room that a share of those of 8 bits take."""
-    tokens, calibration = text[: args.tokens], text[LATER : LATER + CALIBRATED]
+    tokens, calibration = text[: args.tokens], calibration[:CALIBRATED]
     forms: dict[str, dict[str, Any]] = {UNIFORM: {}}
-    forms |= {f"{mean:g} bits" + (" in the mean" if mean > 4 else ""): {"expert_bits": mean} for mean in (4, *means)}
+    forms |= {"4 bits": {"expert_bits": 4}} | {
+        f"{mean:g} bits in the mean": {"expert_bits": mean} for mean in args.means
+    }
     found: list[Contender] = []
     worse: dict[str, float] = {}
     for number, (name, options) in enumerate(forms.items()):
@@ -248,7 +252,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--share", type=float, default=0.25, help="of the experts that memory has room for")
     parser.add_argument(
-        "--means", type=float, nargs="*", default=[5.0, 6.0], help="bits of experts of several widths (default: 5 6)"
+        "--means",
+        type=float,
+        nargs="*",
+        default=[3.0, 4.5, 6.0],
+        help="bits of experts of several widths (default: 3 4.5 6)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="a text by which experts of several widths have theirs (default: later in --text)",
     )
     parser.add_argument("--streams", type=int, default=4, help="that are stepped together")
     parser.add_argument("--only", choices=("policies", "widths", "streams"), help="measure one of the tables")
@@ -266,7 +279,10 @@ def main() -> None:
             rows["policies"] = policies(bundle, args.share, text[: args.tokens], args.turns)
             print(terminal.table(HEAD, [line(row) for row in rows["policies"]]), flush=True)
         if args.only in (None, "widths"):
-            rows["widths"] = widths(args.model, Path(folder), text, args.means, args)
+            other = text[LATER:]
+            if args.calibration is not None:
+                other = np.array([0, *words.encode(args.calibration.read_text(encoding="utf-8"))], np.int64)
+            rows["widths"] = widths(args.model, Path(folder), text, other, args)
             print(terminal.table(WIDTHS, [width_line(row) for row in rows["widths"]]), flush=True)
         if args.only in (None, "streams"):
             runnel.compile(args.model, bundle, max_frames=args.tokens * args.turns, weights="int8", **options)
