@@ -75,10 +75,9 @@ def with_room(bundle: Path, room: int, experts: str = "cost", ahead: str = "auto
     assert facts is not None
     ram = facts.least + facts.streamed + facts.pinned + facts.tables + room  # everything, were it not for experts
     program = paged(ram)
-    for _ in range(2):  # the least has room for some experts, and more where not all fit
+    for _ in range(3):  # the least has room for some experts, and more where not all fit
         assert program.paging is not None
-        ram -= program.paging.units.room - room
-        program.set_weight_budget(ram)
+        program.set_weight_budget(program.paging.ram - (program.paging.units.room - room))
     return program
 
 
