@@ -4,7 +4,8 @@
 
 Every form decodes the same text with runnel-run, one token at a time and in turns, under a limit of the kernel where
 there are control groups. naive: every weight is read for every token, when it is needed. dense, exact, predicted: what
---sparse is, at half the weights; resident: with all weights in memory. A form must give the same bits under any budget.
+--sparse is, at half the weights; resident: with all weights in memory. With --weights the same forms with rounded
+weights beside them, in the same memory. A form must give the same bits under any budget.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a decoder with Relu in its feed-forward layers")
     parser.add_argument("--predictor", type=Path, help="also the predicted form, by this file")
     parser.add_argument("--calibration", type=Path, help="tokens (.npy) that say how often neurons come again")
+    parser.add_argument("--weights", help="also with weights rounded so: int8, int4, …, under the same budget")
     parser.add_argument("--tokenizer", type=Path, default=VERSE / "tokenizer.json")
     parser.add_argument("--text", type=Path, default=VERSE / "held_out.txt")
     parser.add_argument("--tokens", type=positive, default=512)
@@ -125,16 +127,20 @@ def main() -> None:
         forms = {"dense": None, "exact": "exact"}
         if args.predictor:
             forms["predicted"] = f"predicted={args.predictor}"
-        for form, sparse in forms.items():
-            calibration = np.load(args.calibration)[:, : len(tokens)] if args.calibration else None
-            runnel.compile(
-                args.model, folder / f"{form}.rnl", kv=f"full={len(tokens)}", max_frames=len(tokens), backend="native",
-                hop=HOP, sparse=sparse, calibration=calibration,
-            )  # fmt: skip
+        calibration = np.load(args.calibration)[:, : len(tokens)] if args.calibration else None
+        options = {"kv": f"full={len(tokens)}", "max_frames": len(tokens), "backend": "native", "hop": HOP}
+        names = []
+        for weights in dict.fromkeys((None, args.weights)):
+            for form, sparse in forms.items():
+                names.append(form if weights is None else f"{form} {weights}")
+                runnel.compile(
+                    args.model, folder / f"{names[-1]}.rnl", sparse=sparse, calibration=calibration, weights=weights,
+                    **options,
+                )  # fmt: skip
         budget = int(args.share * Bundle(folder / "dense.rnl").weights_entry().size)
         rows = [Row("naive", "dense.rnl", least(binary, folder / "dense.rnl", folder / "tokens.npy"))]
-        rows += [Row(form, f"{form}.rnl", budget) for form in forms]
-        rows += [Row(f"{form}, resident", f"{form}.rnl", 0) for form in forms]
+        rows += [Row(name, f"{name}.rnl", budget) for name in names]
+        rows += [Row(f"{name}, resident", f"{name}.rnl", 0) for name in names]
         try:
             limits = stack.enter_context(group("runnel-sparse"))
             print(f"limit of memory: cgroup v{limits.version}, {LIMIT} of the budget")

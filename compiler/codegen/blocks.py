@@ -34,6 +34,7 @@ from runnel.compiler.codegen.evaluate import Index
 from runnel.compiler.codegen.linear import view_of
 from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.reduce import tree_sum
+from runnel.compiler.codegen.target import Target
 from runnel.compiler.lowering.frame import FrameNode
 
 HALVES = 8  # inputs of float16 that are loaded together
@@ -121,7 +122,7 @@ class Blocks:
         self.vectors = max(1, target.registers // (4 * registers))
         self.padded = round_up(p.outputs, LANES)
         self.width = min(self.vectors * LANES, self.padded)
-        self.permute = p.bits == 4 and target.vector_bytes == 64
+        self.permute = permutes(target)
         self.half = target.halves
         self.unit = 1
         self.ahead = target.arch == "x86_64"
@@ -301,17 +302,7 @@ class Blocks:
 
     def _decoded(self, codes: Expr, i: int) -> Expr:
         """Code i of each lane as float32."""
-        bits, kind = self.p.bits, vector_type("float32", LANES)
-        if bits == 16:
-            return self._real(codes)
-        if bits == 8:
-            return tirx.Cast(kind, tirx.Cast(vector_type("int32", LANES), codes))
-        if self.permute:
-            shifted = codes >> constant(4 * i, "int32", LANES) if i else codes
-            return tirx.call_llvm_pure_intrin(kind, _PERMUTE, _table(), shifted)
-        left = 32 - bits * (i + 1)
-        moved = codes << constant(left, "int32", LANES) if left else codes
-        return tirx.Cast(kind, moved >> constant(32 - bits, "int32", LANES))
+        return self._real(codes) if self.p.bits == 16 else decoded(codes, self.p.bits, i, self.permute)
 
     def _end(
         self, k0: Expr, count: int, bases: list[Expr], at: Expr, columns: list[int], sums: list[list[Buffer]],
@@ -366,6 +357,24 @@ class Blocks:
                 continue
             with b.vector(LANES) as lane:
                 apply_epilogue(context, anchor, b.let(total), Index(anchor.shape, flat=position + lane))
+
+
+def permutes(target: Target) -> bool:
+    """Whether codes of 4 bits are looked up in a register."""
+    return target.vector_bytes == 64
+
+
+def decoded(codes: Expr, bits: int, i: int, permute: bool) -> Expr:
+    """Code i of each lane as float32: of 8 bits the lane itself, of fewer those bits of a word."""
+    kind = vector_type("float32", LANES)
+    if bits == 8:
+        return tirx.Cast(kind, tirx.Cast(vector_type("int32", LANES), codes))
+    if bits == 4 and permute:
+        shifted = codes >> constant(4 * i, "int32", LANES) if i else codes
+        return tirx.call_llvm_pure_intrin(kind, _PERMUTE, _table(), shifted)
+    left = 32 - bits * (i + 1)
+    moved = codes << constant(left, "int32", LANES) if left else codes
+    return tirx.Cast(kind, moved >> constant(32 - bits, "int32", LANES))
 
 
 def _table() -> Expr:

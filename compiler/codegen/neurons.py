@@ -1,8 +1,9 @@
 """Kernels of a feed-forward layer that looks at a few of its neurons only.
 
 A list of neurons is int32: how many, then their numbers in ascending order. Their weights are units: rows of the
-matrices side by side, in slots that CHOOSE filled. Sums go over inputs in 16 partial sums with a fixed tree at the end,
-and over neurons in the order of the list, wherever their units lie.
+matrices side by side, as float32, halves or codes, in slots that CHOOSE filled. Codes of the last matrix have scales
+for blocks of neurons, which are constants beside the units. Sums go over inputs in 16 partial sums with a fixed tree at
+the end, and over neurons in the order of the list, wherever their units lie.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from runnel.compiler.codegen import ops
-from runnel.compiler.codegen.builder import Buffer, Expr, constant, int32, splat
+from runnel.compiler.codegen import halves, ops
+from runnel.compiler.codegen.builder import Buffer, Builder, Expr, constant, int32, splat, vector_type
 from runnel.compiler.codegen.context import Context
 from runnel.compiler.codegen.elementwise import apply_epilogue, spill_and_apply
 from runnel.compiler.codegen.errors import Unsupported
 from runnel.compiler.codegen.evaluate import Index
 from runnel.compiler.codegen.memory import LANES, round_up
 from runnel.compiler.codegen.reduce import tree_sum
+from runnel.compiler.codegen.rows import Units
 from runnel.compiler.lowering.frame import FrameNode, FrameValue
+from runnel.compiler.lowering.rows import Row
 
 _TOGETHER = 4
 """Neurons whose products are made side by side."""
+_MOST_SCALES = 4096
+"""That are held as float32 at a time."""
 
 
 def _memory(context: Context, value: object) -> Buffer:
@@ -80,70 +85,75 @@ class _Values:
         self.x = None if x is None else _memory(context, x)
         self.active = None if active is None else _memory(context, active)
         self.inputs = 0 if x is None else int(np.prod(x.shape, dtype=np.int64))
-        self.rows: list[int] = list(node.attrs["rows"])  # where a unit's rows of products begin
-        self.unit = int(node.attrs["unit"])
-        self.slots = None
+        self.rows: list[Row] = list(node.attrs["rows"])  # the unit's rows of products
+        self.units = None
         if self.rows:
             assert isinstance(slots, FrameValue)
-            self.slots, self.units = _memory(context, slots), context.units(slots, node.attrs["kind"])
+            self.units = Units(context, slots, _memory(context, slots), int(node.attrs["unit"]))
+        self.together = _TOGETHER
+        while self.together > 1 and self.together * self._scales() > _MOST_SCALES:
+            self.together //= 2
         self.biases = [
             None if v is None else context.constant((id(node), name), np.asarray(v, np.float32).reshape(-1))
             for name, v in (("gate", gate_bias), ("up", up_bias))
         ]
 
+    def _scales(self) -> int:
+        """Scales and zeros of a neuron."""
+        return sum((1 + (r.zeros >= 0)) * -(-self.inputs // r.block) for r in self.rows if r.block)
+
     def emit(self) -> None:
-        b = self.b
+        b, together = self.b, self.together
         count = b.let(b.load_vector(self.found, 0, 1))
-        with b.repeat(tirx.truncdiv(count + (_TOGETHER - 1), int32(_TOGETHER)), "block") as block:
-            places = [b.let(tirx.min(block * _TOGETHER + j, count - 1)) for j in range(_TOGETHER)]
+        self._last_inputs()
+        with b.repeat(tirx.truncdiv(count + (together - 1), int32(together)), "block") as block:
+            places = [b.let(tirx.min(block * together + j, count - 1)) for j in range(together)]
             neurons = [b.let(b.load_vector(self.found, p + 1, 1)) for p in places]
             products = self._products(places)
             for j, (place, neuron) in enumerate(zip(places, neurons, strict=True)):
                 value = self._value([p[j] for p in products], neuron)
                 b.store_vector(self.context.out, place, b.fence(value))
 
+    def _last_inputs(self) -> None:
+        """Those that are no whole vector, with zeros behind them."""
+        b, at, self.last = self.b, self.inputs - self.inputs % LANES, None
+        if at == self.inputs or self.x is None:
+            return
+        self.last = b.local("float32", LANES)
+        b.store_vector(self.last, 0, constant(0.0, "float32", LANES))
+        for lanes in (8, 4, 2, 1):
+            if self.inputs % LANES & lanes:
+                b.store_vector(self.last, int32(at % LANES), b.load_vector(self.x, int32(at), lanes))
+                at += lanes
+
     def _products(self, places: list[Expr]) -> list[list[Expr]]:
         """x times each row of each unit."""
-        if not self.rows:
+        if self.units is None:
             return []
         b, inputs = self.b, self.inputs
-        assert self.slots is not None and self.x is not None
-        bases = [b.let(b.load_vector(self.slots, p + 1, 1) * self.unit) for p in places]
-        widths = ([LANES] if inputs >= LANES else []) + [piece for piece in (8, 4, 2, 1) if inputs % LANES & piece]
-        sums = [[[b.local("float32", lanes) for lanes in widths] for _ in bases] for _ in self.rows]
-        for row in sums:
-            for each in row:
-                for total, lanes in zip(each, widths, strict=True):
-                    b.store_vector(total, 0, constant(0.0, "float32", lanes))
+        bases = [self.units.base(p) for p in places]
+        parts = [[_Part(self.units, row, base, inputs) for base in bases] for row in self.rows]
+        piece = max(row.piece for row in self.rows)
 
-        def step(k: Expr, part: int) -> None:
-            lanes = widths[part]
-            x = b.let(b.load_vector(self.x, k, lanes))
-            for begin, row in zip(self.rows, sums, strict=True):
-                for base, each in zip(bases, row, strict=True):
-                    w = self._weight(base + begin + k, lanes)
-                    b.store_vector(each[part], 0, b.fma(x, w, b.load_vector(each[part], 0, lanes)))
+        def products(number: Expr, count: int) -> None:
+            """Of the first ``count`` inputs of a piece."""
+            for i in range(-(-count // LANES)):
+                x = self._inputs(number * piece + i * LANES, count - i * LANES)
+                for part in (p for row in parts for p in row):
+                    part.add(x, number, piece, i)
 
-        if inputs >= LANES:
-            with b.loop(inputs // LANES, "k") as k:
-                step(k * LANES, 0)
-        at = inputs - inputs % LANES
-        for part, lanes in enumerate(widths):
-            if lanes < LANES:
-                step(int32(at), part)
-                at += lanes
-        return [[self._joined(each, widths) for each in row] for row in sums]
+        with b.loop(inputs // piece, "k") as k:
+            products(k, piece)
+        if inputs % piece:
+            products(int32(inputs // piece), inputs % piece)
+        return [[tree_sum(b, b.load_vector(part.total, 0, LANES)) for part in row] for row in parts]
 
-    def _weight(self, at: Expr, lanes: int) -> Expr:
-        return loaded(self.context, self.units, at, lanes, self.node.attrs["kind"])
-
-    def _joined(self, parts: list[Buffer], widths: list[int]) -> Expr:
-        b = self.b
-        totals = [tree_sum(b, b.load_vector(part, 0, lanes)) for part, lanes in zip(parts, widths, strict=True)]
-        value = totals[0]
-        for total in totals[1:]:
-            value = b.let(value + total)
-        return value
+    def _inputs(self, at: Expr, count: int) -> Expr:
+        assert self.x is not None
+        if count >= LANES:
+            return self.b.let(self.b.load_vector(self.x, at, LANES))
+        assert self.last is not None
+        return self.b.let(self.b.load_vector(self.last, 0, LANES))
 
     def _value(self, products: list[Expr], neuron: Expr) -> Expr:
         """What the neuron gives: the activation of the gate, times the product with up where there is one."""
@@ -162,39 +172,60 @@ class _Values:
         return value
 
 
+class _Part:
+    """The sum of inputs by one row of one unit."""
+
+    def __init__(self, units: Units, row: Row, base: Expr, inputs: int) -> None:
+        self.units, self.row, self.base, self.b = units, row, base, units.b
+        self.total = self.b.local("float32", LANES)
+        self.b.store_vector(self.total, 0, constant(0.0, "float32", LANES))
+        blocks = -(-inputs // row.block) if row.block else 0
+        self.scales = units.reals(row.scales, blocks, row.half, base) if blocks else None
+        self.zeros = units.reals(row.zeros, blocks, row.half, base) if row.zeros >= 0 else None
+        self.packed = self.scale = self.zero = base  # set with the first vector of each
+
+    def add(self, x: Expr, number: Expr, piece: int, i: int) -> None:
+        """The ``i``-th vector of a piece."""
+        b, row = self.b, self.row
+        words, within = divmod(i, row.together)
+        if within == 0:
+            each = piece // (LANES * row.together)
+            self.packed = self.units.words(row, self.base, number * each + words)
+        w = self.units.single(row, self.packed, within)
+        if self.scales is not None:
+            if i * LANES % row.block == 0:
+                at = number * (piece // row.block) + i * LANES // row.block
+                self.scale = splat(b.let(b.load_vector(self.scales, at, 1)), LANES)
+                self.zero = None if self.zeros is None else splat(b.let(b.load_vector(self.zeros, at, 1)), LANES)
+            w = b.let(w if self.zero is None else w - self.zero) * self.scale
+        b.store_vector(self.total, 0, b.fma(x, b.let(w), b.load_vector(self.total, 0, LANES)))
+
+
 def emit_values(context: Context, node: FrameNode) -> None:
     """neuron_values: what each listed neuron gives, in the order of the list."""
     _one_row(context, node)
     _Values(context, node).emit()
 
 
-def loaded(context: Context, memory: Buffer, at: Expr, lanes: int, kind: str) -> Expr:
-    """Weights of a unit as float32."""
-    value = context.b.load_vector(memory, at, lanes)
-    if kind == "float32":
-        return value
-    half = "float16" if lanes == 1 else f"float16x{lanes}"
-    return tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", tirx.reinterpret(half, value))
-
-
 def emit_sum(context: Context, node: FrameNode) -> None:
     """neuron_sum: the listed neurons' rows of the last matrix times their values, from a bias or another sum on."""
     _one_row(context, node)
     b = context.b
-    values, found, slots, bias = node.inputs
+    values, found, slots, bias, *reals = node.inputs
     assert isinstance(slots, FrameValue)
-    kind, unit, begin = node.attrs["kind"], int(node.attrs["unit"]), int(node.attrs["row"])
-    given, lists, places = (_memory(context, v) for v in (values, found, slots))
-    units = context.units(slots, kind)
+    row: Row = node.attrs["row"]
+    given, lists = _memory(context, values), _memory(context, found)
+    units = Units(context, slots, _memory(context, slots), int(node.attrs["unit"]))
     outputs = int(np.prod(node.output.shape, dtype=np.int64))
     padded = round_up(outputs, LANES)
+    scales, zeros = (_wide(context, (id(node), i), x, padded) for i, x in enumerate(reals))
     start = None
     if isinstance(bias, FrameValue):
         start = _memory(context, bias)
     elif bias is not None:
-        row = np.zeros(padded, np.float32)
-        row[:outputs] = np.asarray(bias, np.float32).reshape(-1)
-        start = context.constant((id(node), "bias"), row)
+        first_sums = np.zeros(padded, np.float32)
+        first_sums[:outputs] = np.asarray(bias, np.float32).reshape(-1)
+        start = context.constant((id(node), "bias"), first_sums)
     registers = LANES // min(context.target.lanes, LANES)
     most = max(1, (context.target.registers - 4) // registers)
     panels = -(-(padded // LANES) // most)
@@ -208,10 +239,19 @@ def emit_sum(context: Context, node: FrameNode) -> None:
             b.store_vector(total, 0, zero if start is None else b.load_vector(start, column, LANES))
         with b.repeat(count, "n") as n:
             value = splat(b.let(b.load_vector(given, n, 1)), LANES)
-            base = b.let(b.load_vector(places, n + 1, 1) * unit + begin)
+            base, packed = units.base(n), None
+            block = None
+            if row.block:
+                block = b.let(tirx.truncdiv(b.load_vector(lists, n + 1, 1), int32(row.block)) * padded)
             for total, column in zip(sums, columns, strict=True):
-                w = loaded(context, units, base + column, LANES, kind)
-                b.store_vector(total, 0, b.fma(value, w, b.load_vector(total, 0, LANES)))
+                number, within = divmod(column // LANES, row.together)
+                if packed is None or within == 0:
+                    packed = units.words(row, base, number)
+                w = units.single(row, packed, within)
+                if block is not None:
+                    w = w if zeros is None else b.let(w - _real(b, zeros, block + column))
+                    w = b.let(w) * _real(b, scales, block + column)
+                b.store_vector(total, 0, b.fma(value, b.let(w), b.load_vector(total, 0, LANES)))
         for total, column in zip(sums, columns, strict=True):
             done = b.let(b.load_vector(total, 0, LANES))
             if outputs - column < LANES:
@@ -219,3 +259,20 @@ def emit_sum(context: Context, node: FrameNode) -> None:
                 continue
             with b.vector(LANES) as lane:
                 apply_epilogue(context, node.output, done, Index(node.output.shape, flat=column + lane))
+
+
+def _wide(context: Context, key: object, values: object, padded: int) -> Buffer | None:
+    """Scales or zeros (blocks, outputs) as a constant of whole vectors."""
+    if not isinstance(values, np.ndarray):
+        return None
+    wide = np.zeros((len(values), padded), np.float32 if not context.target.halves else values.dtype)
+    wide[:, : values.shape[1]] = values
+    return context.constant(key, wide.view(np.int16) if wide.dtype == np.float16 else wide)
+
+
+def _real(b: Builder, memory: Buffer, at: Expr) -> Expr:
+    """A vector of such a constant as float32."""
+    found = b.let(b.load_vector(memory, at, LANES))
+    if str(memory.dtype) == "float32":
+        return found
+    return b.let(halves.single(b, tirx.reinterpret(vector_type("uint16", LANES), found)))

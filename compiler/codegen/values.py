@@ -12,6 +12,7 @@ Expr = Any  # TVM's expressions overload the arithmetic operators; Python ints s
 Buffer = Any
 
 # Kernels have millions of nodes; what is the same in many of them is made once.
+_one = lru_cache(maxsize=None)(lambda dtype: tirx.IntImm(dtype, 1))
 _int32 = lru_cache(maxsize=1 << 16)(lambda value: tirx.IntImm("int32", value))
 
 
@@ -45,7 +46,7 @@ def consecutive(position: Expr, lanes: int) -> Expr:
     """The index of ``lanes`` elements from ``position`` on."""
     if isinstance(position, int):
         return _from(int(position), lanes)
-    return tirx.Ramp(position, _int32(1), lanes) if lanes > 1 else position
+    return tirx.Ramp(position, _one(dtype_of(position)), lanes) if lanes > 1 else position
 
 
 def vector_type(dtype: str, lanes: int) -> str:

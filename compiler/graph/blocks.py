@@ -96,9 +96,17 @@ def _from_bytes(data: np.ndarray, bits: int) -> np.ndarray:
 
 
 class Coded(np.ndarray):
-    """Float32 weights of a convolution that are codes, tap by tap. What is made from it is a plain array."""
+    """Float32 weights that are codes: of a convolution tap by tap, of a matrix (inputs, outputs) as one tap. What is
+    made from it is a plain array."""
 
     taps: tuple[Blocks, ...] = ()
+
+
+def coded_matrix(blocks: Blocks) -> Coded:
+    """The weights (inputs, outputs) with their codes."""
+    matrix = blocks.real().view(Coded)
+    matrix.taps = (blocks,)
+    return matrix
 
 
 def weights_in_blocks(graph: Graph) -> bool:

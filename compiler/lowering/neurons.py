@@ -1,9 +1,9 @@
 """Feed-forward layers whose neurons are mostly zero, found in a stream graph.
 
-``Relu(x·U)·D``, ``Relu(x·U)²·D`` and ``(Relu(x·G) * (x·U))·D``, with or without biases, as products of matrices or as
-convolutions over single frames; between the last product and what it multiplies there may be a choice of neurons,
-``Where(score > 0, …, 0)`` (compiler/streaming/sparse.py). A neuron whose activation is zero needs neither its row of D
-nor its column of U: the layer becomes one node, whose steps look at the others only.
+``Relu(x·U)·D``, ``Relu(x·U)²·D`` and ``(Relu(x·G) * (x·U))·D``, with or without biases, as products of matrices, also
+of codes, or as convolutions over single frames; between the last product and what it multiplies there may be a choice
+of neurons, ``Where(score > 0, …, 0)`` (compiler/streaming/sparse.py). A neuron whose activation is zero needs neither
+its row of D nor its column of U: the layer becomes one node, whose steps look at the others only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runnel.compiler.graph.blocks import coded_matrix, unpack
 from runnel.compiler.streaming.ir import Operand, Pointwise, Stream, StreamGraph, StreamNode, Tail, Window
 
 
 @dataclass(eq=False)
 class FeedForward(StreamNode):
     """inputs: x, and a score a neuron where neurons are chosen by it. gate, up: (inputs, neurons), gate None where the
-    activation alone is multiplied by ``down`` (neurons, outputs). Biases are vectors or None."""
+    activation alone is multiplied by ``down`` (neurons, outputs). What the model has as codes is Coded. Biases are
+    vectors or None."""
 
     up: np.ndarray
     down: np.ndarray
@@ -156,6 +158,8 @@ class _Finder:
             return self._biased(node)
         if isinstance(node, Pointwise) and node.op in ("MatMul", "Gemm"):
             return _matrix_product(node)
+        if isinstance(node, Pointwise) and node.op == "MatMulNBits":
+            return _block_product(node)
         return _convolution(node) if isinstance(node, Window) else None
 
     def _biased(self, node: StreamNode) -> Product | None:
@@ -189,6 +193,20 @@ def _matrix_product(node: Pointwise) -> Product | None:
     return Product(x, weight, row, (node,))
 
 
+def _block_product(node: Pointwise) -> Product | None:
+    """A product by constant codes."""
+    x, codes, scales, zeros, order, bias = [*node.inputs, None, None, None][:6]
+    inputs, outputs = int(node.attrs["K"]), int(node.attrs["N"])
+    if not isinstance(x, Stream) or x.dtype != "float32" or np.prod(x.frame_shape) != inputs or order is not None:
+        return None
+    if not isinstance(codes, np.ndarray) or not isinstance(scales, np.ndarray) or isinstance(zeros, Stream):
+        return None
+    if isinstance(bias, Stream):
+        return None
+    blocks = unpack(int(node.attrs["bits"]), int(node.attrs["block_size"]), (inputs, outputs), codes, scales, zeros)
+    return Product(x, coded_matrix(blocks), None if bias is None else bias.reshape(-1), (node,))
+
+
 def _convolution(node: Window) -> Product | None:
     """A convolution that looks at one frame."""
     weight = node.inputs[1] if node.op == "Conv" else None
@@ -200,7 +218,9 @@ def _convolution(node: Window) -> Product | None:
     x = node.streams[0]
     if np.prod(x.frame_shape) != weight.shape[1]:
         return None
-    return Product(x, weight[:, :, 0].T, bias if isinstance(bias, np.ndarray) else None, (node,))
+    codes = getattr(weight, "taps", ())
+    matrix = coded_matrix(codes[0]) if codes else weight[:, :, 0].T
+    return Product(x, matrix, bias if isinstance(bias, np.ndarray) else None, (node,))
 
 
 def _is(value: Operand, number: float) -> bool:

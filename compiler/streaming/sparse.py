@@ -18,7 +18,7 @@ from runnel.compiler.streaming.ir import Operand, Pointwise, Stream, StreamGraph
 from runnel.errors import InputError
 
 MODE = "sparse"
-PRODUCTS = ("MatMul", "Gemm", "Conv")
+PRODUCTS = ("MatMul", "MatMulNBits", "Gemm", "Conv")
 PARTS = ("in", "out", "bias")
 
 

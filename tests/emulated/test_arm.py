@@ -163,6 +163,20 @@ def test_halves(target: str, activations: str | None, tmp_path: Path, play) -> N
     assert (error > 1e-5) == in_float16 and error < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("target", "weights"), [("rpi5", "int8"), ("rpi4", "int4"), ("armv7", "int4"), ("armv7", "fp16")]
+)
+def test_neurons_of_few_bits(target: str, weights: str, tmp_path: Path, play) -> None:
+    """The weights of active neurons alone, dequantised where they are used."""
+    net = Net(7)
+    x = net.op("Transpose", net.input([1, 44, TIME]), perm=[0, 2, 1])
+    gate = net.op("Relu", net.op("MatMul", x, net.weight(44, 96)))
+    y = net.op("MatMul", net.op("Mul", gate, net.op("MatMul", x, net.weight(44, 96))), net.weight(96, 36))
+    options = {"weights": weights, "sparse": "exact"}
+    info = runnel.compile(net.model(y), tmp_path / "m.rnl", target=target, backend="native", **options)
+    check(Bundle(info.path), play)
+
+
 def test_the_denoiser_without_dot_products(tmp_path: Path, play) -> None:
     check(Bundle(zoo.bundle("denoiser", "rpi4", tmp_path)), play)
 

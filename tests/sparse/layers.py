@@ -6,6 +6,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 WIDTH, NEURONS = 40, 128
+OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
 
 
 class Graph:
@@ -43,7 +44,7 @@ class Graph:
             self.nodes, "layers", [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, dims)], self.constants,
         )  # fmt: skip
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+        return helper.make_model(graph, opset_imports=OPSETS, ir_version=10).SerializeToString()
 
 
 def plain(g: Graph, x: str) -> str:
@@ -130,3 +131,39 @@ def others() -> dict[str, bytes]:
         ), g.const(np.array([0, 0, WIDTH])))
     )  # fmt: skip
     return found
+
+
+def coded_network(bits: int, zeros: bool, dequantised: bool = False) -> bytes:
+    """A layer with a gate whose three matrices are codes in blocks of 16 inputs."""
+    g = Graph()
+
+    def product(x: str, inputs: int, outputs: int, bias: float | None) -> str:
+        blocks, block, middle = -(-inputs // 16), 16, 1 << (bits - 1)
+        codes = g.rng.integers(0, 1 << bits, (outputs, blocks * block)).astype(np.uint8)
+        codes[:, inputs:] = middle
+        scales = (g.rng.uniform(0.5, 1.5, (outputs, blocks)) / middle / inputs**0.5).astype(np.float32)
+        row = None if bias is None else np.full(outputs, bias, np.float32)
+        if dequantised:
+            assert bits == 4
+            names = [f"codes{len(g.constants)}", g.const(scales.T.copy())]
+            about = (codes[:, :inputs].T.astype(np.int8) - middle).astype(np.int8)
+            kind = TensorProto.INT4
+            g.constants.append(helper.make_tensor(names[0], kind, about.shape, about.reshape(-1).tolist()))
+            weight = g.op("DequantizeLinear", *names, axis=0, block_size=block)
+            y = g.op("MatMul", x, weight)
+            return y if row is None else g.op("Add", y, g.const(row))
+        packed = sum(codes.reshape(outputs, blocks, -1, 8 // bits)[..., i] << (bits * i) for i in range(8 // bits))
+        operands = [x, g.const(packed.astype(np.uint8)), g.const(scales.reshape(-1)), "", "", ""]
+        if zeros:
+            count = -(-blocks * bits // 8)
+            operands[3] = g.const(g.rng.integers(0, 256, outputs * count).astype(np.uint8))
+        if row is not None:
+            operands[5] = g.const(row)
+        while not operands[-1]:
+            operands.pop()
+        attrs = {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "domain": "com.microsoft"}
+        return g.op("MatMulNBits", *operands, **attrs)
+
+    gate = g.op("Relu", product("x", WIDTH, NEURONS, -1.2))
+    y = product(g.op("Mul", gate, product("x", WIDTH, NEURONS, 0.1)), NEURONS, WIDTH, 0.2)
+    return g.model(g.op("Add", y, "x"))

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runnel.compiler.graph.blocks import Blocks
 from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_up
 from runnel.compiler.lowering.neurons import FeedForward
 from runnel.compiler.lowering.registry import lowers
+from runnel.compiler.lowering.rows import Matrix, fits, halved, units
 from runnel.compiler.lowering.signals import Read, Table, View
+from runnel.compiler.lowering.weights import HALF, coded
 
 if TYPE_CHECKING:
     from runnel.compiler.lowering.lower import Lowering
 
-UNIT_ALIGN = 64  # bytes
 PARTS = 4
 """In which a list of neurons is gone through, so that memory need not have room for all of a layer's at once."""
 LEAST_PART = 256
@@ -35,19 +37,24 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
     else:
         first, bias = (node.up, node.up_bias) if node.gate is None else (node.gate, node.gate_bias)
         made = replace(node.output, name=f"{node.output.name}/gates")
-        score = low.linear(replace(node, output=made), x, first, bias, (neurons,))
+        gates, codes = replace(node, output=made), getattr(first, "taps", ())
+        if codes and codes[0].block % LANES == 0:
+            score = low.block_product(gates, x, [codes[0].merged()], bias, (neurons,))
+        else:
+            score = low.linear(gates, x, first, bias, (neurons,))
         products = [] if node.gate is None else [node.up]
-    table, starts = units([*(m.T for m in products), node.down])
+    down = _matrix(low, node.down)
+    table, rows = units([_matrix(low, m) for m in products], down)
     unit = int(table.shape[1])
     form = {"squared": node.squared, "gated": node.gate is not None}
     found = _step(low, node, "active", "active", [score], (1 + neurons,), "int32", {})
     outer, low.loop = low.loop, low.loop or low.new_loop()
-    kind = str(table.dtype)
-    attrs = {"form": form, "rows": starts[:-1], "unit": unit, "kind": kind}
+    attrs = {"form": form, "rows": tuple(rows[:-1]), "unit": unit}
     gate_bias, up_bias = (node.gate_bias, node.up_bias) if node.gate is not None else (node.up_bias, None)
     biases = [gate_bias if node.predicted else None, up_bias]
     most = min(neurons, max(LEAST_PART, round_up(-(-neurons // PARTS), LANES)))
     units_ = Table(node.name, neurons, most, table, low.graph.misses.get(node.name, UNKNOWN))
+    reals = _reals(down)
     total: View | np.ndarray | None = node.down_bias
     for begin in range(0, neurons, most):
         part, name = found, f"/{begin}"
@@ -57,24 +64,26 @@ def feed_forward(low: Lowering, node: FeedForward) -> View:
         given = [x if products else None, None if node.predicted else score, part, slots if products else None]
         values = _step(low, node, "neuron_values", f"values{name}", [*given, *biases], (most,), "float32", attrs)
         total = _step(
-            low, node, "neuron_sum", name[1:] if begin + most < neurons else "", [values, part, slots, total],
-            (node.down.shape[1],), "float32", {"row": starts[-1], "unit": unit, "kind": kind},
+            low, node, "neuron_sum", name[1:] if begin + most < neurons else "", [values, part, slots, total, *reals],
+            (node.down.shape[1],), "float32", {"row": rows[-1], "unit": unit},
         )  # fmt: skip
     assert isinstance(total, View)
     low.loop = outer
     return total.reshaped(node.output.frame_shape)
 
 
-def units(matrices: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-    """Row i of each matrix side by side as unit i, each padded to whole vectors; and where in a unit each begins."""
-    item = matrices[0].itemsize
-    parts, starts, at = [], [], 0
-    for matrix in matrices:
-        width = round_up(matrix.shape[1], UNIT_ALIGN // item)
-        parts.append(np.pad(matrix, ((0, 0), (0, width - matrix.shape[1]))))
-        starts.append(at)
-        at += width
-    return np.ascontiguousarray(np.concatenate(parts, axis=1)), starts
+def _matrix(low: Lowering, weight: np.ndarray) -> Matrix:
+    """The codes of a constant matrix, where it has some."""
+    found = getattr(weight, "taps", ()) or coded(low.graph.modes, [np.ascontiguousarray(weight, np.float32)])
+    return found[0] if found and fits(found[0]) else np.ascontiguousarray(weight, np.float32)
+
+
+def _reals(matrix: Matrix) -> list[np.ndarray | None]:
+    """Scales and zeros of codes, as float16 where that loses nothing; None for none."""
+    if not isinstance(matrix, Blocks) or matrix.bits == HALF:
+        return [None, None]
+    kind = np.float16 if halved(matrix) else np.float32
+    return [None if v is None else v.astype(kind) for v in (matrix.scales, matrix.zeros)]
 
 
 def _step(
