@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from layers import FORMS, NEURONS, WIDTH, Graph, coded_network, convolutions, network
+from relu_layers import FORMS, NEURONS, WIDTH, Graph, coded_network, convolutions, network
 from test_sparse import compiled, frames, paged, play, relative
 
 import runnel

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layers import NEURONS, WIDTH, beside, network
+from relu_layers import NEURONS, WIDTH, beside, network
 
 import runnel
 from runnel.compiler.lowering import segments, split

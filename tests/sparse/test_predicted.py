@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layers import NEURONS, WIDTH, convolutions, network
+from relu_layers import NEURONS, WIDTH, convolutions, network
 
 import runnel
 from runnel.errors import InputError

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from layers import FORMS, NEURONS, WIDTH, convolutions, network, others
 from onnx import TensorProto, helper
+from relu_layers import FORMS, NEURONS, WIDTH, convolutions, network, others
 
 import runnel
 from runnel.compiler.lowering import segments, split
