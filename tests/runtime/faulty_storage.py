@@ -19,10 +19,10 @@ FAULTS = {
     "error": (ERROR, 1, 0, {}),
     "error of a row": (ERROR, 1, ROW, {}),
     "short reads": (SHORT, 1000, 0, {}),
-    "slow": (SLOW, 1, 0, {"patience": 0.05}),
-    "slow row": (SLOW, 1, ROW, {"patience": 0.05}),
-    "slow, and goes on": (SLOW, 2, 0, {"patience": 0.05, "slow": "warn"}),
-    "slow row, and goes on": (SLOW, 2, ROW, {"patience": 0.05, "slow": "warn"}),
+    "slow": (SLOW, 1, 0, {"patience": 0.25}),
+    "slow row": (SLOW, 1, ROW, {"patience": 0.25}),
+    "slow, and goes on": (SLOW, 2, 0, {"patience": 0.25, "slow": "warn"}),
+    "slow row, and goes on": (SLOW, 2, ROW, {"patience": 0.25, "slow": "warn"}),
     "slow, without patience": (SLOW, 1, 0, {}),
     "full queue": (BUSY, 1000, 0, {}),
 }
@@ -57,7 +57,7 @@ def outcome(path: str, ram: int, row: int, tokens: np.ndarray, way: str, fault: 
         seen = ctypes.c_int32.in_dll(LIBC, "fault_seen").value
         set_fault(0, 0, 0)
         if said:
-            time.sleep(0.3)  # a read that was given up comes
+            time.sleep(0.6)  # a read that was given up comes
         after = play(program, tokens)
     late = program.paging.late
     return {

@@ -17,7 +17,7 @@ extern "C" {
 // What the next `fault_left` reads of `fault_bytes` (0: any) bytes meet.
 enum { kNone, kError, kShort, kSlow, kBusy };
 int32_t fault_kind = kNone, fault_left = 0, fault_bytes = 0, fault_seen = 0;
-constexpr int64_t kSlowNs = 200000000;
+constexpr int64_t kSlowNs = 600'000'000;
 
 static io_uring_params params;
 static io_uring_sqe* entries = nullptr;

@@ -61,5 +61,5 @@ def test_a_fault_is_told_or_does_no_harm(played: dict[str, Any], way: str, fault
     assert found["after"] == expected
     patient = not fault.startswith("slow") or fault.endswith("without patience")
     assert (found["late"] == 0) == patient
-    told = [w for w in found["warned"] if w.startswith("storage is slow: 'the model' waited longer than 0.05 s")]
+    told = [w for w in found["warned"] if w.startswith("storage is slow: 'the model' waited longer than 0.25 s")]
     assert len(told) == len(found["warned"]) == fault.endswith("goes on")
