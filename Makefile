@@ -121,7 +121,7 @@ system:
 	done
 
 test: lint system
-	$(PY) -m pytest -q -n 2 --dist loadgroup --durations=25
+	$(PY) -m pytest -q -n 2 --durations=25
 
 clean:
 	rm -rf $(VENV) build dist runtime/_lib *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

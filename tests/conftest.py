@@ -11,7 +11,6 @@ import pytest
 
 STREAMING = Path(__file__).resolve().parent / "streaming"
 PARTS = "RUNNEL_RECORD_PARTS"
-CROSS_BUILT = {"arm_binary", "arm32_binary", "arm_programs", "replayer"}
 
 sys.path.insert(0, str(STREAMING))
 
@@ -20,13 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Processes started from here leave their part of the record in one folder."""
     if not hasattr(config, "workerinput") and PARTS not in os.environ:
         os.environ[PARTS] = tempfile.mkdtemp(prefix="runnel-record-")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need programs for Arm run in one process, which builds each of them once."""
-    for item in items:
-        if CROSS_BUILT & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("arm"))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]  # they build in one folder
+pytestmark = pytest.mark.slow
 LAPTOP_ONLY = ("tvm", "onnx", "onnxruntime")
 BOARD = """
 import sys
@@ -24,6 +27,15 @@ others = {n.split(".")[0] for n in set(sys.modules) - before} - set(sys.stdlib_m
 assert not {n for n in others if not n.startswith("_")}, others
 print(runnel.__file__)
 """
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Builds of the tree share a folder: one at a time, of all processes that run tests."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / ".install-lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -43,7 +55,8 @@ def python(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT, cwd=folder)
+    with alone():
+        run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -95,7 +108,8 @@ def test_a_wheel_installs_runnel_and_numpy_and_nothing_else(wheel: Path, python:
 
 
 def test_an_editable_install_finds_the_tree(python: Path, tmp_path: Path) -> None:
-    run(python, "-m", "pip", "install", "--quiet", "--editable", ROOT, cwd=tmp_path)
+    with alone():
+        run(python, "-m", "pip", "install", "--quiet", "--editable", ROOT, cwd=tmp_path)
     assert str(ROOT) in run(python, "-c", BOARD, cwd=tmp_path)
     assert not {"compiler", "runtime", "models", "targets", "tools"} & installed(python, tmp_path)
     assert run(python.with_name("runnel"), "--version", cwd=tmp_path).startswith("runnel ")
