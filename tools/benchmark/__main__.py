@@ -57,7 +57,7 @@ def own_work(case: Case, period: int) -> dict[str, float] | None:
     port = program.timed[0]
     frames = np.zeros(port.sized(case.hop * port.per_tick), port.dtype)
     pushes = SETTLED * period
-    for _ in range(pushes + case.reach // case.hop):
+    for _ in range(pushes + max(case.reach, case.window) // case.hop):
         stream.push(frames)
     before = stream.counters["macs"]
     for _ in range(pushes):
