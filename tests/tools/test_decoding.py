@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import runnel
-from runnel.tools.decoding import model, worker
+from runnel.tools.decoding import flash, limit, model, worker
 from runnel.tools.decoding.flash import without_arithmetic
 
 SMALL = model.Shape(layers=1, width=64, hidden=96, heads=2, kv_heads=1, vocabulary=96, capacity=64)
@@ -48,3 +50,26 @@ def test_ours_and_onnxruntime_give_the_same_logits(tmp_path: Path) -> None:
     idle = worker.Own(str(tmp_path / "idle.rnl"), ram="8M")
     assert np.abs(idle.start(tokens[:8]) - answers[0][0]).max() > 0.1 * np.ptp(answers[0])
     assert idle.program.paging.weights == runnel.load(tmp_path / "small.rnl", ram="8M").paging.weights
+
+
+def test_runs_over_their_budget_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.rnl").write_bytes(bytes(100_000))
+    seen: list[tuple[int, int]] = []
+
+    class Group:
+        version, kills = 2, 1
+        peaks = iter([30_000, 50_000, 40_000, 40_960])
+
+        def run(self, words: list[object], most: int) -> tuple[subprocess.CompletedProcess[str], int]:
+            seen.append((int(str(words[words.index("--ram") + 1])), most))
+            return subprocess.CompletedProcess([], 0, '{"p50": 0.1}', ""), next(self.peaks)
+
+    made = Group()
+    monkeypatch.setattr(limit, "group", lambda name: nullcontext(made))
+    monkeypatch.setattr(flash.build_board, "build", lambda out: out.write_bytes(b""))
+    said: list[str] = []
+    rows = flash.repeated(tmp_path / "m.rnl", 2, said.append)
+    budget = 9 * 4096
+    assert seen == [(budget, budget)] * 2 + [(budget, budget * 3 // 2)] * 2
+    assert [(r["over"], r["charged"], r["kills"]) for r in rows] == [(1, 50_000, 1), (2, 40_960, 1)]
+    assert "1 runs over the budget" in said[0]

@@ -4,7 +4,7 @@
 
 With everything in memory: processor time of a token, in turns, and a step of attention alone. Then under budgets of
 memory that the kernel enforces, the file taken out of the system's cache before each run, beside llama.cpp with its
-file mapped.
+file mapped; and many such runs, of which none may be charged more than its budget.
 """
 
 from __future__ import annotations
@@ -78,12 +78,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=positive, default=Shape.layers, help="fewer make a smaller model")
     parser.add_argument("--bits", type=int, choices=(4, 8), action="append", help="8, then 4, if left out")
     parser.add_argument("--rows", type=Path, help="also write the rows there, as JSON")
-    parser.add_argument("--only", choices=("memory", "flash"), help="one of the two tables")
+    parser.add_argument("--only", choices=("memory", "flash", "limits"), help="one part of it")
+    parser.add_argument("--runs", type=positive, default=10, help="under each limit of memory (default: 10)")
     args = parser.parse_args(argv)
     shape = Shape(layers=args.layers)
     rows: list[dict[str, Any]] = []
     limited: list[dict[str, Any]] = []
-    if args.only != "flash":
+    many: list[dict[str, Any]] = []
+    if args.only in (None, "memory"):
         print("| bits | activations | runtime | ms a token | runnel's part of it | logits apart |")
         print("|---|---|---|---|---|---|")
         for bits in args.bits or (8, 4):
@@ -96,12 +98,14 @@ def main(argv: list[str] | None = None) -> int:
         step = compare_attention.compare(compare_attention.Shape(), f"window={WINDOW}", 60)
         print(f"attention of 16/4 heads of 64 over {WINDOW} slots: {step.own:.1f} µs, onnxruntime's ring "
               f"{step.peer:.1f}: {step.ratio:.2f} of it", flush=True)  # fmt: skip
-    if args.only != "memory":
+    if args.only in (None, "flash"):
         limited = flash.measured(prepared(args.folder, shape, 8), min(args.rounds, 5), print)
+    if args.only in (None, "limits"):
+        many = flash.repeated(prepared(args.folder, shape, 8)["int8"], args.runs, print)
     if args.rows:
         args.rows.parent.mkdir(parents=True, exist_ok=True)
         with replacing(args.rows) as file:
-            file.write((json.dumps({"memory": rows, "flash": limited}, indent=1) + "\n").encode())
+            file.write((json.dumps({"memory": rows, "flash": limited, "limits": many}, indent=1) + "\n").encode())
     return 0
 
 

@@ -24,6 +24,8 @@ from runnel.tools.decoding import limit
 SHARES = (0.88, 0.53, 0.25, 0.10)  # budgets, as parts of the weights of 8 bits
 SECONDS = 2  # of a run of ours
 TOKENS = 8  # of a run of llama.cpp
+REPEATED, ROOMS = 0.4, (1.0, 1.5)  # the budget of many runs, as a part of the bundle, and their limits beside it
+BRIEFLY = 0.3  # seconds of one of many runs
 RETURN_ZERO = {"x86_64": bytes.fromhex("31c0c3"), "aarch64": bytes.fromhex("00008052c0035fd6")}
 CLOCK_WORDS, BUFFER_WORDS, KERNEL_WORDS, HEADER_WORDS = 6, 12, 3, 16  # of a plan
 
@@ -48,14 +50,19 @@ def without_arithmetic(source: Path, out: Path) -> None:
     write_bundle(out, given, entries)
 
 
-def own(binary: Path, bundle: Path, budget: int | None, group: limit.Group) -> dict[str, Any]:
-    """A run of runnel-run under a budget that is its limit as well; in memory for no budget. seconds: of a token."""
-    words: list[object] = [binary, "bench", bundle, "--chunk", 1, "--seconds", SECONDS, "--json"]
+def own(
+    binary: Path, bundle: Path, budget: int | None, group: limit.Group, room: float = 1.0, lasting: float = SECONDS
+) -> dict[str, Any]:
+    """A run of runnel-run under a budget, its limit ``room`` times that; in memory for no budget. seconds: of a token.
+
+    lasting: seconds of the run.
+    """
+    words: list[object] = [binary, "bench", bundle, "--chunk", 1, "--seconds", lasting, "--json"]
     if budget is not None:
         limit.forget(bundle)
         limit.forget(binary)
         words += ["--ram", budget]
-    done, peak = group.run(words, budget or 1 << 40)
+    done, peak = group.run(words, int(room * budget) if budget else 1 << 40)
     if done.returncode != 0:
         raise InputError(f"runnel-run ended with {done.returncode}: {done.stderr.strip()}")
     row = dict(json.loads(done.stdout))
@@ -102,6 +109,26 @@ def measured(files: dict[str, Path], rounds: int, say: Callable[[str], None]) ->
             f"{row['memory']:.2f} | {row['of_bound']:.2f} | {peer} | {times} | {row['streamed'] / 1e6:.0f} | "
             f"{row['charged'] / 2**20:.1f} MiB |")  # fmt: skip
     say(f"ended by the kernel for lack of memory: {kills}")
+    return rows
+
+
+def repeated(bundle: Path, runs: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """As many runs with the limit at the budget as with half as much again, each from a cold cache. Returns for each
+    limit the most that was charged, runs that were charged more than the budget, and runs that the kernel ended."""
+    binary = bundle.with_name("runnel-run")
+    build_board.build(binary)
+    budget = int(REPEATED * bundle.stat().st_size) // 4096 * 4096
+    rows = []
+    for room in ROOMS:
+        charged = []
+        with limit.group("runnel-bench") as group:
+            for _ in range(runs):
+                charged.append(own(binary, bundle, budget, group, room, BRIEFLY)["charged"])
+            kills = group.kills
+        over = sum(peak > budget for peak in charged)
+        rows.append({"room": room, "budget": budget, "charged": max(charged), "over": over, "kills": kills})
+        say(f"{runs} runs of a budget of {budget / 2**20:.0f} MiB, limit {room:g} times that: {kills} ended by the "
+            f"kernel, {over} runs over the budget, at most {max(charged) / 2**20:.1f} MiB charged")  # fmt: skip
     return rows
 
 
