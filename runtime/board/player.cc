@@ -1,5 +1,7 @@
 #include "player.h"
 
+#include <sys/stat.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,7 @@ namespace runnel_run {
 namespace {
 
 constexpr uint64_t kOwnBytes = uint64_t{3} << 20;  // of this program, its stack, and what the system keeps for it
+constexpr uint64_t kMapped = 512;                  // bytes whose entry in the system's page tables takes one
 constexpr uint64_t kFewBytes = uint64_t{1} << 16;  // of them, for what goes in and comes out
 
 // What a push brings and gives, twice its frames as Player::Prepare does.
@@ -23,6 +26,12 @@ uint64_t PushedBytes(const Options& options, const rn_program* program) {
     bytes += 2 * static_cast<double>(rn_output_frame_bytes(program, i));
   }
   return static_cast<uint64_t>(bytes * frames);
+}
+
+// What the system keeps of pages for as many bytes as the bundle has, whatever the budget: so the least is the same.
+uint64_t TableBytes(const char* bundle) {
+  struct stat file;
+  return stat(bundle, &file) == 0 ? static_cast<uint64_t>(file.st_size) / kMapped : 0;
 }
 
 }  // namespace
@@ -45,7 +54,7 @@ rn_bundle* OpenBundle(const Options& options) {
   paging.threads = options.io_threads;
   paging.streams = 1;
   paging.ram = options.ram;
-  paging.elsewhere = kOwnBytes;
+  paging.elsewhere = kOwnBytes + TableBytes(options.bundle);
   paging.patience_us = static_cast<int64_t>(options.patience * 1e6);
   paging.units = options.experts;
   paging.ahead = options.experts_ahead;
