@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,15 +120,25 @@ def misses(layers: Sequence[FeedForward], frames: Sequence[np.ndarray]) -> dict[
     turns = sum(int(f.sum()) for f in frames) * POINTS
     count = max(2, min(len(frames[0]), FRAMES, MOST_TURNS * len(frames[0]) // max(turns, 1)))
     lists = [[np.flatnonzero(row).tolist() for row in f[:count]] for f in frames]
-    settled = int(count * SETTLED)
-    found: dict[str, tuple[int, ...]] = {}
     sizes = [(layer.gate is not None, layer.up.shape[0], layer.down.shape[1]) for layer in layers]
+    curves = miss_curves(lists, sizes, [len(layer.down) for layer in layers], count)
+    return {layer.name: curve for layer, curve in zip(layers, curves, strict=True)}
+
+
+def miss_curves(
+    lists: Sequence[Sequence[list[int]]], sizes: Sequence[Hashable], units: Sequence[int], count: int
+) -> list[tuple[int, ...]]:
+    """For each table: units that a frame chooses and that are not there, in 2^-8, where those chosen last stay, as many
+    as 0, 1/8, … of all in tables of the same size. lists: for each table and each of ``count`` frames what is chosen.
+    units: how many each table has."""
+    settled = int(count * SETTLED)
+    found: list[tuple[int, ...]] = [()] * len(lists)
     for size in dict.fromkeys(sizes):
         group = [i for i, s in enumerate(sizes) if s == size]
-        every = sum(len(layers[i].down) for i in group)
-        curves = [missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
+        every = sum(units[i] for i in group)
+        counts = [missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
         for at, i in enumerate(group):
-            found[layers[i].name] = tuple(int(256 * curve[at] / (count - settled)) for curve in curves)
+            found[i] = tuple(int(256 * each[at] / max(count - settled, 1)) for each in counts)
     return found
 
 

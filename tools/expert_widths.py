@@ -11,7 +11,7 @@ from runnel.compiler.graph.experts import table_name
 from runnel.compiler.streaming.ir import Pointwise, Stream
 from runnel.compiler.streaming.widths import SHAPES, Worth, added, mixtures, parse, round_experts, widths_for, worth
 from runnel.errors import InputError
-from runnel.tools.activity import POINTS, SETTLED, missed, tensors
+from runnel.tools.activity import miss_curves, tensors
 from runnel.tools.calibrate import Calibration, read_calibration
 from runnel.tools.rewritten import Rewritten
 
@@ -59,19 +59,11 @@ def _misses(found: Sequence[Worth], bits: Sequence[Sequence[int]]) -> dict[str, 
     """For each table of experts: those that a frame chooses and that are not there, in 2^-8, where those chosen last
     stay, as many as 0, 1/8, … of all that have as many bytes."""
     tables = [(w, width) for w, own in zip(found, bits, strict=True) for width in sorted(set(own))]
-    sizes = [(width, w.weights) for w, width in tables]
     count = min(FRAMES, *(len(w.chosen) for w in found))
-    settled = int(count * SETTLED)
     of = {id(w): np.array(own) for w, own in zip(found, bits, strict=True)}
     lists = [[[e for e in row if of[id(w)][e] == width] for row in w.chosen[:count].tolist()] for w, width in tables]
-    curves: dict[str, tuple[int, ...]] = {}
-    for size in dict.fromkeys(sizes):
-        group = [i for i, s in enumerate(sizes) if s == size]
-        every = sum(int((of[id(tables[i][0])] == size[0]).sum()) for i in group)
-        counts = [missed([lists[i] for i in group], every * k // (POINTS - 1), settled) for k in range(POINTS)]
-        for at, i in enumerate(group):
-            w, width = tables[i]
-            alone = len(set(of[id(w)].tolist())) == 1
-            name = w.node.name if alone else table_name(w.node.name, width)
-            curves[name] = tuple(int(256 * curve[at] / max(count - settled, 1)) for curve in counts)
-    return curves
+    units = [int((of[id(w)] == width).sum()) for w, width in tables]
+    curves = miss_curves(lists, [(width, w.weights) for w, width in tables], units, count)
+    alone = [len(set(of[id(w)].tolist())) == 1 for w, _ in tables]
+    names = [w.node.name if a else table_name(w.node.name, width) for (w, width), a in zip(tables, alone, strict=True)]
+    return dict(zip(names, curves, strict=True))

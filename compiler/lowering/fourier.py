@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANES = 16
+from runnel.compiler.lowering.frame import LANES
+
 MOST_SAMPLES, LEAST_SAMPLES, LEAST_VECTORS = 2048, 128, 32
 WORTH = 0.5
 """The share of the multiply-adds that has to be left."""
