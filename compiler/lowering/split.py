@@ -11,6 +11,7 @@ from runnel.compiler.lowering.frame import LANES, FrameNode, FrameValue, round_u
 from runnel.compiler.lowering.signals import Cached, Choose, Copy, Fetch, Read, Step, Table
 
 SEGMENT_BYTES = 1 << 20  # the most bytes of a segment of the weights
+PART_BYTES = 1 << 19  # of one of many weights, where products can be cut so: buffers take memory of what is pinned
 SEGMENTS = 32  # that a program has at least, if it has more weights than stay in a processor's cache
 CACHED = 1 << 23  # bytes of weights up to which cutting products costs more than it is good for
 PANEL = 4 * LANES  # outputs that a part has a multiple of, so that its kernel works on whole panels
@@ -24,9 +25,11 @@ def segment_bytes(steps: list[AnyStep]) -> int:
     """The most bytes of a segment of these steps' weights: smaller ones for fewer weights, so that a few of them are a
     small part of all."""
     total = int(sum(_bytes(step.node) for step in steps if isinstance(step, Step) and step.chosen is None))
-    return (
-        SEGMENT_BYTES if total + _neurons(steps) <= CACHED else min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
-    )
+    if total + _neurons(steps) <= CACHED:
+        return SEGMENT_BYTES
+    most = min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
+    whole = [_bytes(s.node) for s in steps if isinstance(s, Step) and s.chosen is None and not _each(s, PART_BYTES)]
+    return min(most, round_up(max([PART_BYTES, *(int(size) for size in whole if size <= most)]), 1 << 16))
 
 
 def _neurons(steps: list[AnyStep]) -> int:
@@ -62,23 +65,35 @@ def split_large(steps: list[AnyStep], most: int) -> list[AnyStep]:
 
 
 def _parts(step: Step, most: int) -> list[Step]:
+    each = _each(step, most)
+    if not each:
+        return [step]
+    node = step.node
+    axis, _ = AXES[node.op]
+    weight = node.inputs[1]
+    assert isinstance(weight, np.ndarray)
+    outputs = weight.shape[axis]
+    inside = int(np.prod(node.output.shape, dtype=np.int64)) // outputs
+    return [_part(step, first, min(first + each, outputs), inside) for first in range(0, outputs, each)]
+
+
+def _each(step: Step, most: int) -> int:
+    """The outputs of each part of a step, so that it has at most ``most`` bytes of weights; 0 where it stays whole."""
     node = step.node
     if node.op not in AXES or step.chosen is not None or step.output.unit != 1 or node.attrs.get("group", 1) != 1:
-        return [step]
+        return 0
     weight = node.inputs[1]
     if not isinstance(weight, np.ndarray) or weight.ndim < 2 or not isinstance(node.inputs[0], FrameValue):
-        return [step]
+        return 0
     axis, out_axis = AXES[node.op]
     outputs = weight.shape[axis]
     before = node.output.shape[: out_axis % len(node.output.shape)]
     if int(np.prod(before, dtype=np.int64)) != 1:  # parts would not lie in one piece
-        return [step]
+        return 0
     each = int(most / _bytes(node) * outputs) // PANEL * PANEL
     if each >= outputs or each == 0:
-        return [step]
-    each = round_up(-(-outputs // -(-outputs // each)), PANEL)
-    inside = int(np.prod(node.output.shape, dtype=np.int64)) // outputs
-    return [_part(step, first, min(first + each, outputs), inside) for first in range(0, outputs, each)]
+        return 0
+    return round_up(-(-outputs // -(-outputs // each)), PANEL)
 
 
 def _bytes(node: FrameNode) -> float:

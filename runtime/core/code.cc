@@ -3,6 +3,20 @@
 
 namespace runnel {
 
+// Adds what an entry point has, as far as ReadEntry comes at most.
+void Decoder::Count(int64_t entry, Counts& counts) const {
+  int64_t at = Word(entries_at_ + entry * 2);
+  const int64_t count = Word(entries_at_ + entry * 2 + 1);
+  if (!In(at, 0, header_.code)) return;
+  for (int64_t i = 0; i < count && header_.code - at >= 2 && In(Code(at + 1), 2, header_.code - at); ++i) {
+    const int64_t size = Code(at + 1);
+    ++counts.instructions;
+    if (Code(at) == 1 && size > kCallWords) counts.operands += (size - kCallWords) / kOperandWords;
+    counts.chooses += Code(at) == 8;
+    at += size;
+  }
+}
+
 bool Decoder::ReadCode() {
   for (int64_t i = 0; i < header_.entries; ++i) {
     int64_t first = Word(entries_at_ + i * 2), count = Word(entries_at_ + i * 2 + 1);

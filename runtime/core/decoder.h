@@ -23,6 +23,11 @@ struct Header {
       most_frames, caches, cache_heads;
 };
 
+// Of both entry points.
+struct Counts {
+  int64_t instructions = 0, operands = 0, chooses = 0;
+};
+
 // One pass over the words; the first broken rule leaves its sentence in the message.
 class Decoder {
  public:
@@ -65,6 +70,7 @@ class Decoder {
 
   bool ReadHeader();
   bool Allocate();
+  void Count(int64_t entry, Counts& counts) const;
   bool ReadClocks();
   // The most frames that a clock can gain while t gains a hop, at most 2^62.
   int64_t Growth(const Clock& clock) const;

@@ -1,7 +1,5 @@
 #include "pager.h"
 
-#include <sys/mman.h>
-
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
@@ -9,6 +7,7 @@
 
 #include "files.h"
 #include "platform.h"
+#include "reserve.h"
 
 namespace runnel {
 namespace {
@@ -16,13 +15,8 @@ namespace {
 constexpr uint64_t kMostSegment = uint64_t{1} << 20;
 // Buffers beyond those of the present instruction: as many reads as pay at a time; and more, where they are a small
 // part of the budget, for a step that other programs keep from asking for more in time.
-constexpr int32_t kAhead = 4, kMostAhead = 12;
+constexpr int32_t kAhead = 4, kAheadInLarge = 2, kMostAhead = 12;
 constexpr uint64_t kPartAhead = 16;
-
-uint8_t* Reserve(uint64_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return at == MAP_FAILED ? nullptr : static_cast<uint8_t*>(at);
-}
 
 }  // namespace
 
@@ -31,7 +25,7 @@ Pager* Pager::Make(size_t weights_bytes) {
   if (!block) return nullptr;
   auto* pager = new (block) Pager(weights_bytes);
   pthread_mutex_init(&pager->lock_, nullptr);
-  pager->base_ = Reserve(weights_bytes ? weights_bytes : kPage);
+  pager->base_ = Reserve(weights_bytes);
   if (pager->base_) return pager;
   pager->~Pager();
   PlatformFree(block);
@@ -41,9 +35,9 @@ Pager* Pager::Make(size_t weights_bytes) {
 Pager::~Pager() {
   if (budget_) budget_->Retire(share_);
   storage_.Close();  // first: reads go to the memory below
-  if (base_) munmap(base_, weights_bytes_ ? weights_bytes_ : kPage);
-  if (buffers_) munmap(buffers_, buffers_bytes_);
-  if (blocks_) munmap(blocks_, block_bytes_ * kBlocks);
+  Unreserve(base_, weights_bytes_);
+  Unreserve(buffers_, buffers_bytes_);
+  Unreserve(blocks_, block_bytes_ * kBlocks);
   PlatformFree(memory_);
   if (budget_) budget_->Leave(share_);
   pthread_mutex_destroy(&lock_);
@@ -151,8 +145,8 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
   memset(ran_, 0, static_cast<size_t>(instructions));
   for (int32_t i = 0; i < segments_.size; ++i) {
     const rn_segment& given = paging.segments[i];
-    segments_[i] = {given.offset, given.bytes, given.crc32c, false, false,
-                    false,        false,       false,        false, base_ + given.offset};
+    segments_[i] = {given.offset, given.bytes, given.crc32c,        false, false, false, false, false,
+                    false,        false,       base_ + given.offset};
   }
   if (units_.Open(program, paging, &storage_) != RN_OK) return fail(RN_NO_MEMORY, "not enough memory for the program");
   if (!Mark(program, message)) return RN_BAD_PLAN;
@@ -180,7 +174,8 @@ int Pager::Open(Program& program, const rn_paging& paging, uint64_t used, Messag
     return RN_STORAGE;
   }
   most_slots_ = slot_bytes_ ? most_at_once_ + kMostAhead : 0;  // of addresses; memory is taken when it is used
-  buffers_bytes_ = slot_bytes_ * static_cast<uint64_t>(most_slots_);
+  buffers_bytes_ = slot_bytes_ * static_cast<uint64_t>(most_slots_) + (slot_bytes_ ? kLargePage : 0);
+  large_ = HasLargePages();
   if (buffers_bytes_ && !(buffers_ = Reserve(buffers_bytes_))) return fail(RN_NO_MEMORY, "not enough address space");
   if (block_bytes_ && !(blocks_ = Reserve(block_bytes_ * kBlocks)))
     return fail(RN_NO_MEMORY, "not enough address space");
@@ -237,19 +232,34 @@ bool Pager::Choose(uint64_t ram) {
   uint64_t room = ram - fixed, slots = 0;
   const uint64_t ahead = units_.Share(room, passing, (least_slots - (passing ? 1 : 0) + kAhead) * slot_bytes_);
   room -= ahead;
+  uint64_t buffers = 0;
   if (room < passing) {
     slots = room / slot_bytes_;
     uint64_t beyond = room / kPartAhead / slot_bytes_;
     beyond = beyond < kAhead ? kAhead : beyond > kMostAhead ? kMostAhead : beyond;
     if (slots > least_slots - 1 + beyond) slots = least_slots - 1 + beyond;
     if (slots < least_slots) return false;
-    room -= slots * slot_bytes_;
+    buffers = slots * slot_bytes_;
+    if (large_) {  // whole large pages, where that is neither too few buffers nor much of the budget
+      const uint64_t down = buffers / kLargePage * kLargePage;
+      if (down >= (least_slots - 1 + kAheadInLarge) * slot_bytes_) {
+        buffers = down;
+      } else if (down + kLargePage - buffers <= room / kPartAhead) {
+        buffers = down + kLargePage;
+      }
+      slots = buffers / slot_bytes_;
+      if (slots > static_cast<uint64_t>(most_slots_)) slots = static_cast<uint64_t>(most_slots_);
+    }
+    room -= buffers;
   }
   slots_ = static_cast<int32_t>(slots);
   const uint64_t past = room > passing ? room - passing : 0;  // units have what weights of every step leave
   const uint64_t chosen = units_.SetRoom(units_.least() + ahead + past);
-  if (buffers_) madvise(buffers_ + slots * slot_bytes_, buffers_bytes_ - slots * slot_bytes_, MADV_DONTNEED);
-  uint64_t pinned = 0, passed = 0, table_room = ahead + past + units_.least() - chosen;
+  if (buffers_) {
+    GiveBack(buffers_ + buffers, buffers_bytes_ - buffers);
+    TakeLargePages(buffers_, buffers);
+  }
+  uint64_t pinned = 0, passed = 0, rounded = 0, table_room = ahead + past + units_.least() - chosen;
   for (Segment& segment : segments_) {
     const bool before = segment.pinned;
     if (segment.units) continue;
@@ -262,17 +272,18 @@ bool Pager::Choose(uint64_t ram) {
       passed += segment.bytes;
       const double share =
           passing ? static_cast<double>(room < passing ? room : passing) / static_cast<double>(passing) : 0;
-      segment.pinned = pinned + segment.bytes <= room &&
+      const uint64_t pages = slots ? PagesOf(base_ + segment.offset, segment.bytes) : segment.bytes;
+      segment.pinned = pinned + pages <= room &&
                        (slots == 0 || static_cast<double>(pinned + segment.bytes) <=
                                           share * static_cast<double>(passed) + static_cast<double>(segment.bytes) / 2);
-      pinned += segment.pinned ? segment.bytes : 0;
+      pinned += segment.pinned ? pages : 0;
+      rounded += segment.pinned ? pages - segment.bytes : 0;
     }
-    if (before && !segment.pinned) {
-      madvise(base_ + segment.offset, segment.bytes, MADV_DONTNEED);
-      segment.loaded = false;
-    }
+    segment.leaves = before && !segment.pinned;
+    if (segment.leaves) segment.loaded = false;
     if (segment.pinned) segment.at = base_ + segment.offset;
   }
+  SetPages(slots == 0);
   facts_.ram = ram;
   facts_.weights = weights_bytes_;
   facts_.pinned = facts_.streamed = facts_.tables = 0;
@@ -280,11 +291,26 @@ bool Pager::Choose(uint64_t ram) {
     if (segment.units) continue;
     (segment.pinned ? facts_.pinned : segment.table ? facts_.tables : facts_.streamed) += segment.bytes;
   }
-  facts_.buffers = slots * slot_bytes_;
+  facts_.buffers = buffers;
   uint64_t forced = 0;
   for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
-  facts_.peak = fixed - forced + facts_.pinned + facts_.buffers + chosen - units_.least();
+  facts_.peak = fixed - forced + facts_.pinned + rounded + facts_.buffers + chosen - units_.least();
   return true;
+}
+
+// Gives back what is no longer pinned, neighbours in one piece, since a page may be in two. all: whether nothing
+// passes, so that what is pinned lies in one piece, but for tables and units, and may have large pages.
+void Pager::SetPages(bool all) {
+  for (int32_t first = 0, next; first < segments_.size; first = next) {
+    const Segment& from = segments_[first];
+    bool leaves = false;
+    for (next = first; next < segments_.size && segments_[next].pinned == from.pinned; ++next) {
+      leaves |= segments_[next].leaves;
+    }
+    const uint64_t bytes = segments_[next - 1].offset + segments_[next - 1].bytes - from.offset;
+    if (leaves) GiveBack(base_ + from.offset, bytes);
+    if (all && from.pinned) TakeLargePages(base_ + from.offset, bytes);
+  }
 }
 
 int Pager::LoadForced() {

@@ -68,7 +68,7 @@ class Pager {
   struct Segment {
     uint64_t offset, bytes;
     uint32_t crc;
-    bool pinned, loaded, table, forced, streams, units;
+    bool pinned, loaded, leaves, table, forced, streams, units;  // leaves: it is pinned no longer
     const uint8_t* at;
   };
   // A segment on its way: in a buffer, or where it is pinned (slot -1).
@@ -92,6 +92,7 @@ class Pager {
   int Begun(const rn_paging& paging, Message message);
   void Measure();
   bool Choose(uint64_t ram);
+  void SetPages(bool all);
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
   void Fill();
@@ -128,6 +129,7 @@ class Pager {
   uint8_t* buffers_ = nullptr;
   uint64_t buffers_bytes_ = 0;
   int32_t slots_ = 0, most_slots_ = 0;
+  bool large_ = false;  // whether buffers may lie in large pages: then what is pinned comes by way of them
   uint64_t slot_bytes_ = 0;
   int32_t most_at_once_ = 0;  // streamed segments of one instruction
 

@@ -1,5 +1,6 @@
 // A pass over the instructions: reading ahead of it, waiting for what it needs, letting go of what it had.
 #include <cstdio>
+#include <cstring>
 
 #include "files.h"
 #include "pager.h"
@@ -54,7 +55,12 @@ int Pager::Await(Coming& coming) {
   }
   coming.whole = true;
   coming.ticket = -1;
-  segment.at = at;
+  if (segment.pinned && coming.slot >= 0) {
+    memcpy(base_ + segment.offset, at, segment.bytes);
+    slot_used_[coming.slot] = false;
+    coming.slot = -1;
+  }
+  segment.at = Memory(segment, coming.slot);
   if (coming.slot < 0) segment.loaded = true;
   return RN_OK;
 }
@@ -88,8 +94,9 @@ void Pager::Fill() {
         continue;
       }
     }
-    const int32_t slot = segment.pinned ? -1 : FreeSlot(), ticket = FreeTicket();
-    if ((slot < 0 && !segment.pinned) || ticket < 0) return;
+    const bool directly = segment.pinned && (segment.forced || !large_ || slots_ == 0);
+    const int32_t slot = directly ? -1 : FreeSlot(), ticket = FreeTicket();
+    if ((slot < 0 && !directly) || ticket < 0) return;
     if (slot >= 0) slot_used_[slot] = true;
     ticket_used_[ticket] = true;
     Nth(count_++) = {s, slot, ticket, false};

@@ -97,9 +97,8 @@ bool Decoder::ReadHeader() {
 }
 
 bool Decoder::Allocate() {
-  const int64_t read = header_.entries > 1 ? 2 : 1;         // how often a word of code can be
-  int64_t most_instructions = read * header_.code / 5 + 1;  // REPEAT, the shortest, has 5 words
-  int64_t most_operands = read * header_.code / kOperandWords + 1;
+  Counts counts;
+  for (int64_t i = 0; i < header_.entries && i < 2; ++i) Count(i, counts);
   size_t bytes = sizeof(Program);
   size_t clocks = Place<Clock>(bytes, header_.clocks);
   size_t bounds = Place<int64_t>(bytes, header_.clocks);
@@ -109,11 +108,11 @@ bool Decoder::Allocate() {
   size_t buffers = Place<Buffer>(bytes, header_.buffers);
   size_t inputs = Place<Input>(bytes, header_.inputs);
   size_t outputs = Place<Output>(bytes, header_.outputs);
-  size_t operands = Place<Operand>(bytes, most_operands);
-  size_t instructions = Place<Instruction>(bytes, most_instructions);
+  size_t operands = Place<Operand>(bytes, counts.operands);
+  size_t instructions = Place<Instruction>(bytes, counts.instructions);
   size_t caches = Place<Cache>(bytes, header_.caches);
   size_t cache_heads = Place<int32_t>(bytes, header_.cache_heads);
-  size_t tables = Place<UnitTable>(bytes, header_.code / kChooseWords + 1);
+  size_t tables = Place<UnitTable>(bytes, counts.chooses);
   void* block = PlatformAlloc(bytes);
   if (!block) return FailWith(RN_NO_MEMORY, "not enough memory for the program");
   program_ = static_cast<Program*>(block);
@@ -131,7 +130,7 @@ bool Decoder::Allocate() {
   Bind(program_, program_->caches, caches, header_.caches);
   Bind(program_, program_->cache_heads, cache_heads, header_.cache_heads);
   Bind(program_, program_->tables, tables, 0);
-  most_operands_ = most_operands;
+  most_operands_ = counts.operands;
   program_->weights = sources_.weights;
   program_->own_bytes = bytes;
   return true;

@@ -1,6 +1,7 @@
 // The C ABI: how fast a file is read.
-#include <sys/mman.h>
+#include <cstring>
 
+#include "reserve.h"
 #include "runnel_paging.h"
 #include "storage.h"
 #include "work_clock.h"
@@ -21,14 +22,16 @@ extern "C" int rn_read_speed(const char* path, int io, int32_t threads, uint64_t
   runnel::Storage storage;
   if (storage.Open(path, io, threads)) return RN_STORAGE;
   const uint64_t room = bytes * static_cast<uint64_t>(depth);
-  void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  if (memory == MAP_FAILED) return RN_NO_MEMORY;
+  uint8_t* memory = runnel::Reserve(room);  // as the pager's buffers
+  if (!memory) return RN_NO_MEMORY;
+  runnel::TakeLargePages(memory, room);
+  memset(memory, 1, room);
   uint64_t random = 0x9e3779b97f4a7c15u;
   const uint64_t places = (span - bytes) / kPage + 1;
   auto submit = [&](int32_t ticket) {
     random ^= random << 13, random ^= random >> 7, random ^= random << 17;  // xorshift64 (Marsaglia, 2003)
     const auto at = static_cast<uint64_t>(ticket) * bytes;
-    storage.Submit(ticket, random % places * kPage, bytes, static_cast<uint8_t*>(memory) + at);
+    storage.Submit(ticket, random % places * kPage, bytes, memory + at);
   };
   const int64_t from = runnel::WorkClock();
   int32_t sent = 0;
@@ -45,6 +48,6 @@ extern "C" int rn_read_speed(const char* path, int io, int32_t threads, uint64_t
   *nanoseconds = runnel::WorkClock() - from;
   *direct = storage.direct();
   storage.Close();
-  munmap(memory, room);
+  runnel::Unreserve(memory, room);
   return code;
 }

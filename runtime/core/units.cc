@@ -1,11 +1,10 @@
 #include "units.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
 #include <initializer_list>
 
 #include "platform.h"
+#include "reserve.h"
 
 namespace runnel {
 namespace {
@@ -27,18 +26,11 @@ void Bind(Span<T>& span, void* memory, size_t at, int64_t count) {
   span = {reinterpret_cast<T*>(static_cast<uint8_t*>(memory) + at), static_cast<int32_t>(count)};
 }
 
-uint8_t* Reserve(uint64_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return at == MAP_FAILED ? nullptr : static_cast<uint8_t*>(at);
-}
-
 }  // namespace
 
 Units::~Units() {
-  for (const Pool& pool : pools_) {
-    if (pool.base) munmap(pool.base, pool.unit_bytes * static_cast<uint64_t>(pool.most));
-  }
-  if (bounce_) munmap(bounce_, bounce_bytes_);
+  for (const Pool& pool : pools_) Unreserve(pool.base, pool.unit_bytes * static_cast<uint64_t>(pool.most));
+  Unreserve(bounce_, bounce_bytes_);
   PlatformFree(memory_);
 }
 
@@ -105,6 +97,7 @@ int Units::Open(const Program& program, const rn_paging& paging, Storage* storag
   if (bounce_each_) {
     bounce_bytes_ = bounce_each_ * kBounces;
     if (!(bounce_ = Reserve(bounce_bytes_))) return RN_NO_MEMORY;
+    TakeLargePages(bounce_, bounce_bytes_);
   }
   return RN_OK;
 }
@@ -275,9 +268,10 @@ uint64_t Units::SetRoom(uint64_t room) {
       Unlink(s);
     }
     if (slots < pool.slots) {
-      madvise(pool.base + static_cast<uint64_t>(slots) * pool.unit_bytes,
-              static_cast<uint64_t>(pool.slots - slots) * pool.unit_bytes, MADV_DONTNEED);
+      GiveBack(pool.base + static_cast<uint64_t>(slots) * pool.unit_bytes,
+               static_cast<uint64_t>(pool.slots - slots) * pool.unit_bytes);
     }
+    TakeLargePages(pool.base, static_cast<uint64_t>(slots) * pool.unit_bytes);
     const int32_t before = pool.slots;
     pool.slots = slots;
     for (int32_t s = pool.first + before; s < pool.first + slots; ++s) Link(s, false);

@@ -31,7 +31,7 @@ WORKERS = {  # where threads are asked for
 PAGING = {  # where weights pass through memory
     "clock_gettime", "madvise", "pread", "pread64", "poll", "syscall", "pthread_cond_init", "pthread_cond_signal",
     "pthread_cond_timedwait", "pthread_condattr_init", "pthread_condattr_setclock", "pthread_condattr_destroy",
-    "pthread_mutex_init", "pthread_mutex_trylock",
+    "pthread_mutex_init", "pthread_mutex_trylock", "sysconf",
 }  # fmt: skip
 
 

@@ -21,14 +21,19 @@ from runnel.tools import compare_attention
 from runnel.tools.decoding import flash
 from runnel.tools.decoding.compete import Entry, compete
 from runnel.tools.decoding.model import Shape, write_gguf, write_onnx
+from runnel.tools.decoding.worker import WINDOW
 from runnel.tools.units import positive
 
-WINDOW = 256
-CODES = {"float32": None, "int8": "int8"}
+FORMS: dict[str, dict[str, str]] = {
+    "float32": {"kv": f"window={WINDOW}"},
+    "int8": {"kv": f"window={WINDOW}", "activations": "int8"},
+    "paged": {"kv": f"window={WINDOW},keys=float16,values=float16", "activations": "int8"},  # as llama.cpp keeps them
+}
+"""What each bundle is compiled with."""
 
 
-def prepared(folder: Path, shape: Shape, bits: int) -> dict[str, Path]:
-    """The model in every form, made where it is not there yet: onnx, gguf (where that package is), float32, int8."""
+def prepared(folder: Path, shape: Shape, bits: int, forms: tuple[str, ...]) -> dict[str, Path]:
+    """The model, made where it is not there yet: onnx, gguf (where that package is), and these forms of a bundle."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"llama-{shape.parameters // 1_000_000}M-{bits}"
     found = {"onnx": folder / f"{name}.onnx"}
@@ -38,10 +43,10 @@ def prepared(folder: Path, shape: Shape, bits: int) -> dict[str, Path]:
         found["gguf"] = folder / f"{name}.gguf"
         if not found["gguf"].exists():
             write_gguf(found["gguf"], shape, bits)
-    for codes, mode in CODES.items():
-        found[codes] = folder / f"{name}-{codes}.rnl"
-        if not found[codes].exists():
-            runnel.compile(found["onnx"], found[codes], kv=f"window={WINDOW}", backend="native", activations=mode)
+    for form in forms:
+        found[form] = folder / f"{name}-{form}.rnl"
+        if not found[form].exists():
+            runnel.compile(found["onnx"], found[form], backend="native", **FORMS[form])
     return found
 
 
@@ -89,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         print("| bits | activations | runtime | ms a token | runnel's part of it | logits apart |")
         print("|---|---|---|---|---|---|")
         for bits in args.bits or (8, 4):
-            rows += in_memory(prepared(args.folder, shape, bits), bits, args.rounds, args.tokens)
+            rows += in_memory(prepared(args.folder, shape, bits, ("float32", "int8")), bits, args.rounds, args.tokens)
             for row in rows:
                 if row["bits"] == bits:
                     ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
@@ -99,9 +104,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"attention of 16/4 heads of 64 over {WINDOW} slots: {step.own:.1f} µs, onnxruntime's ring "
               f"{step.peer:.1f}: {step.ratio:.2f} of it", flush=True)  # fmt: skip
     if args.only in (None, "flash"):
-        limited = flash.measured(prepared(args.folder, shape, 8), min(args.rounds, 5), print)
+        limited = flash.measured(prepared(args.folder, shape, 8, ("paged",)), min(args.rounds, 5), print)
     if args.only in (None, "limits"):
-        many = flash.repeated(prepared(args.folder, shape, 8)["int8"], args.runs, print)
+        many = flash.repeated(prepared(args.folder, shape, 8, ("paged",))["paged"], args.runs, print)
     if args.rows:
         args.rows.parent.mkdir(parents=True, exist_ok=True)
         with replacing(args.rows) as file:

@@ -18,6 +18,7 @@ import numpy as np
 
 PROMPT = 64  # tokens before a turn
 CAPACITY = 512
+WINDOW = 256  # tokens that caches of ours keep
 
 
 def tokens_of(count: int, vocabulary: int = 32000) -> np.ndarray:
@@ -123,9 +124,12 @@ class Onnxruntime(Decoding):
 
 
 class LlamaCpp(Decoding):
-    """A GGUF on llama.cpp. repack: whether weights may be copied into its own order, which a mapped file's are not."""
+    """A GGUF on llama.cpp. repack: whether weights may be copied into its own order, which a mapped file's are not.
 
-    def __init__(self, path: str, repack: bool = True) -> None:
+    capacity: tokens that it keeps, and takes at once.
+    """
+
+    def __init__(self, path: str, repack: bool = True, capacity: int = CAPACITY) -> None:
         import llama_cpp  # type: ignore[import-not-found,unused-ignore]
 
         self.api = api = llama_cpp
@@ -138,7 +142,7 @@ class LlamaCpp(Decoding):
         if not self.model:
             raise RuntimeError(f"llama.cpp does not load '{path}'")
         context = api.llama_context_default_params()
-        context.n_ctx = context.n_batch = context.n_ubatch = CAPACITY
+        context.n_ctx = context.n_batch = context.n_ubatch = capacity
         context.n_threads = context.n_threads_batch = 1
         context.no_perf = True
         self.context = api.llama_init_from_model(self.model, context)
