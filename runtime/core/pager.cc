@@ -13,10 +13,6 @@ namespace runnel {
 namespace {
 
 constexpr uint64_t kMostSegment = uint64_t{1} << 20;
-// Buffers beyond those of the present instruction: as many reads as pay at a time; and more, where they are a small
-// part of the budget, for a step that other programs keep from asking for more in time.
-constexpr int32_t kAhead = 4, kAheadInLarge = 2, kMostAhead = 12;
-constexpr uint64_t kPartAhead = 16;
 
 }  // namespace
 
@@ -207,110 +203,6 @@ int Pager::Begun(const rn_paging& paging, Message message) {
                                      "use %llu",
            static_cast<unsigned long long>(least), static_cast<unsigned long long>(ram));
   return code;
-}
-
-// What it needs whatever the budget, at least and at most.
-void Pager::Measure() {
-  uint64_t tables = 0, forced = 0;
-  passing_ = 0;
-  for (const Segment& segment : segments_) {
-    if (segment.units) continue;
-    (segment.forced ? forced : segment.table ? tables : passing_) += segment.bytes;
-  }
-  const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams_);
-  const uint64_t slots = (static_cast<uint64_t>(most_at_once_) + 1) * slot_bytes_;
-  fixed_ = used_ + own_ + block_bytes_ * kBlocks + states + forced + units_.fixed() + units_.least();
-  facts_.least = share_.least = fixed_ + (slots < passing_ ? slots : passing_);
-  share_.most = fixed_ + passing_ + tables + units_.all() - units_.least();
-}
-
-// Which segments are pinned under a budget: evenly spread over the pass, so that reading keeps pace with computing.
-bool Pager::Choose(uint64_t ram) {
-  if (ram < facts_.least) return false;
-  const uint64_t fixed = fixed_, passing = passing_;
-  const uint64_t least_slots = passing ? static_cast<uint64_t>(most_at_once_) + 1 : 0;
-  uint64_t room = ram - fixed, slots = 0;
-  const uint64_t ahead = units_.Share(room, passing, (least_slots - (passing ? 1 : 0) + kAhead) * slot_bytes_);
-  room -= ahead;
-  uint64_t buffers = 0;
-  if (room < passing) {
-    slots = room / slot_bytes_;
-    uint64_t beyond = room / kPartAhead / slot_bytes_;
-    beyond = beyond < kAhead ? kAhead : beyond > kMostAhead ? kMostAhead : beyond;
-    if (slots > least_slots - 1 + beyond) slots = least_slots - 1 + beyond;
-    if (slots < least_slots) return false;
-    buffers = slots * slot_bytes_;
-    if (large_) {  // whole large pages, where that is neither too few buffers nor much of the budget
-      const uint64_t down = buffers / kLargePage * kLargePage;
-      if (down >= (least_slots - 1 + kAheadInLarge) * slot_bytes_) {
-        buffers = down;
-      } else if (down + kLargePage - buffers <= room / kPartAhead) {
-        buffers = down + kLargePage;
-      }
-      slots = buffers / slot_bytes_;
-      if (slots > static_cast<uint64_t>(most_slots_)) slots = static_cast<uint64_t>(most_slots_);
-    }
-    room -= buffers;
-  }
-  slots_ = static_cast<int32_t>(slots);
-  const uint64_t past = room > passing ? room - passing : 0;  // units have what weights of every step leave
-  const uint64_t chosen = units_.SetRoom(units_.least() + ahead + past);
-  if (buffers_) {
-    GiveBack(buffers_ + buffers, buffers_bytes_ - buffers);
-    TakeLargePages(buffers_, buffers);
-  }
-  uint64_t pinned = 0, passed = 0, rounded = 0, table_room = ahead + past + units_.least() - chosen;
-  for (Segment& segment : segments_) {
-    const bool before = segment.pinned;
-    if (segment.units) continue;
-    if (segment.forced) {
-      segment.pinned = true;
-    } else if (segment.table) {
-      segment.pinned = segment.bytes <= table_room;
-      table_room -= segment.pinned ? segment.bytes : 0;
-    } else {
-      passed += segment.bytes;
-      const double share =
-          passing ? static_cast<double>(room < passing ? room : passing) / static_cast<double>(passing) : 0;
-      const uint64_t pages = slots ? PagesOf(base_ + segment.offset, segment.bytes) : segment.bytes;
-      segment.pinned = pinned + pages <= room &&
-                       (slots == 0 || static_cast<double>(pinned + segment.bytes) <=
-                                          share * static_cast<double>(passed) + static_cast<double>(segment.bytes) / 2);
-      pinned += segment.pinned ? pages : 0;
-      rounded += segment.pinned ? pages - segment.bytes : 0;
-    }
-    segment.leaves = before && !segment.pinned;
-    if (segment.leaves) segment.loaded = false;
-    if (segment.pinned) segment.at = base_ + segment.offset;
-  }
-  SetPages(slots == 0);
-  facts_.ram = ram;
-  facts_.weights = weights_bytes_;
-  facts_.pinned = facts_.streamed = facts_.tables = 0;
-  for (const Segment& segment : segments_) {
-    if (segment.units) continue;
-    (segment.pinned ? facts_.pinned : segment.table ? facts_.tables : facts_.streamed) += segment.bytes;
-  }
-  facts_.buffers = buffers;
-  uint64_t forced = 0;
-  for (const Segment& segment : segments_) forced += segment.forced ? segment.bytes : 0;
-  facts_.peak = fixed - forced + facts_.pinned + rounded + facts_.buffers + chosen - units_.least();
-  return true;
-}
-
-// Gives back what is no longer pinned, neighbours in one piece, since a page may be in two. all: whether nothing
-// passes, so that what is pinned lies in one piece, but for tables and units, and may have large pages.
-void Pager::SetPages(bool all) {
-  for (int32_t first = 0, next; first < segments_.size; first = next) {
-    const Segment& from = segments_[first];
-    bool leaves = false;
-    for (next = first; next < segments_.size && segments_[next].pinned == from.pinned; ++next) {
-      leaves |= segments_[next].leaves;
-    }
-    const uint64_t bytes = segments_[next - 1].offset + segments_[next - 1].bytes - from.offset;
-    if (leaves) GiveBack(base_ + from.offset, bytes);
-    if (all && from.pinned) TakeLargePages(base_ + from.offset, bytes);
-  }
 }
 
 int Pager::LoadForced() {

@@ -80,7 +80,7 @@ class Pager {
     int32_t segment;
     uint64_t used;
   };
-  static constexpr int32_t kBlocks = 4;
+  static constexpr int32_t kBlocks = 4, kMostAhead = 12;  // kMostAhead: buffers beyond those of an instruction
 
   explicit Pager(size_t weights_bytes) : weights_bytes_(weights_bytes) {}
 
@@ -91,8 +91,12 @@ class Pager {
   void MarkForced(const Span<Instruction>& code);
   int Begun(const rn_paging& paging, Message message);
   void Measure();
+  // Segments of an instruction, and one that is on its way.
+  uint64_t LeastSlots() const { return static_cast<uint64_t>(most_at_once_) + 1; }
   bool Choose(uint64_t ram);
-  void SetPages(bool all);
+  uint64_t BuffersFor(uint64_t room) const;
+  uint64_t Pin(uint64_t room, double swing, uint64_t table_room);
+  void SetPages(bool wide);
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
   void Fill();
