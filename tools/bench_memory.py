@@ -28,8 +28,9 @@ from runnel.tools import terminal
 
 RATE, HOP = 100, 8  # frames of 10 ms, 80 ms a step
 ROUNDS = 7
-SLOW, SLOWER = 200_000_000, 60_000_000  # bytes a second
-WIDTH = 1024
+SLOW = 60_000_000  # bytes a second: a card
+BURST = 0.2  # seconds of its rate that a control group may let through at once
+WIDTH, MIB = 1024, 1 << 20
 THROTTLES = (("blkio", "blkio.throttle.read_bps_device", "{} {}"), ("", "io.max", "{} rbps={}"))
 
 
@@ -56,6 +57,29 @@ def model(layers: int, words: int) -> bytes:
     )  # fmt: skip
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(made.SerializeToString())
+
+
+def mixture(layers: int) -> bytes:
+    """Layers of 16 experts of 2 MiB each, of which a frame chooses 2."""
+    rng = np.random.default_rng(4)
+    size, experts = 512, 16
+    weights, nodes, x = [numpy_helper.from_array(np.array([-1, experts]), "rows")], [], "x"
+    for i in range(layers):
+        shapes = {"router": (size, experts), "first": (experts, size, size), "second": (experts, size, size)}
+        for name, shape in shapes.items():
+            weights.append(numpy_helper.from_array(0.04 * rng.standard_normal(shape, np.float32), f"{name}{i}"))
+        names = [x, f"r{i}", f"first{i}", "", f"second{i}"]
+        nodes += [
+            helper.make_node("MatMul", [x, f"router{i}"], [f"s{i}"]),
+            helper.make_node("Reshape", [f"s{i}", "rows"], [f"r{i}"]),
+            helper.make_node("MoE", names, [f"m{i}"], domain="com.microsoft", k=2, activation_type="relu"),
+            helper.make_node("Add", [x, f"m{i}"], [f"h{i}"]),
+        ]
+        x = f"h{i}"
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "T", size]) for name in ("x", x)]
+    graph = helper.make_graph(nodes, "bench-memory-experts", ports[:1], ports[1:], weights)
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return bytes(helper.make_model(graph, opset_imports=sets, ir_version=8).SerializeToString())
 
 
 def forget(path: Path) -> None:
@@ -99,22 +123,30 @@ def throttled(path: Path, bytes_per_s: int) -> Iterator[Path | None]:
     yield None
 
 
-def call(command: Sequence[object], group: Path | None) -> subprocess.CompletedProcess[str]:
+def call(command: Sequence[object], group: Path | None, drain: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """drain: a file of which as much is read first as the group may let through at once."""
+
     def enter() -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
     words = [str(word) for word in command]
+    if group is not None and drain is not None:
+        blocks = int(SLOW * BURST) // MIB + 1
+        read = f'dd if="$0" of=/dev/null bs={MIB} count={blocks} iflag=direct 2>/dev/null; exec "$@"'
+        words = ["sh", "-c", read, str(drain), *words]
     return subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=enter)
 
 
-def starts(program: Path, bundle: Path, group: Path | None) -> dict[str, Any]:
+def starts(program: Path, bundle: Path, group: Path | None, drain: Path) -> dict[str, Any]:
     """Seconds to the first output, everything loaded first and weights read as needed."""
     seconds: dict[str, list[float]] = {"loaded first": [], "read as needed": []}
     for _ in range(ROUNDS):
         for name, words in (("loaded first", []), ("read as needed", ["--ram", "1G"])):
             forget(bundle)
-            done = call([program, "bench", bundle, "--seconds", "0.001", "--chunk", "1", "--json", *words], group)
+            done = call(
+                [program, "bench", bundle, "--seconds", "0.001", "--chunk", "1", "--json", *words], group, drain
+            )
             if done.returncode:
                 raise runnel.InternalError(done.stderr)
             seconds[name].append(json.loads(done.stdout)["first_step"])
@@ -145,19 +177,25 @@ def main() -> None:
         folder = Path(name)
         program = folder / "runnel-run"
         build_board.build(program)
-        bundles = {"dense, 32 MiB": (8, 0), "32 MiB behind a table of 96 MiB": (8, 48 << 10)}
-        for i, (title, (layers, words)) in enumerate(bundles.items()):
+        bundles = {
+            "dense, 32 MiB": model(8, 0),
+            "32 MiB behind a table of 96 MiB": model(8, 48 << 10),
+            "2 of 16 experts in each of 4 layers, 128 MiB": mixture(4),
+        }
+        drain = folder / "drain"
+        drain.write_bytes(os.urandom(int(SLOW * BURST) + 2 * MIB))
+        for i, (title, given) in enumerate(bundles.items()):
             path = folder / f"{i}.rnl"
-            runnel.compile(model(layers, words), path, backend="native", hop=HOP)
+            runnel.compile(given, path, backend="native", hop=HOP)
             for speed in (0, SLOW):
                 with throttled(folder, speed or SLOW) as group:
                     if speed and group is None:
                         continue
                     where = f"{speed / 1e6:.0f} MB/s" if speed else "as it is"
-                    found["start"][f"{title}, storage {where}"] = starts(program, path, group if speed else None)
+                    found["start"][f"{title}, storage {where}"] = starts(program, path, group if speed else None, drain)
         speech = folder / "0.rnl"
-        for speed in (0, SLOWER):
-            with throttled(folder, speed or SLOWER) as group:
+        for speed in (0, SLOW):
+            with throttled(folder, speed or SLOW) as group:
                 if speed and group is None:
                     continue
                 where = f"{speed / 1e6:.0f} MB/s" if speed else "as it is"

@@ -28,7 +28,7 @@ SPAN = 128 << 20  # bytes of the file that is made where a folder is given
 BUDGET = 24 << 20  # bytes that one point of the table reads, or fewer
 QUICK = 256 << 10  # bytes of a read where storage is measured for a moment
 KNEE = 0.9  # of the highest bandwidth
-OWN = 3 << 20  # bytes of the runtime itself
+OWN, MAPPED = 3 << 20, 512  # bytes of the runtime itself; and of weights for which the system keeps one more
 BUFFERS = 5 << 20  # bytes of buffers that reads go to, where weights do not fit
 
 
@@ -151,6 +151,12 @@ def kept_mb_s(path: str | Path) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
+def own_bytes(report: Report) -> int:
+    """What runnel-run counts beside weights, states and buffers."""
+    assert report.weights
+    return OWN + sum(report.weights[what] for what in ("streamed", "tables", "experts", "neurons")) // MAPPED
+
+
 def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, float | str]:
     """What a budget means before anything is bought: the mode, bytes that a step reads, and the most steps a second
     that storage (the target's, or this machine's as it was measured) and memory allow.
@@ -163,7 +169,7 @@ def predict(report: Report, target: Target, ram: int, here: bool) -> dict[str, f
         why = report.native or "it has no weights"
         raise InputError(f"the weights of '{report.name}' cannot pass through memory: {why}; leave --ram out.")
     streamed, tables = report.weights["streamed"], report.weights["tables"]
-    room = ram - OWN - report.state_bytes
+    room = ram - own_bytes(report) - report.state_bytes
     experts, chosen = report.weights["experts"], report.weights["chosen"]
     fits = streamed + tables + experts <= room
     kept = max(0, min(experts, room - streamed)) / experts if experts else 1.0

@@ -95,7 +95,8 @@ class Pager {
   uint64_t LeastSlots() const { return static_cast<uint64_t>(most_at_once_) + 1; }
   bool Choose(uint64_t ram);
   uint64_t BuffersFor(uint64_t room) const;
-  uint64_t Pin(uint64_t room, double swing, uint64_t table_room);
+  uint64_t Pin(uint64_t room, bool passes, double swing, uint64_t table_room);
+  void EndLoading();
   void SetPages(bool wide);
   int LoadForced();
   void Plan(const Span<Instruction>& code, int32_t from, const bool* due);
@@ -133,7 +134,8 @@ class Pager {
   uint8_t* buffers_ = nullptr;
   uint64_t buffers_bytes_ = 0;
   int32_t slots_ = 0, most_slots_ = 0;
-  bool large_ = false;  // whether buffers may lie in large pages: then what is pinned comes by way of them
+  bool loading_ = false;  // whether nothing passes and buffers are there until all is pinned
+  bool large_ = false;    // whether buffers may lie in large pages: then what is pinned comes by way of them
   uint64_t slot_bytes_ = 0;
   int32_t most_at_once_ = 0;  // streamed segments of one instruction
 

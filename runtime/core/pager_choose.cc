@@ -55,18 +55,22 @@ bool Pager::Choose(uint64_t ram) {
     if (!(buffers = BuffersFor(room))) return false;
     room -= buffers;
   }
-  slots_ = buffers ? static_cast<int32_t>(buffers / slot_bytes_) : 0;
-  if (slots_ > most_slots_) slots_ = most_slots_;
   const uint64_t past = room > passing_ ? room - passing_ : 0;  // units have what weights of every step leave
   const uint64_t chosen = units_.SetRoom(units_.least() + ahead + past);
+  const bool wide = large_ && room >= kWide && passing_ >= kWide;
+  const auto swing = static_cast<double>(wide ? buffers / 8 : slot_bytes_ / 2);
+  uint64_t spare = ahead + past + units_.least() - chosen;
+  const uint64_t wanted = (slot_bytes_ * (LeastSlots() + 1) + kLargePage - 1) / kLargePage * kLargePage;
+  loading_ = large_ && !wide && slot_bytes_ && !buffers && spare >= wanted;
+  if (loading_) spare -= buffers = wanted;
+  const uint64_t rounded = Pin(room, buffers && !loading_, swing, spare);
+  SetPages(wide);
+  slots_ = buffers ? static_cast<int32_t>(buffers / slot_bytes_) : 0;
+  if (slots_ > most_slots_) slots_ = most_slots_;
   if (buffers_) {
     GiveBack(buffers_ + buffers, buffers_bytes_ - buffers);
     TakeLargePages(buffers_, buffers);
   }
-  const bool wide = large_ && room >= kWide && passing_ >= kWide;
-  const auto swing = static_cast<double>(wide ? buffers / 8 : slot_bytes_ / 2);
-  const uint64_t rounded = Pin(room, swing, ahead + past + units_.least() - chosen);
-  SetPages(wide);
   facts_.ram = ram;
   facts_.weights = weights_bytes_;
   facts_.pinned = facts_.streamed = facts_.tables = 0;
@@ -83,15 +87,15 @@ bool Pager::Choose(uint64_t ram) {
 
 // Which segments are pinned: `room` bytes of what passes, evenly spread over the pass. In large pages they come in
 // stretches: while one of buffers / (1 - share) bytes is computed the buffers fill, where computing and reading take
-// the same time; a quarter of that keeps reads in small groups. swing: bytes that it may have more or fewer than its
-// share so far. Returns the bytes by which their pages are more.
-uint64_t Pager::Pin(uint64_t room, double swing, uint64_t table_room) {
+// the same time; a quarter of that keeps reads in small groups. passes: whether some are not. swing: bytes that it may
+// have more or fewer than its share so far. Returns the bytes by which their pages are more.
+uint64_t Pager::Pin(uint64_t room, bool passes, double swing, uint64_t table_room) {
   const double share = passing_ > room ? static_cast<double>(room) / static_cast<double>(passing_) : 1;
   double ahead = 0;  // of the share, in bytes
   bool pins = true;
   uint64_t pinned = 0, rounded = 0;
   const auto pin = [&](Segment& segment) {
-    const uint64_t pages = slots_ ? PagesOf(base_ + segment.offset, segment.bytes) : segment.bytes;
+    const uint64_t pages = passes ? PagesOf(base_ + segment.offset, segment.bytes) : segment.bytes;
     if (pinned + pages > room) return false;
     pinned += pages;
     rounded += pages - segment.bytes;
@@ -106,7 +110,7 @@ uint64_t Pager::Pin(uint64_t room, double swing, uint64_t table_room) {
       segment.pinned = segment.bytes <= table_room;
       table_room -= segment.pinned ? segment.bytes : 0;
     } else {
-      if (ahead >= swing || ahead < -swing) pins = ahead < 0 || !slots_;
+      if (ahead >= swing || ahead < -swing) pins = ahead < 0 || !passes;
       segment.pinned = pins && pin(segment);
       ahead += (segment.pinned ? 1 - share : -share) * static_cast<double>(segment.bytes);
     }
@@ -120,6 +124,15 @@ uint64_t Pager::Pin(uint64_t room, double swing, uint64_t table_room) {
     if (segment.pinned) segment.at = base_ + segment.offset;
   }
   return rounded;
+}
+
+// Buffers are only needed until all that is pinned came by way of them.
+void Pager::EndLoading() {
+  if (!loading_ || pass_size_ > 0 || count_ > 0) return;
+  loading_ = false;
+  slots_ = 0;
+  facts_.buffers = 0;
+  GiveBack(buffers_, buffers_bytes_);
 }
 
 // Gives back what is no longer pinned, neighbours in one piece, since a page may be in two. wide: whether what is

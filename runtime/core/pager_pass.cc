@@ -194,6 +194,7 @@ void Pager::Begin(const Step* const* steps, int32_t count) {
   }
   ++facts_.passes;
   begun_ = DropFrom(kept);
+  EndLoading();
   next_ = kept;
   if (begun_ == RN_OK) Fill();
 }

@@ -95,7 +95,8 @@ int rn_open_paged(const void* plan, size_t plan_bytes, size_t weights_bytes, con
     return code;
   }
   program->pager = pager;
-  const uint64_t used = program->own_bytes + image_bytes + static_cast<uint64_t>(program->working_bytes);
+  const uint64_t mapped = plan_bytes + image_bytes;  // from the bundle's file
+  const uint64_t used = program->own_bytes + mapped + static_cast<uint64_t>(program->working_bytes);
   code = pager->Open(*program, *paging, used, {message, message_bytes});
   if (code != RN_OK) {
     rn_close(program);

@@ -89,7 +89,8 @@ def test_a_budget_is_judged_before_anything_is_bought() -> None:
     all_in = storage.predict(report, board, 64 << 20, here=False)
     assert all_in["mode"] == "all in RAM"
     assert all_in["streamed_bytes_per_step"] == 0
-    half = storage.predict(report, board, storage.OWN + storage.BUFFERS + weights // 2 + report.state_bytes, here=False)
+    beside = storage.own_bytes(report) + storage.BUFFERS + report.state_bytes
+    half = storage.predict(report, board, beside + weights // 2, here=False)
     assert half["streamed_bytes_per_step"] == weights - weights // 2
     assert half["most_steps_per_s"] == pytest.approx(board.storage_mb_s * 1e6 / (weights - weights // 2))
     assert half["real_time"] == "no: storage is too slow"
@@ -103,7 +104,7 @@ def test_experts_that_do_not_fit_are_read_as_often_as_they_are_chosen() -> None:
     board = targets.load("rpi5")
     experts = 8 * 2 * 32 * 8192 * 4
     assert report.weights["experts"] == experts == 4 * report.weights["chosen"]
-    rest = storage.OWN + report.state_bytes + report.weights["streamed"]
+    rest = storage.own_bytes(report) + report.state_bytes + report.weights["streamed"]
     half = storage.predict(report, board, rest + experts // 2, here=False)
     assert half["experts_kept"] == pytest.approx(0.5)
     assert half["streamed_bytes_per_step"] == pytest.approx(experts / 8, rel=1e-6)
