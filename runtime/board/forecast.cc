@@ -9,27 +9,44 @@
 namespace runnel_run {
 namespace {
 
-constexpr uint64_t kRead = 256 << 10;
+constexpr uint64_t kRead = 256 << 10, kSmall = 4 << 10;
 constexpr int32_t kReads = 32, kDepth = 4, kTries = 3;
+constexpr int32_t kSmallReads = 64, kSmallDepth = 8;
+
+// Nanoseconds of some reads anywhere in the bundle, 0 where they fail: the best of a few tries, since what others read
+// meanwhile is not the storage's fault.
+int64_t Spent(const Options& options, uint64_t bytes, int32_t depth, int32_t count) {
+  struct stat about;
+  if (stat(options.bundle, &about) != 0 || static_cast<uint64_t>(about.st_size) < bytes) return 0;
+  const auto span = static_cast<uint64_t>(about.st_size);
+  int64_t best = 0;
+  for (int32_t i = 0; i < kTries; ++i) {
+    int64_t spent = 0;
+    int32_t direct = 0;
+    if (rn_read_speed(options.bundle, options.io, options.io_threads, span, bytes, depth, count, &spent, &direct) !=
+        RN_OK) {
+      return 0;
+    }
+    if (!i || spent < best) best = spent;
+  }
+  return best;
+}
 
 }  // namespace
 
+uint64_t ReadCost(const Options& options) {
+  const auto large = static_cast<double>(Spent(options, kRead, kDepth, kReads / 4));
+  const auto small = static_cast<double>(Spent(options, kSmall, kSmallDepth, kSmallReads));
+  if (large <= 0 || small <= 0) return 0;
+  const double bytes = static_cast<double>(kRead * kReads / 4) / large * small / kSmallReads;
+  return bytes > kSmall ? static_cast<uint64_t>(bytes) - kSmall : 1;
+}
+
 void ForecastStorage(const Options& options, const Player& player, int64_t chunk, double rate) {
   rn_paging_facts facts;
-  struct stat about;
   if (rate <= 0 || rn_paging_status(player.program(), &facts) != RN_OK || !facts.streamed) return;
-  if (stat(options.bundle, &about) != 0 || static_cast<uint64_t>(about.st_size) < kRead) return;
-  int64_t nanoseconds = 0;
-  int32_t direct = 0;
-  const auto span = static_cast<uint64_t>(about.st_size);
-  for (int32_t i = 0; i < kTries; ++i) {  // the best: what others read meanwhile is not the storage's fault
-    int64_t spent = 0;
-    if (rn_read_speed(options.bundle, options.io, options.io_threads, span, kRead, kDepth, kReads, &spent, &direct) !=
-        RN_OK) {
-      return;
-    }
-    if (!i || spent < nanoseconds) nanoseconds = spent;
-  }
+  const int64_t nanoseconds = Spent(options, kRead, kDepth, kReads);
+  if (!nanoseconds) return;
   const int64_t hop = rn_hop(player.program()), passes = (chunk + hop - 1) / hop;
   const double speed = static_cast<double>(kRead * kReads) / (static_cast<double>(nanoseconds) * 1e-9);
   const double bytes = static_cast<double>(facts.streamed) * static_cast<double>(passes);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "forecast.h"
 #include "signature.h"
 
 namespace runnel_run {
@@ -64,14 +65,20 @@ rn_bundle* OpenBundle(const Options& options) {
     if (code != RN_OK) Refuse("%s", message[0] ? message : rn_message(code));
   };
   load();
+  rn_paging_facts facts;
   const uint64_t pushed = PushedBytes(options, rn_bundle_program(bundle));
-  if (options.ram && pushed > kFewBytes) {  // known only now
+  const bool chooses =
+      rn_paging_status(rn_bundle_program(bundle), &facts) == RN_OK && facts.units.all > facts.units.room;
+  if (options.ram && (pushed > kFewBytes || chooses)) {  // known only now
     rn_unload(bundle);
-    paging.elsewhere += pushed;
+    if (pushed > kFewBytes) paging.elsewhere += pushed;
+    if (chooses && (paging.read_bytes = ReadCost(options))) {
+      fprintf(stderr, "storage: one more read takes as long as reading %.1f KiB more\n",
+              static_cast<double>(paging.read_bytes) / 1024);
+    }
     load();
   }
   RequireSignature(bundle, options.bundle);
-  rn_paging_facts facts;
   if (rn_paging_status(rn_bundle_program(bundle), &facts) == RN_OK) {
     if (facts.streamed || facts.tables) {
       fprintf(stderr, "mode: pinned %.1f MiB, streaming %.1f MiB per step\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,38 @@ def test_what_comes_out_of_long_pushes_counts(binary: Path, bundle: Path) -> Non
     row = json.loads(done.stdout)
     assert row["resident_bytes"] <= row["ram_peak"] <= budget
     assert row["pinned_bytes"] < budget - 3 * frames * 4096
+
+
+@pytest.fixture(scope="module")
+def active(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 16 MiB of neurons, of which those that are active are read."""
+    weights = [0.03 * RNG.standard_normal(shape).astype(np.float32) for shape in ((512, 4096), (4096, 512))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["u"]), helper.make_node("Relu", ["u"], ["h"]),
+        helper.make_node("MatMul", ["h", "w1"], ["y"]),
+    ]  # fmt: skip
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "T", 512]) for n in "xy"]
+    constants = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+    graph = helper.make_graph(nodes, "active", ports[:1], ports[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("active") / "active.rnl"
+    runnel.compile(model, path, backend="native", hop=1, sparse="exact")
+    return path
+
+
+def test_what_a_small_read_costs_is_measured_where_it_decides(binary: Path, active: Path) -> None:
+    """Which neurons come in one read, and how much of the budget they have."""
+    said = {}
+    for ram in ("13M", "64M"):
+        done = subprocess.run(
+            [binary, "bench", active, "--seconds", "0.05", "--json", "--ram", ram], capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout)["steps"] > 0
+        said[ram] = re.findall(r"storage: one more read takes as long as reading ([0-9.]+) KiB more\n", done.stderr)
+    assert not said["64M"]
+    assert len(said["13M"]) == 1
+    assert 0 < float(said["13M"][0]) < 1 << 14
 
 
 def test_the_least_budget_is_named(binary: Path, bundle: Path) -> None:
