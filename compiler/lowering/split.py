@@ -28,8 +28,9 @@ def segment_bytes(steps: list[AnyStep]) -> int:
     if total + _neurons(steps) <= CACHED:
         return SEGMENT_BYTES
     most = min(round_up(total // SEGMENTS, 1 << 16), SEGMENT_BYTES)
-    whole = [_bytes(s.node) for s in steps if isinstance(s, Step) and s.chosen is None and not _each(s, PART_BYTES)]
-    return min(most, round_up(max([PART_BYTES, *(int(size) for size in whole if size <= most)]), 1 << 16))
+    uncut = [s.node for s in steps if isinstance(s, Step) and s.chosen is None and not _each(s, PART_BYTES)]
+    whole = [int(size) for node in uncut for size in _sizes(node) if PART_BYTES < size <= most]
+    return min(most, round_up(max([PART_BYTES, *whole]), 1 << 16))
 
 
 def _neurons(steps: list[AnyStep]) -> int:
@@ -96,13 +97,17 @@ def _each(step: Step, most: int) -> int:
     return round_up(-(-outputs // -(-outputs // each)), PANEL)
 
 
-def _bytes(node: FrameNode) -> float:
-    """Of the node's constants in memory."""
-    return sum(
+def _sizes(node: FrameNode) -> list[float]:
+    """Bytes of each of the node's constants in memory."""
+    return [
         x.size * (node.attrs["bits"] / 8 if i == 1 and "bits" in node.attrs else x.itemsize)
         for i, x in enumerate(node.inputs)
         if isinstance(x, np.ndarray)
-    )
+    ]
+
+
+def _bytes(node: FrameNode) -> float:
+    return sum(_sizes(node))
 
 
 def _part(step: Step, first: int, last: int, inside: int) -> Step:

@@ -148,7 +148,8 @@ class Pager {
   Crc32c sum_;
   Units units_;
   uint64_t file_offset_ = 0, used_ = 0, own_ = 0, stalled_ = 0;
-  uint64_t fixed_ = 0, passing_ = 0;  // bytes that any budget has, and that pass or are pinned
+  uint64_t fixed_ = 0;                 // bytes that any budget has
+  uint64_t passing_ = 0, tables_ = 0;  // that pass or are pinned; of tables
   int32_t streams_ = 0;
   Budget* budget_ = nullptr;  // null: its own
   Share share_;

@@ -17,17 +17,17 @@ constexpr uint64_t kWide = uint64_t{64} << 20;
 
 // What it needs whatever the budget, at least and at most.
 void Pager::Measure() {
-  uint64_t tables = 0, forced = 0;
-  passing_ = 0;
+  uint64_t forced = 0;
+  passing_ = tables_ = 0;
   for (const Segment& segment : segments_) {
     if (segment.units) continue;
-    (segment.forced ? forced : segment.table ? tables : passing_) += segment.bytes;
+    (segment.forced ? forced : segment.table ? tables_ : passing_) += segment.bytes;
   }
   const uint64_t states = static_cast<uint64_t>(program_->state_bytes) * static_cast<uint64_t>(streams_);
   const uint64_t slots = LeastSlots() * slot_bytes_;
   fixed_ = used_ + own_ + block_bytes_ * kBlocks + states + forced + units_.fixed() + units_.least();
   facts_.least = share_.least = fixed_ + (slots < passing_ ? slots : passing_);
-  share_.most = fixed_ + passing_ + tables + units_.all() - units_.least();
+  share_.most = fixed_ + passing_ + tables_ + units_.all() - units_.least();
 }
 
 // Bytes of buffers where so many bytes are left for them and for what is pinned; 0: too few.
@@ -61,7 +61,7 @@ bool Pager::Choose(uint64_t ram) {
   const auto swing = static_cast<double>(wide ? buffers / 8 : slot_bytes_ / 2);
   uint64_t spare = ahead + past + units_.least() - chosen;
   const uint64_t wanted = (slot_bytes_ * (LeastSlots() + 1) + kLargePage - 1) / kLargePage * kLargePage;
-  loading_ = large_ && !wide && slot_bytes_ && !buffers && spare >= wanted;
+  loading_ = large_ && !wide && slot_bytes_ && !buffers && spare >= wanted + tables_;
   if (loading_) spare -= buffers = wanted;
   const uint64_t rounded = Pin(room, buffers && !loading_, swing, spare);
   SetPages(wide);

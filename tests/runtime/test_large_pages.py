@@ -108,6 +108,32 @@ def test_a_program_takes_memory_for_the_instructions_that_it_has(bundle: Path, t
     assert program.paging.least <= 2 * segment + kernels + program.state_bytes + 4 * plan + (64 << 10)
 
 
+def test_buffers_for_loading_take_nothing_from_tables(tmp_path: Path) -> None:
+    """A program with a vocabulary is all in memory where the budget has room for all of it, and a little more."""
+    rng = np.random.default_rng(1)
+    weights = {"table": rng.standard_normal((8192, 256)), "w": rng.standard_normal((256, 256))}
+    constants = [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()]
+    nodes = [helper.make_node("Gather", ["table", "x"], ["rows"]), helper.make_node("MatMul", ["rows", "w"], ["y"])]
+    ports = [
+        helper.make_tensor_value_info("x", TensorProto.INT64, [1, "T"]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "T", 256]),
+    ]
+    graph = helper.make_graph(nodes, "words", ports[:1], ports[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    runnel.compile(model.SerializeToString(), tmp_path / "words.rnl", backend="native", hop=1)
+    whole = runnel.load(tmp_path / "words.rnl")
+    most = runnel.load(tmp_path / "words.rnl", ram="1G").paging.peak
+    x = rng.integers(0, 8192, (1, 40))
+    for ram in (1 << 30, most, most + 1000):
+        program = runnel.load(tmp_path / "words.rnl", ram=ram)
+        assert program.paging.mode == "all in RAM"
+        assert program.paging.peak <= ram
+        streams = [p.stream() for p in (program, whole)]
+        for i in range(40):
+            parts = [s.push(x[:, i : i + 1]).tobytes() for s in streams]
+            assert parts[0] == parts[1]
+
+
 SHRINK = """
 import json, sys
 from pathlib import Path

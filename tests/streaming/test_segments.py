@@ -108,3 +108,22 @@ def test_rows_are_fetched(tmp_path, small_segments, dtype):
     listed = Bundle(tmp_path / "m.rnl").manifest["weights"]["segments"]
     assert len(listed) > 6
     assert max(s["bytes"] for s in listed) <= SMALL
+
+
+@pytest.mark.parametrize(("outputs", "most"), [(0, split.PART_BYTES), (800, 800 * 256 * 4)])
+def test_segments_are_half_as_large_where_all_products_can_be_cut(monkeypatch, tmp_path, outputs, most):
+    """Weights that cannot be cut, as of a product with several rows in a frame, still lie in one."""
+    monkeypatch.setattr(split, "SEGMENTS", 4)
+    net = Net()
+    if outputs:
+        rows = net.op("MatMul", net.input([1, "T", 4, 256]), net.const(0.1 * RNG.standard_normal((256, outputs))))
+        h = net.op("ReduceMean", rows, axes=[2], keepdims=0)
+    else:
+        h = net.input([1, "T", 800])
+    for shape in [(800, 2048), (2048, 1536)]:
+        h = net.op("MatMul", h, net.const(0.02 * RNG.standard_normal(shape)))
+    runnel.compile(net.model(h), tmp_path / "m.rnl", backend="native", hop=1)
+    listed = runnel.load(tmp_path / "m.rnl").manifest["weights"]["segments"]
+    largest = max(s["bytes"] for s in listed)
+    assert (most if outputs else most // 2) <= largest <= -(-most // (1 << 16)) * (1 << 16)
+    assert runnel.load(tmp_path / "m.rnl", ram="6M").paging.streamed > 0
