@@ -45,10 +45,13 @@ void TakeLargePages(uint8_t* at, uint64_t bytes) {
 }
 
 bool HasLargePages() {
-  char text[64] = "";
-  const size_t bytes = ReadSmallFile("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text - 1);
+  constexpr char kBytes[] = "2097152\n";  // kernels with pages of 16 or 64 KiB have larger ones, of no use here
+  char text[64];
+  size_t bytes = ReadSmallFile("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text);
+  if (bytes != sizeof kBytes - 1 || memcmp(text, kBytes, bytes) != 0) return false;
+  bytes = ReadSmallFile("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
   const auto* chosen = static_cast<const char*>(memchr(text, '[', bytes));  // always, madvise or never
-  return chosen && chosen[1] != 'n';
+  return chosen && chosen + 1 < text + bytes && chosen[1] != 'n';
 }
 
 void GiveBack(uint8_t* at, uint64_t bytes) {

@@ -20,30 +20,40 @@ from runnel.runtime.bundle import Bundle
 from runnel.tools.decoding import limit
 
 LARGE = 2 << 20
-LAYERS, WIDTH = 12, 768
+LAYERS, WIDTH, WIDE = 12, 768, 1408
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 has_large_pages = pytest.mark.skipif(
     not ENABLED.exists() or "[never]" in ENABLED.read_text(), reason="the kernel gives no transparent large pages"
 )
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """28 MB of products."""
+def products(path: Path, width: int) -> Path:
+    """A bundle of square products."""
     rng = np.random.default_rng(0)
     nodes, weights, name = [], [], "x"
     for i in range(LAYERS):
-        weight = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5
+        weight = rng.standard_normal((width, width)).astype(np.float32) / width**0.5
         weights.append(numpy_helper.from_array(weight, f"w{i}"))
         out = "y" if i == LAYERS - 1 else f"h{i}"
         nodes.append(helper.make_node("MatMul", [name, f"w{i}"], [out]))
         name = out
-    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "T", WIDTH]) for n in "xy"]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "T", width]) for n in "xy"]
     graph = helper.make_graph(nodes, "wide", ports[:1], ports[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path_factory.mktemp("large") / "wide.rnl"
     runnel.compile(model.SerializeToString(), path, backend="native", hop=1)
     return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 28 MB."""
+    return products(tmp_path_factory.mktemp("large") / "m.rnl", WIDTH)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 95 MB: what is pinned of it may lie in large pages as well."""
+    return products(tmp_path_factory.mktemp("large") / "m.rnl", WIDE)
 
 
 @dataclass(frozen=True)
@@ -158,16 +168,37 @@ print(json.dumps(rows))
 """
 
 
-def test_memory_that_is_given_back_is_no_longer_charged(bundle: Path) -> None:
+@pytest.mark.parametrize(("name", "parts"), [("bundle", (7, 5, 8, 4, 2, 1)), ("wide", (30, 24, 28, 23, 25, 12, 2))])
+def test_memory_that_is_given_back_is_no_longer_charged(
+    name: str, parts: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
     """Also where a large page goes in part."""
-    least = runnel.load(bundle, ram="1G").paging.least
-    budgets = [least + part * 3_000_000 for part in (7, 5, 8, 4, 2, 1)]
+    path = request.getfixturevalue(name)
+    least = runnel.load(path, ram="1G").paging.least
+    budgets = [least + part * 3_000_000 for part in parts]
     try:
         with limit.group("runnel-test-large") as group:
-            words = [sys.executable, "-c", SHRINK, bundle, group.folder, WIDTH, *budgets]
+            words = [sys.executable, "-c", SHRINK, path, group.folder, WIDE if name == "wide" else WIDTH, *budgets]
             done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=True)
     except limit.NoLimits as error:
         pytest.skip(str(error))
     rows = json.loads(done.stdout)
     for given, used, peak in rows:
         assert max(given, used) <= peak + (1 << 20), rows  # the kernel charges some pages in advance
+
+
+@has_large_pages
+def test_what_is_pinned_of_many_weights_lies_in_large_pages(wide: Path) -> None:
+    whole = runnel.load(wide)
+    x = np.linspace(-1, 1, WIDE, dtype=np.float32).reshape(1, 1, WIDE)
+    expected = [whole.stream().push(x).tobytes()]
+    before = {a.begin for a in areas()}
+    program = runnel.load(wide, ram="88M")
+    facts = program.paging
+    assert facts.streamed > 0
+    large = sum(a.size for a in areas() if "hg" in a.flags and a.begin not in before)
+    assert 0.6 * facts.pinned < large - facts.buffers <= facts.pinned
+    for ram in ("88M", "80M", "96M", "40M", "90M", "1G"):
+        program.set_weight_budget(ram)
+        assert [program.stream().push(x).tobytes()] == expected
+        assert program.paging.peak <= program.paging.ram
