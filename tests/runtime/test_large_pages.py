@@ -21,9 +21,12 @@ from runnel.tools.decoding import limit
 
 LARGE = 2 << 20
 LAYERS, WIDTH, WIDE = 12, 768, 1408
-ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 has_large_pages = pytest.mark.skipif(
-    not ENABLED.exists() or "[never]" in ENABLED.read_text(), reason="the kernel gives no transparent large pages"
+    not (PAGES / "enabled").exists()
+    or "[never]" in (PAGES / "enabled").read_text()
+    or int((PAGES / "hpage_pmd_size").read_text()) != LARGE,
+    reason="the kernel gives no transparent pages of 2 MiB",
 )
 
 
