@@ -60,9 +60,18 @@ void OutputFile::Open(const char* path) {
     file_ = stdout;
     return;
   }
-  const size_t bytes = strlen(path) + 32;
+  struct stat about;
+  const bool there = stat(path, &about) == 0;
+  if (there && !S_ISREG(about.st_mode)) {  // a pipe, or a device such as /dev/null, which must stay what it is
+    file_ = fopen(path, "wb");
+    if (!file_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
+    return;
+  }
+  place_ = there ? realpath(path, nullptr) : strdup(path);  // a link stays a link
+  if (!place_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
+  const size_t bytes = strlen(place_) + 32;
   temporary_ = static_cast<char*>(Allocate(bytes));
-  snprintf(temporary_, bytes, "%s.%d.part", path, static_cast<int>(getpid()));
+  snprintf(temporary_, bytes, "%s.%d.part", place_, static_cast<int>(getpid()));
   file_ = fopen(temporary_, "wb");
   if (!file_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
   for (const char*& slot : unfinished) {
@@ -92,12 +101,12 @@ void OutputFile::Flush() {
 
 void OutputFile::Finish() {
   Flush();
-  if (!temporary_) return;
-  if (fclose(static_cast<FILE*>(file_)) != 0 || rename(temporary_, path_) != 0) {
+  if (file_ == stdout) return;
+  if (fclose(static_cast<FILE*>(file_)) != 0 || (temporary_ && rename(temporary_, place_) != 0)) {
     Refuse("'%s' cannot be written: %s.", path_, strerror(errno));
   }
   for (const char*& slot : unfinished) {
-    if (slot == temporary_) slot = nullptr;
+    if (temporary_ && slot == temporary_) slot = nullptr;
   }
 }
 

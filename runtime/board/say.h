@@ -17,7 +17,8 @@ namespace runnel_run {
 const uint8_t* MapWhole(const char* path, size_t* bytes);
 void UnmapWhole(const uint8_t* data, size_t bytes);
 
-// A file that is written beside its place and gets its name when it is whole; `-` is the standard output.
+// A file that is written beside its place and gets its name when it is whole; `-` is the standard output. What is there
+// and no file, such as a pipe or /dev/null, is written into and stays.
 class OutputFile {
  public:
   void Open(const char* path);
@@ -28,7 +29,7 @@ class OutputFile {
 
  private:
   const char* path_ = nullptr;
-  char* temporary_ = nullptr;
+  char *place_ = nullptr, *temporary_ = nullptr;  // what it becomes at the end, and what it is until then
   void* file_ = nullptr;
 };
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +92,33 @@ def test_every_way_out_gives_the_same(binary, denoiser, tmp_path):
     done = run(binary, denoiser, "--in", "-", "--out", "-", "--rate", RATE, data=pcm)
     assert (tmp_path / "z.wav").read_bytes()[44:] == done.stdout
     assert run(binary, denoiser, "--in", "raw:-", "--out", "raw:-", data=samples.tobytes()).stdout == expected.tobytes()
+
+
+def test_pipes_devices_and_links_stay_what_they_are(binary, denoiser, tmp_path):
+    """Even where the user may replace them."""
+    x = sound()
+    np.save(tmp_path / "x.npy", x)
+    run(binary, denoiser, "--in", tmp_path / "x.npy", "--out", f"raw:{tmp_path / 'y.raw'}")
+    expected = (tmp_path / "y.raw").read_bytes()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "z.raw").write_bytes(b"old")
+    (tmp_path / "link.raw").symlink_to("real/z.raw")
+    run(binary, denoiser, "--in", tmp_path / "x.npy", "--out", f"raw:{tmp_path / 'link.raw'}")
+    assert (tmp_path / "link.raw").is_symlink()
+    assert (tmp_path / "real" / "z.raw").read_bytes() == expected
+    os.mkfifo(tmp_path / "pipe.raw")
+    with subprocess.Popen(["cat", tmp_path / "pipe.raw"], stdout=subprocess.PIPE) as reader:
+        run(binary, denoiser, "--in", tmp_path / "x.npy", "--out", f"raw:{tmp_path / 'pipe.raw'}")
+        assert reader.communicate(timeout=30)[0] == expected
+    assert (tmp_path / "pipe.raw").is_fifo()
+    (tmp_path / "nowhere").symlink_to(os.devnull)
+    for out in (tmp_path / "nowhere", os.devnull):
+        run(binary, denoiser, "--in", tmp_path / "x.npy", "--out", f"raw:{out}")
+    assert (tmp_path / "nowhere").is_symlink()
+    assert Path(os.devnull).is_char_device()
+    done = run(binary, denoiser, "--in", tmp_path / "x.npy", "--out", f"raw:{tmp_path / 'real'}", code=2)
+    assert b"cannot be written: Is a directory." in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.raw", "nowhere", "pipe.raw", "real", "x.npy", "y.raw"]
 
 
 def test_frames_of_several_axes_go_frame_by_frame(binary, folder):
