@@ -5,14 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from runnel.tools.decoding import limit
 
 STREAMING = Path(__file__).resolve().parent / "streaming"
 PARTS = "RUNNEL_RECORD_PARTS"
 
 sys.path.insert(0, str(STREAMING))
+
+
+@pytest.fixture
+def group() -> Iterator[limit.Group]:
+    """cgroup v2's memory controller where it is on, else v1's; skips where neither may be used."""
+    from runnel.tools.decoding import limit
+
+    try:
+        with limit.group("runnel-test") as made:
+            yield made
+    except limit.NoLimits as error:
+        pytest.skip(str(error))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,6 +25,7 @@ import runnel
 from runnel.files import replacing
 from runnel.runtime import build_board
 from runnel.tools import terminal
+from runnel.tools.decoding.limit import forget
 
 RATE, HOP = 100, 8  # frames of 10 ms, 80 ms a step
 ROUNDS = 7
@@ -80,16 +81,6 @@ def mixture(layers: int) -> bytes:
     graph = helper.make_graph(nodes, "bench-memory-experts", ports[:1], ports[1:], weights)
     sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return bytes(helper.make_model(graph, opset_imports=sets, ir_version=8).SerializeToString())
-
-
-def forget(path: Path) -> None:
-    """Takes a file out of the system's cache."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
 
 
 def disk_of(path: Path) -> str:

@@ -62,18 +62,16 @@ void OutputFile::Open(const char* path) {
   }
   struct stat about;
   const bool there = stat(path, &about) == 0;
-  if (there && !S_ISREG(about.st_mode)) {  // a pipe, or a device such as /dev/null, which must stay what it is
-    file_ = fopen(path, "wb");
-    if (!file_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
-    return;
+  if (!there || S_ISREG(about.st_mode)) {  // else a pipe, or a device such as /dev/null, which must stay what it is
+    place_ = there ? realpath(path, nullptr) : strdup(path);  // a link stays a link
+    if (!place_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
+    const size_t bytes = strlen(place_) + 32;
+    temporary_ = static_cast<char*>(Allocate(bytes));
+    snprintf(temporary_, bytes, "%s.%d.part", place_, static_cast<int>(getpid()));
   }
-  place_ = there ? realpath(path, nullptr) : strdup(path);  // a link stays a link
-  if (!place_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
-  const size_t bytes = strlen(place_) + 32;
-  temporary_ = static_cast<char*>(Allocate(bytes));
-  snprintf(temporary_, bytes, "%s.%d.part", place_, static_cast<int>(getpid()));
-  file_ = fopen(temporary_, "wb");
+  file_ = fopen(temporary_ ? temporary_ : path, "wb");
   if (!file_) Refuse("'%s' cannot be written: %s.", path, strerror(errno));
+  if (!temporary_) return;
   for (const char*& slot : unfinished) {
     if (slot) continue;
     slot = temporary_;
@@ -106,7 +104,7 @@ void OutputFile::Finish() {
     Refuse("'%s' cannot be written: %s.", path_, strerror(errno));
   }
   for (const char*& slot : unfinished) {
-    if (temporary_ && slot == temporary_) slot = nullptr;
+    if (slot == temporary_) slot = nullptr;
   }
 }
 

@@ -47,8 +47,7 @@ uint64_t Pager::BuffersFor(uint64_t room) const {
 bool Pager::Choose(uint64_t ram) {
   if (ram < facts_.least) return false;
   uint64_t room = ram - fixed_;
-  const uint64_t needed = passing_ ? (LeastSlots() - 1 + kAhead) * slot_bytes_ : kAhead * slot_bytes_;
-  const uint64_t ahead = units_.Share(room, passing_, needed);
+  const uint64_t ahead = units_.Share(room, passing_, (LeastSlots() - 1 + kAhead) * slot_bytes_);
   room -= ahead;
   uint64_t buffers = 0;
   if (room < passing_) {
@@ -60,7 +59,7 @@ bool Pager::Choose(uint64_t ram) {
   const bool wide = large_ && room >= kWide && passing_ >= kWide;
   const auto swing = static_cast<double>(wide ? buffers / 8 : slot_bytes_ / 2);
   uint64_t spare = ahead + past + units_.least() - chosen;
-  const uint64_t wanted = (slot_bytes_ * (LeastSlots() + 1) + kLargePage - 1) / kLargePage * kLargePage;
+  const uint64_t wanted = InLargePages(slot_bytes_ * (LeastSlots() + 1));
   loading_ = large_ && !wide && slot_bytes_ && !buffers && spare >= wanted + tables_;
   if (loading_) spare -= buffers = wanted;
   const uint64_t rounded = Pin(room, buffers && !loading_, swing, spare);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <initializer_list>
 
 #include "files.h"
 
@@ -19,6 +20,17 @@ uint64_t PageBytes() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 uint64_t Address(const uint8_t* at) { return reinterpret_cast<uintptr_t>(at); }
 uint64_t Down(uint64_t at, uint64_t to) { return at / to * to; }
 uint64_t Up(uint64_t at, uint64_t to) { return Down(at + to - 1, to); }
+
+struct Pages {
+  uint8_t* at;
+  uint64_t bytes;
+};
+
+// Those that lie in these bytes alone.
+Pages Inside(uint8_t* at, uint64_t bytes) {
+  const uint64_t from = Up(Address(at), PageBytes()), to = Down(Address(at) + bytes, PageBytes());
+  return {at + (from - Address(at)), to > from ? to - from : 0};
+}
 
 }  // namespace
 
@@ -40,8 +52,8 @@ void Unreserve(uint8_t* at, uint64_t bytes) {
 }
 
 void TakeLargePages(uint8_t* at, uint64_t bytes) {
-  const uint64_t from = Up(Address(at), PageBytes()), to = Down(Address(at) + bytes, PageBytes());
-  if (to > from) madvise(at + (from - Address(at)), to - from, MADV_HUGEPAGE);
+  const Pages pages = Inside(at, bytes);
+  if (pages.bytes) madvise(pages.at, pages.bytes, MADV_HUGEPAGE);
 }
 
 bool HasLargePages() {
@@ -55,12 +67,12 @@ bool HasLargePages() {
 }
 
 void GiveBack(uint8_t* at, uint64_t bytes) {
-  const uint64_t from = Up(Address(at), PageBytes()), to = Down(Address(at) + bytes, PageBytes());
-  if (to <= from) return;
-  uint8_t* first = at + (from - Address(at));
-  madvise(first, to - from, MADV_NOHUGEPAGE);
-  madvise(first, to - from, MADV_COLD);  // splits a large page of which a part stays
-  madvise(first, to - from, MADV_DONTNEED);
+  const Pages pages = Inside(at, bytes);
+  if (!pages.bytes) return;
+  for (const int what :
+       {MADV_NOHUGEPAGE, MADV_COLD, MADV_DONTNEED}) {  // COLD splits a large page of which a part stays
+    madvise(pages.at, pages.bytes, what);
+  }
 }
 
 uint64_t PagesOf(const uint8_t* at, uint64_t bytes) {

@@ -8,6 +8,9 @@ namespace runnel {
 
 constexpr uint64_t kLargePage = uint64_t{2} << 20;
 
+// The bytes of as many large pages as hold so many.
+constexpr uint64_t InLargePages(uint64_t bytes) { return (bytes + kLargePage - 1) / kLargePage * kLargePage; }
+
 // From a multiple of a large page on, in pages of the usual size; null where there are no addresses to be had.
 uint8_t* Reserve(uint64_t bytes);
 void Unreserve(uint8_t* at, uint64_t bytes);

@@ -21,8 +21,7 @@ extern "C" int rn_read_speed(const char* path, int io, int32_t threads, uint64_t
   }
   runnel::Storage storage;
   if (storage.Open(path, io, threads)) return RN_STORAGE;
-  const uint64_t used = bytes * static_cast<uint64_t>(depth);
-  const uint64_t room = (used + runnel::kLargePage - 1) / runnel::kLargePage * runnel::kLargePage;
+  const uint64_t room = runnel::InLargePages(bytes * static_cast<uint64_t>(depth));
   uint8_t* memory = runnel::Reserve(room);  // as the pager's buffers
   if (!memory) return RN_NO_MEMORY;
   runnel::TakeLargePages(memory, room);

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +40,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sound(tmp_path: Path) -> Path:
     np.save(tmp_path / "x.npy", RNG.standard_normal((1, 9, 1024)).astype(np.float32))
     return tmp_path / "x.npy"
-
-
-@pytest.fixture
-def group() -> Iterator[limit.Group]:
-    """cgroup v2's memory controller where it is on, else v1's; skips where neither may be used."""
-    try:
-        with limit.group("runnel-test") as made:
-            yield made
-    except limit.NoLimits as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("ram", ["8M", "16M", "64M"])
